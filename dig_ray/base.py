@@ -1,0 +1,39 @@
+"""What every room shares: the config base class and the handle a stage runs with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Config(BaseModel):
+    """Base of all config classes: immutable, typed strictly enough that a typo or a wrong type is refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
+
+
+@dataclass
+class Stage:
+    """What a stage's ``run`` gets: where to write, where to keep resumable work, and how to report.
+
+    Attributes:
+        name: stage name, for example ``"embedding"``.
+        fingerprint: hex id of (config, inputs, code); the artifact's directory name.
+        seed: the run's seed.
+        out: local directory for the outputs; published atomically after ``run`` returns.
+        work: directory (local path or URI) that survives a kill and is removed after publishing.
+        stats: JSON-able figures that land in the manifest.
+        log: prints one line of progress.
+    """
+
+    name: str
+    fingerprint: str
+    seed: int
+    out: Path
+    work: str
+    stats: dict[str, Any] = field(default_factory=dict)
+    log: Callable[[str], None] = print
