@@ -1,0 +1,69 @@
+"""Ranking metrics against hand-worked values and against slow, obvious code."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from dig_ray import ranking
+from dig_ray.errors import UserError
+
+
+def test_ranks_and_metrics_by_hand():
+    recs = np.array([[3, 1, 2], [0, 4, -1], [5, 6, 7], [-1, -1, -1]], dtype=np.int32)
+    ranks = ranking.rank_of_target(recs, np.array([3, 4, 0, 1]))
+    assert ranks.tolist() == [0, 1, -1, -1]
+    assert ranking.hit_rate(ranks, 1).tolist() == [1, 0, 0, 0]
+    np.testing.assert_allclose(ranking.ndcg(ranks, 2), [1, 1 / np.log2(3), 0, 0])
+    np.testing.assert_allclose(ranking.mrr(ranks, 2), [1, 0.5, 0, 0])
+    assert ranking.mean_metrics(ranks, (1, 2))["HR@2"] == 0.5
+
+
+def test_no_cases_and_empty_lists_score_zero():
+    assert ranking.mean_metrics(np.zeros(0, np.int64), (10,))["NDCG@10"] == 0.0
+    assert ranking.rank_of_target(np.zeros((2, 0), np.int32), np.array([0, 1])).tolist() == [-1, -1]
+
+
+@pytest.mark.parametrize(
+    ("recs", "word"),
+    [
+        ([[0, 1], [1, 1]], "twice"),
+        ([[0, 9], [1, 2]], "outside the catalogue"),
+        ([[0, -2], [1, 2]], "outside the catalogue"),
+        ([[0, 1]], "1 rows but there are 2 cases"),
+        ([[-1, 1], [1, 2]], "padding"),
+        ([[0.5, 1], [1, 2]], "integer"),
+    ],
+)
+def test_dishonest_lists_are_refused(recs, word):
+    with pytest.raises(UserError, match=word):
+        ranking.check_recs(np.array(recs), n_cases=2, n_items=9)
+    ranking.check_recs(np.array([[0, -1], [-1, -1]]), n_cases=2, n_items=9)
+
+
+@settings(deadline=None, max_examples=80)
+@given(
+    hnp.arrays(
+        np.float32,
+        st.tuples(st.integers(1, 4), st.integers(1, 12)),
+        elements=st.sampled_from([-np.inf, -1.5, -0.0, 0.0, 1e-30, 2.0, 2.0000002, 3e30]),
+    ),
+    st.integers(1, 15),
+)
+def test_top_k_equals_a_stable_sort(scores, k):
+    items, values = ranking.top_k(scores, k)
+    for row, got, value in zip(scores, items, values, strict=True):
+        want = [i for i in sorted(range(len(row)), key=lambda i: (-row[i], i)) if row[i] != -np.inf][:k]
+        assert got[: len(want)].tolist() == want
+        assert (got[len(want) :] == -1).all()
+        assert value[: len(want)].tolist() == [row[i] for i in want]
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.lists(st.integers(-1, 25), min_size=1, max_size=30), st.integers(1, 20))
+def test_metrics_are_ordered(ranks, k):
+    r = np.array(ranks)
+    hit, gain, reciprocal = (f(r, k) for f in ranking.METRICS.values())
+    assert ((hit >= gain) & (gain >= reciprocal) & (reciprocal >= 0)).all()
+    assert (ranking.hit_rate(r, k + 1) >= hit).all()
