@@ -1,0 +1,1 @@
+"""Evidence to vectors: text encoders on Ray Data, and vectors brought along."""

