@@ -1,0 +1,361 @@
+"""One typed tree for a whole run: YAML files, dotted overrides, and errors that name the right key.
+
+A named experiment is ``jobs/configs/NAME.yaml``; ``extends: OTHER`` lays a file over another one, and
+``key.sub=value`` on the command line lies over both. The tree is checked whole before anything starts, so
+that a typo costs a second and not an hour. Each room owns its part of the tree; this module only puts the
+parts together and says what is wrong with an input in one sentence: file, key, value, and the nearest right
+key.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Union, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, Field, ValidationError
+
+from dig_ray.base import Config
+from dig_ray.errors import UserError
+
+COMMAND_LINE = "command line"
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
+
+
+class RayConfig(Config):
+    """Where Ray comes from. Without an address a run starts its own and joins nobody's cluster.
+
+    Attributes:
+        address: ``None`` for a cluster of this run's own, or the address of one to join
+            (``"auto"``, ``"HOST:6379"``, ``"ray://HOST:10001"``).
+        num_cpus: logical CPUs of an own cluster; at least 8 by default, because Ray Data stops for ever
+            when an actor pool holds all CPUs and none is left to read with.
+        num_gpus: GPUs of an own cluster; what the machine has, by default.
+        dashboard: serve Ray's dashboard on 127.0.0.1 (costs 2 s at start).
+    """
+
+    address: str | None = None
+    num_cpus: int | None = Field(default=None, ge=1)
+    num_gpus: int | None = Field(default=None, ge=0)
+    dashboard: bool = False
+
+
+class RunConfig(Config):
+    """Everything that decides a run. One field per room, plus the run's own name, seed, store and Ray.
+
+    Attributes:
+        name: the experiment's name, as it stands in reports and file names.
+        seed: seeds every stage that draws random numbers.
+        store: where artifacts live: a local directory or a URI such as ``s3://bucket/prefix``.
+        ray: where Ray comes from.
+    """
+
+    name: str = Field(default="run", pattern=NAME_PATTERN)
+    seed: int = Field(default=0, ge=0, lt=2**32)
+    store: str = Field(default="runs", min_length=1)
+    ray: RayConfig = RayConfig()
+
+
+# --- YAML ------------------------------------------------------------------------------------------------
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML with 1.2 scalars: ``1e-3`` is a number, ``no`` and ``12:30`` are text, no key twice."""
+
+
+_Loader.yaml_implicit_resolvers = {}
+for _tag, _pattern, _first in (
+    ("null", r"^(?:~|null|Null|NULL|)$", ["~", "n", "N", ""]),
+    ("bool", r"^(?:true|True|TRUE|false|False|FALSE)$", list("tTfF")),
+    ("int", r"^[-+]?[0-9][0-9_]*$", list("-+0123456789")),
+    ("float", r"^[-+]?(?:\.[0-9]+|[0-9][0-9_]*(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?$", list("-+.0123456789")),
+):
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(_pattern), _first)
+
+
+def _plain_int(loader: _Loader, node: yaml.ScalarNode) -> int:
+    return int(str(loader.construct_scalar(node)).replace("_", ""))  # YAML 1.1 would read 010 as octal
+
+
+def _plain_map(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
+    seen: dict[Any, int] = {}
+    for key_node, _ in node.value:
+        key = loader.construct_object(key_node, deep=True)
+        line = key_node.start_mark.line + 1
+        if isinstance(key, (list, dict)):
+            raise UserError(f"line {line} has a key that is no plain word; write key: value")
+        if key in seen:
+            raise UserError(f"key {key!r} stands on line {seen[key]} and again on line {line}; keep one")
+        seen[key] = line
+    return loader.construct_mapping(node, deep=True)
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _plain_int)
+_Loader.add_constructor("tag:yaml.org,2002:map", _plain_map)
+
+
+def parse_yaml(text: str) -> Any:
+    """Plain data (dict, list, str, int, float, bool, None) from YAML text.
+
+    Raises:
+        UserError: not YAML, a key twice in one mapping, aliases, or a tag that is not plain data.
+    """
+    try:
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=_Loader)):
+            raise UserError("YAML aliases (*name) are not used here; write the value out or use extends")
+        return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader with fewer scalar types
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"line {mark.line + 1}: " if mark else ""
+        raise UserError(f"not valid YAML: {where}{getattr(error, 'problem', None) or error}") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"not valid YAML: {error}") from None
+
+
+# --- the tree of keys ------------------------------------------------------------------------------------
+
+
+def _models(annotation: Any) -> Iterator[type[BaseModel]]:
+    """The config classes an annotation may hold: ``X``, ``X | None``, ``X | Y``, ``Annotated[X, ...]``."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    elif get_origin(annotation) is Annotated or get_origin(annotation) is Union or _is_pipe(annotation):
+        for part in get_args(annotation):
+            yield from _models(part)
+
+
+def _is_pipe(annotation: Any) -> bool:
+    return type(annotation).__name__ == "UnionType"
+
+
+def known_keys(model: type[BaseModel], prefix: str = "") -> dict[str, Any]:
+    """Every dotted key of a config class, with its annotation; inner nodes are listed too."""
+    keys: dict[str, Any] = {}
+    for name, info in model.model_fields.items():
+        keys[prefix + name] = info.annotation
+        for inner in _models(info.annotation):
+            keys.update(known_keys(inner, f"{prefix}{name}."))
+    return keys
+
+
+def nearest_key(key: str, keys: Sequence[str]) -> str:
+    """The known key that looks most like ``key``, by whole path and by last word."""
+
+    def likeness(known: str) -> float:
+        whole = difflib.SequenceMatcher(None, key, known).ratio()
+        leaf = difflib.SequenceMatcher(None, key.rpartition(".")[2], known.rpartition(".")[2]).ratio()
+        parent = difflib.SequenceMatcher(None, key.rpartition(".")[0], known.rpartition(".")[0]).ratio()
+        return max(whole, 0.7 * leaf + 0.3 * parent)
+
+    return max(sorted(keys), key=likeness)
+
+
+def _is_known(key: str, keys: Mapping[str, Any]) -> bool:
+    if key in keys:
+        return True
+    parts = key.split(".")
+    for n in range(len(parts) - 1, 0, -1):
+        above = ".".join(parts[:n])
+        if above in keys:  # below a free-form mapping any key goes
+            return "dict" in str(keys[above]).lower() or "mapping" in str(keys[above]).lower()
+    return False
+
+
+# --- reading -------------------------------------------------------------------------------------------
+
+
+def find_config(source: str | Path, folder: Path) -> Path:
+    """The file that a name or a path means: a path to a YAML file, or ``folder/NAME.yaml``.
+
+    Raises:
+        UserError: there is none; the known names are listed.
+    """
+    text = str(source)
+    if text.endswith((".yaml", ".yml")):
+        for path in (Path(text), folder / text):
+            if path.is_file():
+                return path
+        raise UserError(f"config file {text} does not exist; give a path that does, or a name")
+    path = folder / f"{text}.yaml"
+    if re.match(NAME_PATTERN, text) and path.is_file():
+        return path
+    names = sorted(p.stem for p in folder.glob("*.yaml"))
+    close = difflib.get_close_matches(text, names, 1)
+    hint = f", did you mean {close[0]}" if close else ""
+    raise UserError(
+        f"there is no config {text!r} in {folder}{hint}; known are {', '.join(names) or 'none'}, "
+        "or give a path to a .yaml file"
+    )
+
+
+def read_layers(path: Path, _above: tuple[Path, ...] = ()) -> list[tuple[str, dict[str, Any]]]:
+    """A config file and what it extends, base first, as (file name, mapping).
+
+    Raises:
+        UserError: not readable, not UTF-8, not a mapping, or ``extends`` goes round in a circle.
+    """
+    if path.resolve() in _above:
+        chain = " -> ".join(p.name for p in (*_above, path.resolve()))
+        raise UserError(f"{path}: extends goes round in a circle ({chain}); remove one of them")
+    try:
+        data = parse_yaml(path.read_text(encoding="utf-8"))
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 text at byte {error.start}; save it as UTF-8") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+    data = {} if data is None else data
+    if not isinstance(data, dict) or not all(isinstance(key, str) for key in data):
+        raise UserError(f"{path}: holds {type(data).__name__}, not a mapping of keys to values")
+    base = data.pop("extends", None)
+    below: list[tuple[str, dict[str, Any]]] = []
+    if base is not None:
+        if not isinstance(base, str):
+            raise UserError(f"{path}: extends is {base!r}; give one config name or file")
+        try:
+            base_path = find_config(base, path.parent)
+        except UserError as error:
+            raise UserError(f"{path}: extends: {error}") from None
+        below = read_layers(base_path, (*_above, path.resolve()))
+    return [*below, (str(path), data)]
+
+
+def parse_overrides(overrides: Sequence[str], keys: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """``["a.b=3"]`` as layers ``[("command line", {"a": {"b": 3}})]``; values are YAML.
+
+    Raises:
+        UserError: no ``=``, an unknown key, or a value that is not YAML.
+    """
+    layers = []
+    for text in overrides:
+        key, equals, raw = text.partition("=")
+        key = key.strip()
+        if not equals or not key:
+            raise UserError(f"{COMMAND_LINE}: {text!r} is no setting; write key=value, such as seed=1")
+        if not _is_known(key, keys):
+            near = nearest_key(key, list(keys))
+            raise UserError(f"{COMMAND_LINE}: unknown key {key} (value {raw}); the nearest is {near}")
+        try:
+            value = parse_yaml(raw)
+        except UserError as error:
+            raise UserError(f"{COMMAND_LINE}: {key} is {raw!r}: {error}") from None
+        for part in reversed(key.split(".")):
+            value = {part: value}
+        layers.append((COMMAND_LINE, value))
+    return layers
+
+
+def _merge(
+    into: dict[str, Any], layer: Mapping[str, Any], source: str, origin: dict[str, str], at: str
+) -> None:
+    for key, value in layer.items():
+        path = f"{at}{key}"
+        if isinstance(value, dict):
+            origin.setdefault(path, source)
+            if not isinstance(into.get(key), dict):
+                into[key] = {}
+                origin[path] = source
+            _merge(into[key], value, source, origin, f"{path}.")
+        else:
+            into[key] = value
+            origin[path] = source
+
+
+def _sentence(
+    error: ValidationError, data: dict[str, Any], origin: dict[str, str], keys: dict[str, Any]
+) -> str:
+    """The first problem as one sentence. Union tags, which pydantic puts into the location, are skipped."""
+    problem = error.errors(include_url=False)[0]
+    parts: list[str] = []
+    node: Any = data
+    for part in problem["loc"]:
+        if isinstance(node, dict):
+            if part in node:
+                node = node[part]
+            elif part != problem["loc"][-1] or ".".join([*parts, str(part)]) not in keys:
+                continue
+            parts.append(str(part))
+        elif isinstance(node, list) and isinstance(part, int) and part < len(node):
+            node = node[part]
+            parts[-1] += f"[{part}]"
+    key = ".".join(parts)
+    plain = re.sub(r"\[\d+\]", "", key)
+    while plain and plain not in origin:
+        plain = plain.rpartition(".")[0]
+    source = origin.get(plain) or next(iter(origin.values()), "the built-in defaults")
+    if problem["type"] == "extra_forbidden":
+        near = nearest_key(key, list(keys))
+        return f"{source}: unknown key {key} (value {_short(node)}); the nearest is {near}"
+    message = problem["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
+    message = message[:1].lower() + message[1:]
+    if problem["type"] == "missing":
+        return f"{source}: {key} is missing; add it"
+    if problem["type"] == "value_error" and isinstance(node, dict):
+        return f"{source}: {key + ': ' if key else ''}{message}"
+    return f"{source}: {key} is {_short(node)}: {message}"
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, default=str, ensure_ascii=False)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def resolve(layers: Sequence[tuple[str, Mapping[str, Any]]], model: type[Config] = RunConfig) -> Any:
+    """Lay the layers over each other, later ones on top, and check the whole tree.
+
+    Args:
+        layers: (where it comes from, nested mapping) pairs.
+        model: the config class at the root.
+
+    Returns:
+        An instance of ``model``.
+
+    Raises:
+        UserError: one sentence on the first problem.
+    """
+    data: dict[str, Any] = {}
+    origin: dict[str, str] = {}
+    for source, layer in layers:
+        _merge(data, layer, source, origin, "")
+    try:
+        text = json.dumps(data, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{layers[-1][0]}: holds a value that is no plain data: {error}") from None
+    try:
+        # JSON mode in strict form: no "3" for 3 and no 1 for true, yet lists become tuples
+        return model.model_validate_json(text, strict=True)
+    except ValidationError as error:
+        raise UserError(_sentence(error, data, origin, known_keys(model))) from None
+
+
+def load_config(
+    source: str | Path,
+    overrides: Sequence[str] = (),
+    folder: Path = Path("jobs/configs"),
+    model: type[Config] = RunConfig,
+) -> Any:
+    """A checked config from a name or file and ``key=value`` overrides.
+
+    The name of the file is the run's name unless the config says otherwise.
+
+    Raises:
+        UserError: as :func:`find_config`, :func:`read_layers`, :func:`parse_overrides`, :func:`resolve`.
+    """
+    path = find_config(source, folder)
+    layers = read_layers(path)
+    keys = known_keys(model)
+    named: list[tuple[str, dict[str, Any]]] = []
+    if "name" in keys and "name" not in layers[-1][1]:
+        layers = [(where, {k: v for k, v in layer.items() if k != "name"}) for where, layer in layers]
+        named = [(str(path), {"name": path.stem})]
+    return resolve([*layers, *named, *parse_overrides(overrides, keys)], model)
+
+
+def to_yaml(config: Config) -> str:
+    """The resolved tree as YAML, every default written out, in the order of the classes."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=100)

@@ -1,0 +1,358 @@
+"""Where artifacts live: one directory per stage and fingerprint, a manifest, and an all-or-nothing publish.
+
+An artifact's name is the hash of everything that decides its content: stage, config, the fingerprints of its
+inputs, the code, the seed, and the sha256 of files from outside. So a finished stage is found again and never
+made twice, two runs that share a stage share its artifact, and no name comes from a clock.
+
+    ROOT/<stage>/<fingerprint>/...files..., manifest.json      published: complete, listed, checksummed
+    ROOT/.staging/<stage>-<fingerprint>-<n>/                   being written; renamed into place at the end
+    ROOT/.work/<stage>-<fingerprint>/                          a stage's own resumable parts; survives a kill
+    ROOT/.locks/                                               one builder per artifact at a time
+
+The root is a local directory, or any URI that pyarrow or fsspec can open (``s3://``, ``gs://``, ``memory://``).
+Behind a URI a local store serves as cache: artifacts are made and verified there, and files are uploaded with
+the manifest last. A reader trusts only a directory with a valid manifest, and only the files listed in it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dig_ray.base import Stage
+from dig_ray.errors import UserError
+from dig_ray.manifest import Recipe, hash_json, make_manifest, parse_manifest
+from dig_ray.store_files import (
+    LocalLock,
+    Remote,
+    RemoteLock,
+    free_staging_dir,
+    fsync_tree,
+    is_out_of_space,
+    open_remote,
+    safe_relative,
+    sha256_file,
+    write_json,
+)
+
+MANIFEST = "manifest.json"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+_FINGERPRINT = re.compile(r"[0-9a-f]{16}")
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A published, verified artifact.
+
+    Attributes:
+        path: local directory that holds its files.
+        location: where it lives in the store, for people (a path, or a URI).
+    """
+
+    stage: str
+    fingerprint: str
+    path: Path
+    location: str
+    manifest: Mapping[str, Any]
+
+    @property
+    def stats(self) -> Mapping[str, Any]:
+        """The figures that the stage left."""
+        return self.manifest["stats"]
+
+
+class Store:
+    """Artifacts under one root.
+
+    Args:
+        root: local directory, ``file://`` URI, or any URI that pyarrow or fsspec can open.
+        cache: local directory for the artifacts of a remote root; by default one below ``~/.cache/dig_ray``.
+
+    Raises:
+        UserError: the root cannot be made or written to.
+    """
+
+    def __init__(self, root: str | Path, cache: str | Path | None = None) -> None:
+        self.root = str(root)
+        self.remote: Remote | None = open_remote(self.root)
+        if self.remote is None:
+            self.local = Path(self.root.removeprefix("file://")).expanduser().absolute()
+        else:
+            name = hashlib.sha256(self.root.encode()).hexdigest()[:16]
+            default = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "dig_ray" / name
+            self.local = Path(cache) if cache else default
+        self._prepare()
+
+    # --- names ---------------------------------------------------------------------------------------
+
+    def directory(self, stage: str, fingerprint: str) -> Path:
+        """Local directory of an artifact, published or not; names that could leave the root are refused."""
+        if not _NAME.fullmatch(stage) or not _FINGERPRINT.fullmatch(fingerprint):
+            raise UserError(f"{stage!r}/{fingerprint!r} does not name an artifact of {self.root}")
+        return self.local / stage / fingerprint
+
+    def location(self, stage: str, fingerprint: str) -> str:
+        """The same for people: a path, or a URI."""
+        path = self.directory(stage, fingerprint)
+        return str(path) if self.remote is None else f"{self.root.rstrip('/')}/{stage}/{fingerprint}"
+
+    def work(self, stage: str, fingerprint: str) -> str:
+        """Where a stage keeps what must survive a kill: a local directory, or a URI of a remote store."""
+        name = f".work/{self.directory(stage, fingerprint).parent.name}-{fingerprint}"
+        return str(self.local / name) if self.remote is None else f"{self.root.rstrip('/')}/{name}"
+
+    # --- reading -------------------------------------------------------------------------------------
+
+    def find(self, stage: str, fingerprint: str) -> Artifact | None:
+        """A published artifact, checked against its manifest, or None.
+
+        Sizes are checked every time. Checksums are taken once, and again for a file whose size, time or
+        inode has changed since.
+
+        Raises:
+            UserError: it is there but was edited, truncated, or lost a file.
+        """
+        path = self.directory(stage, fingerprint)
+        if self.remote is not None:
+            self._fetch(stage, fingerprint)
+        if not (path / MANIFEST).is_file():
+            return None
+        return self._verify(stage, fingerprint)
+
+    def _fetch(self, stage: str, fingerprint: str) -> None:
+        """Bring a remote artifact into the cache, unless the same manifest is there already."""
+        assert self.remote is not None
+        path = self.directory(stage, fingerprint)
+        there = self.remote.read(f"{stage}/{fingerprint}/{MANIFEST}")
+        here = (path / MANIFEST).read_bytes() if (path / MANIFEST).is_file() else None
+        if there is None or there == here:
+            if there is None and here is not None:
+                remove_tree(path)  # the remote one was deleted, so it is to be made again
+            return
+        manifest = parse_manifest(there, f"{self.location(stage, fingerprint)}/{MANIFEST}")
+        with LocalLock(self._lock_path(stage, fingerprint), f"{stage} {fingerprint} in {self.local}"):
+            self._collect(stage, fingerprint)
+            aside = free_staging_dir(self.local / ".staging", f"{stage}-{fingerprint}")
+            try:
+                for name in manifest["files"]:
+                    self.remote.download(f"{stage}/{fingerprint}/{name}", aside / safe_relative(name))
+                (aside / MANIFEST).write_bytes(there)
+                self._move_in(aside, path)
+            except OSError as error:
+                remove_tree(aside)
+                if is_out_of_space(error):
+                    raise _no_space(f"fetching {stage} to {self.local}", "free space there") from None
+                raise UserError(
+                    f"{self.location(stage, fingerprint)} cannot be fetched: {error}; "
+                    "delete it to have it rebuilt"
+                ) from None
+
+    def _verify(self, stage: str, fingerprint: str) -> Artifact:
+        path = self.directory(stage, fingerprint)
+        where = self.location(stage, fingerprint)
+        cure = f"delete {where} to have it rebuilt, or force the stage {stage}"
+        manifest = parse_manifest((path / MANIFEST).read_bytes(), f"{where}/{MANIFEST}", cure)
+        recipe = manifest["recipe"]
+        if hash_json(recipe)[:16] != fingerprint or recipe.get("stage") != stage:
+            raise UserError(
+                f"{where}/{MANIFEST} describes another artifact than {stage}/{fingerprint}; {cure}"
+            )
+        verdict_path = self.local / ".verified" / f"{stage}-{fingerprint}.json"
+        try:
+            known = json.loads(verdict_path.read_text())
+        except (OSError, ValueError):
+            known = {}
+        verdict: dict[str, Any] = {}
+        for name, listed in manifest["files"].items():
+            file = path / safe_relative(name)
+            try:
+                stat = file.lstat()
+            except OSError:
+                raise UserError(f"{where}/{name} is missing; {cure}") from None
+            if file.is_symlink() or not file.is_file():
+                raise UserError(f"{where}/{name} is not a plain file; {cure}")
+            if stat.st_size != listed["bytes"]:
+                raise UserError(
+                    f"{where}/{name} has {stat.st_size} bytes where {listed['bytes']} were published; {cure}"
+                )
+            mark = [listed["sha256"], stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
+            if known.get(name) != mark and sha256_file(file) != listed["sha256"]:
+                raise UserError(f"{where}/{name} was changed after it was published; {cure}")
+            verdict[name] = mark
+        if verdict != known:
+            with suppress(OSError):  # a verdict only saves time
+                verdict_path.parent.mkdir(exist_ok=True)
+                write_json(verdict_path, verdict)
+        return Artifact(stage, fingerprint, path, where, manifest)
+
+    # --- building ------------------------------------------------------------------------------------
+
+    def build(
+        self,
+        recipe: Recipe,
+        run: Callable[[Stage], None],
+        force: bool = False,
+        log: Callable[[str], None] = print,
+        before: Callable[[], None] | None = None,
+    ) -> tuple[Artifact, bool]:
+        """The artifact of a recipe: found if it is published, else made by ``run`` and published.
+
+        Args:
+            recipe: what to make.
+            run: writes the outputs to ``stage.out``.
+            force: make it again although it is there; the old one stays until the new one is complete.
+            log: prints one line.
+            before: called just before ``run``, if it is needed at all.
+
+        Returns:
+            the artifact, and whether it was made now.
+
+        Raises:
+            UserError: what ``run`` raises, another run is building the same artifact, or no space is left.
+        """
+        stage, fingerprint = recipe.stage, recipe.fingerprint
+        if not force:
+            found = self.find(stage, fingerprint)
+            if found is not None:
+                return found, False
+        with ExitStack() as locks:
+            what = f"{stage} {fingerprint} in {self.root}"
+            locks.enter_context(LocalLock(self._lock_path(stage, fingerprint), what))
+            if self.remote is not None:
+                locks.enter_context(RemoteLock(self.remote, f".locks/{stage}-{fingerprint}.json", what))
+            if not force and (found := self._find_now(stage, fingerprint)) is not None:
+                return found, False  # another run finished it meanwhile
+            self._collect(stage, fingerprint)
+            out = free_staging_dir(self.local / ".staging", f"{stage}-{fingerprint}")
+            work = self.work(stage, fingerprint)
+            handle = Stage(stage, fingerprint, recipe.seed, out, work, {}, log)
+            try:
+                if self.remote is None:
+                    Path(work).mkdir(parents=True, exist_ok=True)
+                if before is not None:
+                    before()
+                started = time.perf_counter()
+                run(handle)
+                self._publish(recipe, handle, time.perf_counter() - started)
+            except BaseException as error:
+                remove_tree(out)
+                if isinstance(error, Exception) and is_out_of_space(error):
+                    raise _no_space(f"writing {stage} to {self.root}", "free space there") from error
+                raise
+            if self.remote is None:
+                remove_tree(Path(work))
+            else:
+                self.remote.remove(f".work/{stage}-{fingerprint}")
+        return self._verify(stage, fingerprint), True
+
+    def _find_now(self, stage: str, fingerprint: str) -> Artifact | None:
+        present = (self.directory(stage, fingerprint) / MANIFEST).is_file()
+        if self.remote is not None:
+            present = present and self.remote.read(f"{stage}/{fingerprint}/{MANIFEST}") is not None
+        return self._verify(stage, fingerprint) if present else None
+
+    def _publish(self, recipe: Recipe, handle: Stage, seconds: float) -> None:
+        """Data files first, then the manifest, then one rename (or, remote, the manifest's upload)."""
+        out, stage, fingerprint = handle.out, handle.name, handle.fingerprint
+        files = {}
+        for path in sorted(out.rglob("*")):
+            if path.is_symlink():
+                raise UserError(
+                    f"stage {stage} wrote a symbolic link, {path.name}; artifacts hold plain files"
+                )
+            if path.is_file():
+                name = path.relative_to(out).as_posix()
+                safe_relative(name)
+                files[name] = {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
+        files.pop(MANIFEST, None)
+        if not files:
+            raise UserError(f"stage {stage} wrote no file, so there is nothing to publish")
+        manifest = make_manifest(recipe, handle.stats, files, seconds)
+        fsync_tree(out)
+        write_json(out / MANIFEST, manifest)
+        target = self.directory(stage, fingerprint)
+        if self.remote is not None:
+            prefix = f"{stage}/{fingerprint}"
+            self.remote.remove(f"{prefix}/{MANIFEST}")  # a forced rebuild must not mix with the old one
+            for name in files:
+                self.remote.upload(out / name, f"{prefix}/{name}")
+            self.remote.upload(out / MANIFEST, f"{prefix}/{MANIFEST}")
+        self._move_in(out, target)
+
+    def _move_in(self, aside: Path, target: Path) -> None:
+        """Rename a complete directory into place; a directory already there steps aside first."""
+        target.parent.mkdir(parents=True, exist_ok=True)
+        old = None
+        if target.exists():
+            old = self.local / ".staging" / f"{target.parent.name}-{target.name}-old"
+            remove_tree(old)
+            target.rename(old)
+        aside.rename(target)
+        fsync_tree(target.parent, files=False)
+        if old is not None:
+            remove_tree(old)
+
+    # --- housekeeping --------------------------------------------------------------------------------
+
+    def _lock_path(self, stage: str, fingerprint: str) -> Path:
+        return self.local / ".locks" / f"{stage}-{fingerprint}.lock"
+
+    def _prepare(self) -> None:
+        """Make the root, try to write to it, and collect what dead processes left in staging."""
+        try:
+            for name in (".staging", ".locks", ".work"):
+                (self.local / name).mkdir(parents=True, exist_ok=True)
+            probe = self.local / ".staging" / f"probe-{os.getpid()}"
+            probe.write_text("writable")
+            probe.unlink()
+        except OSError as error:
+            if is_out_of_space(error):
+                raise _no_space(f"writing to store {self.local}", "free space there") from None
+            raise UserError(
+                f"store {self.local} cannot be written to ({error.strerror}); set store= to one that can"
+            ) from None
+        if self.remote is not None:
+            self.remote.probe()
+        for path in sorted((self.local / ".staging").iterdir()):
+            match = re.fullmatch(r"(.+)-([0-9a-f]{16})-(\d+|old)", path.name)
+            if not match:
+                continue
+            lock = LocalLock(self._lock_path(match[1], match[2]), path.name)
+            if lock.try_acquire():
+                try:
+                    self._collect(match[1], match[2])
+                finally:
+                    lock.release()
+
+    def _collect(self, stage: str, fingerprint: str) -> None:
+        """Remove what a dead builder left in staging. The caller holds the artifact's lock, so it is dead."""
+        target = self.directory(stage, fingerprint)
+        for path in (self.local / ".staging").glob(f"{stage}-{fingerprint}-*"):
+            if path.name.endswith("-old") and not target.exists() and (path / MANIFEST).is_file():
+                target.parent.mkdir(parents=True, exist_ok=True)
+                path.rename(target)  # died between the two renames of a forced rebuild
+            else:
+                remove_tree(path)
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a directory tree or a file; nothing there is fine."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _no_space(doing: str, cure: str) -> UserError:
+    return UserError(
+        f"no space left while {doing}; {cure} and run again, what was published before is intact"
+    )
