@@ -26,9 +26,9 @@ def load_encoder(config: TextEmbeddingConfig, device: str | None = None) -> Sent
 
     UserError when the directory or id cannot be loaded.
     """
-    from dig_ray.torchvision_ops import ensure
+    from dig_ray.torchvision_ops import install
 
-    ensure()  # transformers imports torchvision; a CUDA wheel beside a CPU torch breaks that import
+    install()  # transformers imports torchvision; a CUDA wheel beside a CPU torch breaks that import
     import torch
     from sentence_transformers import SentenceTransformer
 
@@ -82,13 +82,43 @@ def embed_texts(
     """
     model = load_encoder(config) if model is None else model
     cleaned = [clean_text(text) for text in texts]
-    distinct = sorted({text for text in cleaned if text}, key=lambda text: (-len(text), text))
-    width = model.get_embedding_dimension()
+    distinct = distinct_texts(cleaned)
     if not distinct:
-        return np.zeros((len(cleaned), int(width or 0)), dtype=np.float32)
+        return np.zeros((len(cleaned), int(model.get_embedding_dimension() or 0)), dtype=np.float32)
+    vectors = encode_batches(distinct, config, model, progress)
+    bad = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
+    if len(bad):
+        raise UserError(
+            f"embedding.model={config.model!r}: the text {distinct[int(bad[0])][:60]!r} became NaN or infinity; "
+            f"try embedding.dtype=float32"
+        )
+    return spread(vectors, distinct, cleaned)
+
+
+def distinct_texts(cleaned: Sequence[str]) -> list[str]:
+    """Every non-blank text once, longest first: neighbours in a batch are then of one length."""
+    return sorted({text for text in cleaned if text}, key=lambda text: (-len(text), text))
+
+
+def spread(vectors: np.ndarray, distinct: Sequence[str], cleaned: Sequence[str]) -> np.ndarray:
+    """Vectors of distinct texts back in the order of ``cleaned``, zero where a text is blank: float32 (N, D)."""
+    row_of = {text: row for row, text in enumerate(distinct)}
+    out = np.zeros((len(cleaned), vectors.shape[1]), dtype=np.float32)
+    filled = [row for row, text in enumerate(cleaned) if text]
+    out[filled] = vectors[[row_of[cleaned[row]] for row in filled]]
+    return out
+
+
+def encode_batches(
+    texts: Sequence[str],
+    config: TextEmbeddingConfig,
+    model: SentenceTransformer,
+    progress: Callable[[int, int], None] | None = None,
+) -> np.ndarray:
+    """Encode texts as they come, ``batch_size`` at a time: float32 (N, D), unchecked."""
     parts = []
-    for start in range(0, len(distinct), config.batch_size):
-        batch = [config.prompt + text for text in distinct[start : start + config.batch_size]]
+    for start in range(0, len(texts), config.batch_size):
+        batch = [config.prompt + text for text in texts[start : start + config.batch_size]]
         encoded = model.encode(
             batch,
             batch_size=config.batch_size,
@@ -98,19 +128,8 @@ def embed_texts(
         )
         parts.append(encoded.float().cpu().numpy())
         if progress is not None:
-            progress(min(start + config.batch_size, len(distinct)), len(distinct))
-    vectors = np.concatenate(parts)
-    row_of = {text: row for row, text in enumerate(distinct)}
-    out = np.zeros((len(cleaned), vectors.shape[1]), dtype=np.float32)
-    filled = [row for row, text in enumerate(cleaned) if text]
-    out[filled] = vectors[[row_of[cleaned[row]] for row in filled]]
-    bad = np.flatnonzero(~np.isfinite(out).all(axis=1))
-    if len(bad):
-        raise UserError(
-            f"embedding.model={config.model!r}: text {int(bad[0])} ({cleaned[int(bad[0])][:60]!r}) became NaN or infinity; "
-            f"try embedding.dtype=float32"
-        )
-    return out
+            progress(min(start + config.batch_size, len(texts)), len(texts))
+    return np.concatenate(parts)
 
 
 def clean_text(text: str | None) -> str:

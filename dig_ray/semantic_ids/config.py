@@ -1,0 +1,85 @@
+"""What can be set about Semantic IDs."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from dig_ray.base import Config
+
+
+class KMeansConfig(Config):
+    """Residual k-means. Our choice: fit on a sample of 65,536 rows, random start, 20 Lloyd steps at most."""
+
+    iterations: int = Field(20, ge=1)
+    sample: int = Field(65_536, ge=256, description="rows used for fitting; encoding uses every row")
+    init: Literal["random", "kmeans++"] = "random"
+
+
+class RQVAEConfig(Config):
+    """RQ-VAE with the reference settings of MiniOneRec and LC-Rec (METHOD.md section 4); epochs are our choice."""
+
+    hidden: tuple[int, ...] = (2048, 1024, 512, 256, 128, 64)
+    latent: int = Field(32, ge=1)
+    commitment: float = Field(0.25, ge=0)
+    learning_rate: float = Field(1e-3, gt=0)
+    weight_decay: float = Field(1e-4, ge=0)
+    epochs: int = Field(100, ge=1)
+    batch_size: int = Field(1024, ge=1)
+    kmeans_init: bool = True
+    restart_after: int = Field(
+        1, ge=0, description="epochs a code may go unused before it is restarted; 0 never restarts"
+    )
+    checkpoint_seconds: float = Field(30.0, gt=0, description="how often training state is kept for a resume")
+
+
+class SemanticIdConfig(Config):
+    """How vectors become Semantic IDs.
+
+    ``method``: ``residual_kmeans`` (the default: no training run, and as good downstream), ``rqvae``, or ``file`` (SIDs
+    brought along as Parquet with ``item_id`` and a list column of codes).
+    ``scale`` is applied to the vectors before either quantizer: ``none``, ``center``, ``standardise`` (every dimension to
+    mean 0, variance 1: keeps an RQ-VAE on unit-norm vectors from collapsing) or ``whiten`` (PCA to equal variances,
+    ``whiten_dim`` of them).
+    """
+
+    method: Literal["residual_kmeans", "rqvae", "file"] = "residual_kmeans"
+    levels: int = Field(3, ge=1, le=25)
+    codebook_size: int | tuple[int, ...] = 256
+    scale: Literal["auto", "none", "center", "standardise", "whiten"] = "auto"
+    whiten_dim: int | None = Field(None, ge=2)
+    kmeans: KMeansConfig = KMeansConfig()
+    rqvae: RQVAEConfig = RQVAEConfig()
+    spread_last_level: bool = Field(
+        False,
+        description="give items that would share a full code the nearest free code of the last level instead",
+    )
+    path: str | None = Field(None, description="method=file: the semantic_ids Parquet")
+    codes_column: str = "codes"
+    neighbours: int = Field(10, ge=1, description="true neighbours per item in the quality report")
+    neighbour_sample: int = Field(
+        2_000, ge=1, description="items whose neighbours are looked up in the quality report"
+    )
+    device: str = Field("auto", description="torch device; auto takes a GPU when there is one")
+
+    @model_validator(mode="after")
+    def _fits(self) -> SemanticIdConfig:
+        if isinstance(self.codebook_size, tuple) and len(self.codebook_size) != self.levels:
+            raise ValueError(
+                f"codebook_size has {len(self.codebook_size)} entries for levels={self.levels}; give one per level, or one number"
+            )
+        if min(self.sizes) < 2:
+            raise ValueError(f"codebook_size={self.codebook_size}: every level needs at least 2 codes")
+        if (self.method == "file") != (self.path is not None):
+            raise ValueError("method=file needs path, and path needs method=file")
+        if self.whiten_dim is not None and self.scale != "whiten":
+            raise ValueError("whiten_dim is only used with scale=whiten")
+        return self
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Codes per level."""
+        if isinstance(self.codebook_size, tuple):
+            return self.codebook_size
+        return (self.codebook_size,) * self.levels
