@@ -1,0 +1,1 @@
+"""Baselines behind the same evaluation as the policy: popularity, repeat-last, item-KNN and SASRec."""

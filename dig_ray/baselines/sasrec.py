@@ -1,0 +1,310 @@
+"""Training SASRec to its best validation epoch, resumably, and recommending with it.
+
+The data order and the dropout of an epoch depend on (seed, epoch) only: every epoch sets its own generator, so a run
+that was killed and goes on from the last checkpoint gives the same weights, bit for bit, on the same machine and thread
+count. Early stop watches NDCG@10 over every validation case and the full catalogue.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dig_ray import ranking
+from dig_ray.baselines import checkpoint
+from dig_ray.baselines.config import SASRecConfig
+from dig_ray.errors import UserError
+from dig_ray.evaluation.histories import histories
+
+if TYPE_CHECKING:
+    from dig_ray.baselines.sasrec_model import SASRecModel
+    from dig_ray.catalog.dataset import Cases, Dataset
+
+PAD_DOCUMENT = -1
+
+
+@dataclass
+class Trained:
+    """A trained model with its best validation metrics and one row per epoch (loss, seconds, NDCG@10 ...)."""
+
+    model: SASRecModel
+    config: SASRecConfig
+    best_epoch: int
+    validation: dict[str, float]
+    epochs: list[dict[str, float]] = field(default_factory=list)
+
+
+def windows(offsets: np.ndarray, max_length: int) -> tuple[np.ndarray, np.ndarray]:
+    """Cut training sequences into runs of at most ``max_length + 1`` events, so that each event but the first of a user
+    is a target exactly once; the newest run of a long sequence is full. Returns start and end, int64 ``(S,)``."""
+    starts, ends = [], []
+    for low, high in zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True):
+        while high - low >= 2:
+            start = max(low, high - max_length - 1)
+            starts.append(start)
+            ends.append(high)
+            high = start + 1
+    return np.asarray(starts, np.int64), np.asarray(ends, np.int64)
+
+
+def pack(lengths: np.ndarray, width: int) -> list[list[int]]:
+    """First-fit decreasing: which sequences share a row of ``width`` places. Deterministic; ties keep their order."""
+    rows: list[list[int]] = []
+    free: list[int] = []
+    for index in np.argsort(-lengths, kind="stable").tolist():
+        need = int(lengths[index])
+        for row, room in enumerate(free):
+            if room >= need:
+                rows[row].append(index)
+                free[row] -= need
+                break
+        else:
+            rows.append([index])
+            free.append(width - need)
+    return rows
+
+
+def layout(events: np.ndarray, starts: np.ndarray, ends: np.ndarray, width: int) -> dict[str, np.ndarray]:
+    """Packed arrays of sequences ``events[start:end]``: items, positions and documents, int64 ``(R, width)``, and
+    ``last``, the flat place of the last event of each sequence, int64 ``(S,)``."""
+    lengths = ends - starts
+    rows = pack(lengths, width)
+    items = np.zeros(len(rows) * width, np.int64)
+    positions = np.zeros_like(items)
+    documents = np.full_like(items, PAD_DOCUMENT)
+    first = np.zeros(len(lengths), np.int64)
+    for number, members in enumerate(rows):
+        place = number * width
+        for index in members:
+            first[index] = place
+            place += int(lengths[index])
+    document = np.repeat(np.arange(len(lengths)), lengths)
+    within = np.arange(len(document)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    flat = first[document] + within
+    items[flat] = events[np.repeat(starts, lengths) + within]
+    positions[flat], documents[flat] = within, document
+    shaped = {"items": items, "positions": positions, "documents": documents}
+    used = max(1, int(np.max(flat % width)) + 1) if len(flat) else 1
+    out = {name: a.reshape(-1, width)[:, :used] for name, a in shaped.items()}
+    last = first + lengths - 1
+    out["last"] = last // width * used + last % width
+    out["places"] = flat // width * used + flat % width
+    return out
+
+
+def batches(
+    events: np.ndarray, starts: np.ndarray, ends: np.ndarray, config: SASRecConfig, seed: int, epoch: int
+) -> Iterator[tuple[dict[str, np.ndarray], np.ndarray]]:
+    """Shuffled batches of about ``batch_tokens`` targets; yields the packed inputs and the targets at ``places``."""
+    order = np.random.default_rng([seed, epoch]).permutation(len(starts))
+    filled = np.cumsum(ends[order] - starts[order] - 1)
+    cuts = np.flatnonzero(np.diff(filled // config.batch_tokens)) + 1
+    for chunk in np.split(order, cuts):
+        low, high = starts[chunk], ends[chunk]
+        length = high - low - 1
+        within = np.arange(length.sum()) - np.repeat(np.cumsum(length) - length, length)
+        yield layout(events, low, high - 1, config.max_length), events[np.repeat(low, length) + within + 1]
+
+
+def pick_device(wanted: str) -> str:
+    """``auto`` means CUDA where there is one."""
+    import torch
+
+    if wanted == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise UserError("baselines.sasrec.device is 'cuda' but torch sees no GPU; use 'auto' or 'cpu'")
+    return wanted
+
+
+def new_model(n_items: int, config: SASRecConfig, seed: int) -> SASRecModel:
+    """A model with weights drawn from ``seed``, on the CPU; the global generator is left alone."""
+    import torch
+
+    from dig_ray.baselines.sasrec_model import SASRecModel
+
+    if config.width % config.heads:
+        raise UserError(f"baselines.sasrec.width {config.width} is not a multiple of heads {config.heads}")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return SASRecModel(
+            n_items, config.width, config.layers, config.heads, config.hidden, config.dropout,
+            config.embedding_dropout, config.max_length, config.original_blocks, config.temperature,
+        )  # fmt: skip
+
+
+def _encode(model: SASRecModel, events: np.ndarray, cases: Cases, low: int, high: int) -> Any:
+    """Hidden state after the last event of cases ``low:high``, ``(B, D)``; an empty history gives zeros."""
+    import torch
+
+    device = model.items.weight.device
+    end = np.asarray(cases.end[low:high], np.int64)
+    start = np.maximum(np.asarray(cases.start[low:high], np.int64), end - model.max_length)
+    some = np.flatnonzero(end > start)
+    out = torch.zeros(len(end), model.items.embedding_dim, device=device)
+    if len(some):
+        packed = layout(events, start[some], end[some], model.max_length)
+        args = [torch.from_numpy(packed[name]).to(device) for name in ("items", "positions", "documents")]
+        hidden = model(*args).flatten(0, 1)
+        out[torch.from_numpy(some).to(device)] = hidden[torch.from_numpy(packed["last"]).to(device)]
+    return out
+
+
+def validate(model: SASRecModel, dataset: Dataset, cases: Cases, chunk: int = 1024) -> np.ndarray:
+    """Exact 0-based rank of each target among all items, seen ones included; int64 ``(C,)``.
+
+    Ties rank the lower item index first, as in :func:`dig_ray.ranking.top_k`.
+    """
+    import torch
+
+    model.eval()
+    device = model.items.weight.device
+    number = torch.arange(dataset.n_items, device=device)
+    ranks = [np.zeros(0, np.int64)]
+    with torch.inference_mode():
+        for low in range(0, len(cases.target), chunk):
+            scores = model.logits(_encode(model, dataset.events, cases, low, low + chunk))
+            target = torch.from_numpy(np.asarray(cases.target[low : low + chunk], np.int64)).to(device)[
+                :, None
+            ]
+            own = scores.gather(1, target)
+            ahead = (scores > own) | ((scores == own) & (number < target))
+            ranks.append(ahead.sum(1).cpu().numpy())
+    return np.concatenate(ranks)
+
+
+def train(
+    dataset: Dataset,
+    config: SASRecConfig,
+    seed: int = 0,
+    work: str | None = None,
+    log: Callable[[str], None] = print,
+) -> Trained:
+    """Train on training events, stop when validation NDCG@10 has not risen for ``patience`` epochs, keep the best.
+
+    Args:
+        dataset: the catalogue and its split.
+        config: model and optimiser settings; ``device`` picks CPU or GPU.
+        seed: weights, order and dropout.
+        work: directory (path or URI) for the checkpoint after every epoch; None keeps none.
+        log: gets one line per epoch.
+
+    Raises:
+        UserError: no user has two training events, or the checkpoint is damaged or of other settings.
+    """
+    import torch
+
+    from dig_ray.baselines.sasrec_model import linear_cross_entropy
+
+    device = pick_device(config.device)
+    offsets, events = dataset.train_sequences()
+    starts, ends = windows(np.asarray(offsets), config.max_length)
+    if not len(starts):
+        raise UserError(
+            "SASRec needs users with at least two training events, and there are none; drop it from run"
+        )
+    model = new_model(dataset.n_items, config, seed).to(device)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.98)
+    )
+    targets_total = int((ends - starts - 1).sum())
+    steps_total = max(1, math.ceil(targets_total / config.batch_tokens)) * config.max_epochs
+    cases = dataset.cases("valid")
+    signature = (
+        f"{config.model_dump_json(exclude={'device', 'num_cpus'})} seed={seed} items={dataset.n_items}"
+    )
+    signature += f" targets={targets_total}"
+    rows: list[dict[str, float]] = []
+    best: dict[str, Any] = {"score": -1.0, "epoch": -1, "weights": {}}
+    step = 0
+    saved = checkpoint.read(work, "sasrec.pt", signature, log) if work else None
+    if saved is not None:
+        model.load_state_dict(saved["model"])
+        optimizer.load_state_dict(saved["optimizer"])
+        rows, best, step = saved["rows"], saved["best"], saved["step"]
+        log(f"sasrec: resuming after epoch {len(rows)}")
+    cuda = [torch.cuda.current_device()] if device == "cuda" else []
+    while len(rows) < config.max_epochs and len(rows) - 1 - best["epoch"] < config.patience:
+        epoch, began, loss_sum, seen = len(rows), time.perf_counter(), 0.0, 0
+        with torch.random.fork_rng(devices=cuda):
+            torch.manual_seed(seed * 100_003 + epoch)
+            model.train()
+            for packed, wanted in batches(events, starts, ends, config, seed, epoch):
+                for group in optimizer.param_groups:
+                    group["lr"] = config.learning_rate * _schedule(step, steps_total, config)
+                inputs = [torch.from_numpy(packed[n]).to(device) for n in ("items", "positions", "documents")]
+                hidden = model(*inputs).flatten(0, 1)[torch.from_numpy(packed["places"]).to(device)]
+                target = torch.from_numpy(wanted.astype(np.int64)).to(device)
+                loss = linear_cross_entropy(*model.scorable(hidden), target)
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                optimizer.step()
+                step += 1
+                loss_sum += float(loss.detach()) * len(wanted)
+                seen += len(wanted)
+        if not math.isfinite(loss_sum):
+            raise UserError(
+                f"SASRec's loss is not finite in epoch {epoch + 1}; lower baselines.sasrec.learning_rate"
+            )
+        trained_in = time.perf_counter() - began
+        metrics = ranking.mean_metrics(validate(model, dataset, cases), (10,))
+        score = metrics["NDCG@10"]
+        seconds = time.perf_counter() - began
+        rows.append({"epoch": epoch + 1, "loss": loss_sum / seen, "seconds": seconds, **metrics})
+        if score > best["score"]:
+            weights = {n: v.detach().cpu().clone() for n, v in model.state_dict().items()}
+            best = {"score": score, "epoch": epoch, "weights": weights}
+        if work:
+            state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
+            checkpoint.write(
+                work, "sasrec.pt", signature, {**state, "rows": rows, "best": best, "step": step}
+            )
+        left = min(config.max_epochs - len(rows), config.patience - (epoch - best["epoch"]))
+        log(
+            f"sasrec: epoch {epoch + 1}/{config.max_epochs}, loss {loss_sum / seen:.4f}, validation NDCG@10 {score:.4f}"
+            f" (best {best['score']:.4f} in epoch {best['epoch'] + 1}), {seen / trained_in:,.0f} targets/s, "
+            f"{left * seconds:.0f} to {(config.max_epochs - len(rows)) * seconds:.0f} s left"
+        )
+    model.load_state_dict(best["weights"])
+    model.eval()
+    chosen = {name: value for name, value in rows[best["epoch"]].items() if "@" in name}
+    return Trained(model, config, best["epoch"] + 1, chosen, rows)
+
+
+def _schedule(step: int, total: int, config: SASRecConfig) -> float:
+    """Linear warm-up, then a cosine from 1 to ``final_learning_rate``."""
+    if step < config.warmup_steps:
+        return (step + 1) / config.warmup_steps
+    progress = min(1.0, (step - config.warmup_steps) / max(1, total - config.warmup_steps))
+    final = config.final_learning_rate
+    return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def recommend(
+    model: SASRecModel, dataset: Dataset, cases: Cases, k: int, exclude_seen: bool, chunk: int = 1024
+) -> tuple[np.ndarray, np.ndarray]:
+    """The k items with the highest score of the whole catalogue.
+
+    Returns:
+        items int32 ``(C, k)`` best first, padded -1, and scores float32 ``(C, k)``.
+    """
+    import torch
+
+    model.eval()
+    items = np.full((len(cases.target), k), ranking.PAD, np.int32)
+    values = np.full((len(cases.target), k), -np.inf, np.float32)
+    with torch.inference_mode():
+        for low in range(0, len(items), chunk):
+            scores = (
+                model.logits(_encode(model, dataset.events, cases, low, low + chunk)).float().cpu().numpy()
+            )
+            if exclude_seen:
+                row, item, _ = histories(dataset.events, cases, low, min(low + chunk, len(items)))
+                scores[row, item] = -np.inf
+            items[low : low + chunk], values[low : low + chunk] = ranking.top_k(scores, k)
+    return items, values

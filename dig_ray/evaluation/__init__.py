@@ -1,0 +1,1 @@
+"""Full-catalogue evaluation: ranking metrics with intervals, slices, beyond-accuracy figures, paired comparison."""
