@@ -20,28 +20,14 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError
 
 from dig_ray.base import Config
+from dig_ray.baselines.config import BaselinesConfig
+from dig_ray.cluster import RayConfig
+from dig_ray.embedding.config import TextEmbeddingConfig
 from dig_ray.errors import UserError
+from dig_ray.semantic_ids.config import SemanticIdConfig
 
 COMMAND_LINE = "command line"
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
-
-
-class RayConfig(Config):
-    """Where Ray comes from. Without an address a run starts its own and joins nobody's cluster.
-
-    Attributes:
-        address: ``None`` for a cluster of this run's own, or the address of one to join
-            (``"auto"``, ``"HOST:6379"``, ``"ray://HOST:10001"``).
-        num_cpus: logical CPUs of an own cluster; at least 8 by default, because Ray Data stops for ever
-            when an actor pool holds all CPUs and none is left to read with.
-        num_gpus: GPUs of an own cluster; what the machine has, by default.
-        dashboard: serve Ray's dashboard on 127.0.0.1 (costs 2 s at start).
-    """
-
-    address: str | None = None
-    num_cpus: int | None = Field(default=None, ge=1)
-    num_gpus: int | None = Field(default=None, ge=0)
-    dashboard: bool = False
 
 
 class RunConfig(Config):
@@ -58,6 +44,9 @@ class RunConfig(Config):
     seed: int = Field(default=0, ge=0, lt=2**32)
     store: str = Field(default="runs", min_length=1)
     ray: RayConfig = RayConfig()
+    embedding: TextEmbeddingConfig = TextEmbeddingConfig()
+    semantic_ids: SemanticIdConfig = SemanticIdConfig()
+    baselines: BaselinesConfig = BaselinesConfig()
 
 
 # --- YAML ------------------------------------------------------------------------------------------------

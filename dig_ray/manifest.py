@@ -7,7 +7,6 @@ checksum of its own, so that an edit by hand shows, and never the value of a sec
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import json
 import os
@@ -180,31 +179,6 @@ def redact(value: Any) -> Any:
         return inner
 
     return clean(plain(value))
-
-
-def code_hash(modules: Iterable[str]) -> str:
-    """Hash of the source of modules and packages of dig_ray, by dotted name, without importing them.
-
-    Comments, docstrings and layout do not count: to improve a sentence should not cost a night of training.
-    """
-    package = Path(__file__).parent
-    digest = hashlib.sha256()
-    for module in sorted(set(modules)):
-        base = package.joinpath(*module.split(".")[1:])
-        sources = sorted(base.rglob("*.py")) if base.is_dir() else [base.with_suffix(".py")]
-        for source in sources:
-            tree = ast.parse(source.read_bytes())
-            for node in ast.walk(tree):
-                body = getattr(node, "body", None)
-                if (
-                    isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef))
-                    and body
-                ):
-                    first = body[0]
-                    if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
-                        body[0] = ast.Pass()
-            digest.update(f"{source.relative_to(package).as_posix()}\0{ast.dump(tree)}\0".encode())
-    return digest.hexdigest()[:16]
 
 
 def hash_input_files(paths: Iterable[str | Path], verdicts: Path | None = None) -> dict[str, str]:

@@ -128,6 +128,13 @@ class Store:
             return None
         return self._verify(stage, fingerprint)
 
+    def listed_files(self, stage: str, fingerprint: str) -> Mapping[str, Any] | None:
+        """The files a local manifest lists, unverified; None if there is no readable one."""
+        try:
+            return json.loads((self.directory(stage, fingerprint) / MANIFEST).read_bytes())["files"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
     def _fetch(self, stage: str, fingerprint: str) -> None:
         """Bring a remote artifact into the cache, unless the same manifest is there already."""
         assert self.remote is not None

@@ -6,7 +6,8 @@ which takes open_clip and the image paths of transformers with it. Declaring the
 first is enough: everything in Python works, and a call of ``nms`` itself still says that it has no kernel.
 
 ``install`` hooks the import of torchvision and does nothing else, so it costs nothing at start-up. The package
-puts a one-line ``.pth`` file beside itself that calls it in every interpreter of the environment: Ray workers
+puts a one-line ``.pth`` file beside itself that calls it in every interpreter of the environment: Ray
+workers
 and engine processes import torchvision too, and nobody there would call us first.
 """
 

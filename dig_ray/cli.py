@@ -1,0 +1,100 @@
+"""What every job script shares: arguments, the config, and errors a user can read.
+
+A job prints ``error: ...`` and ends with code 1 for what the user can mend, 130 when interrupted. Anything else is
+a fault of ours and keeps its trace.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from dig_ray.errors import UserError
+
+CONFIGS = Path("jobs/configs")
+
+
+def run_job(
+    description: str,
+    stage: str | None = None,
+    argv: Sequence[str] | None = None,
+    configs: str | Path | None = None,
+) -> int:
+    """Read arguments and config and run the pipeline, or one stage with what it needs.
+
+    Args:
+        description: the job's first words in ``--help``.
+        stage: the one stage this job is for; None for the whole pipeline.
+        argv: arguments; those of the process by default.
+        configs: where named configs are; ``jobs/configs`` by default.
+
+    Returns:
+        exit code.
+    """
+    parser = argparse.ArgumentParser(
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("config", metavar="NAME|FILE", help="a config in jobs/configs, or a YAML file")
+    parser.add_argument("overrides", metavar="key=value", nargs="*", help="settings laid over the file's")
+    parser.add_argument("--print-config", action="store_true", help="show the whole config as YAML and stop")
+    if stage is None:
+        parser.add_argument("--until", metavar="STAGE", help="stop after this stage")
+        parser.add_argument(
+            "--force",
+            metavar="STAGE",
+            action="append",
+            default=[],
+            help="run this stage again (may be repeated)",
+        )
+    else:
+        parser.add_argument(
+            "--force", action="store_true", help=f"run {stage} again although it is published"
+        )
+    args = parser.parse_intermixed_args(argv)
+
+    def work() -> None:
+        from dig_ray.config import load_config, to_yaml
+
+        config = load_config(args.config, args.overrides, Path(configs) if configs else CONFIGS)
+        if args.print_config:
+            sys.stdout.write(to_yaml(config))
+            return
+        from dig_ray.pipeline import run_pipeline
+
+        if stage is None:
+            run_pipeline(config, until=args.until, force=args.force)
+        else:
+            run_pipeline(config, only=stage, force=[stage] if args.force else [])
+
+    return guarded(work)
+
+
+def guarded(work: Callable[[], None]) -> int:
+    """Call ``work``; 0, or 1 with one ``error:`` line for a UserError (also one from a Ray worker), 130 for ^C."""
+    try:
+        work()
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        print("interrupted; run the same command again to go on from here", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except UserError as error:
+        sentence = str(error.args[0]) if error.args else str(error)
+    except Exception as error:
+        from dig_ray.cluster import find_user_error
+
+        found = find_user_error(error)
+        if found is None:
+            raise
+        sentence = found
+    else:
+        return 0
+    sys.stdout.flush()
+    print(f"error: {' '.join(sentence.split())}", file=sys.stderr, flush=True)
+    return 1

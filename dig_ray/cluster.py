@@ -1,0 +1,164 @@
+"""Which Ray a run works on: one of its own, unless a cluster is meant.
+
+``ray.init()`` without an address joins whatever cluster it finds on the machine. A run here does not: it starts
+its own with ``address="local"``, listening on 127.0.0.1 only, and takes it down at the end. It joins a cluster in
+two cases: it was submitted to one with ``ray job submit``, or ``ray.address`` names one.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from types import TracebackType
+from typing import Any
+
+from pydantic import Field, model_validator
+
+from dig_ray.base import Config
+from dig_ray.errors import UserError
+
+LEAST_CPUS = 8  # logical; below, Ray Data can hang for ever with every CPU held by an actor pool
+_IN_A_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set by Ray for the driver of a submitted job, and only there
+
+
+class RayConfig(Config):
+    """Where Ray comes from. Without an address a run starts its own and joins nobody's cluster.
+
+    Attributes:
+        address: None for a cluster of this run's own, or the address of one to join
+            (``"auto"``, ``"HOST:6379"``, ``"ray://HOST:10001"``).
+        num_cpus: logical CPUs of an own cluster; at least 8 by default, because Ray Data stops for ever
+            when an actor pool holds all CPUs and none is left to read with.
+        num_gpus: GPUs of an own cluster; what the machine has, by default.
+        dashboard: serve Ray's dashboard on 127.0.0.1 (costs 2 s at start).
+        worker_logs: print what workers print.
+    """
+
+    address: str | None = Field(default=None, min_length=1)
+    num_cpus: int | None = Field(default=None, ge=1)
+    num_gpus: int | None = Field(default=None, ge=0)
+    dashboard: bool = False
+    worker_logs: bool = False
+
+    @model_validator(mode="after")
+    def _own_or_joined(self) -> RayConfig:
+        if self.address is not None and (self.num_cpus is not None or self.num_gpus is not None):
+            raise ValueError(
+                f"address={self.address} joins a running cluster, whose num_cpus and num_gpus are given; "
+                "remove them, or remove address"
+            )
+        return self
+
+
+def in_ray_job() -> bool:
+    """Whether this process was started by ``ray job submit``."""
+    return _IN_A_JOB in os.environ
+
+
+class RaySession:
+    """Ray from the first ``start`` to the end of the ``with`` block; never started, it costs nothing."""
+
+    def __init__(self, config: RayConfig, log: Callable[[str], None] = print) -> None:
+        self.config, self.log = config, log
+        self._ours = False
+
+    def start(self) -> None:
+        """Start or join Ray, once.
+
+        Raises:
+            UserError: the cluster at ``ray.address`` does not answer.
+        """
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        import ray
+
+        if ray.is_initialized():
+            return
+        settings = init_settings(self.config)
+        try:
+            ray.init(**settings)
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            if settings["address"] == "local":
+                raise
+            reason = str(error).strip().splitlines()[0]
+            raise UserError(
+                f"ray.address {settings['address']} cannot be joined ({reason}); start that cluster, "
+                "or remove ray.address for one of this run's own"
+            ) from None
+        self._ours = True
+        quiet_ray_data()
+        where = "its own Ray" if settings["address"] == "local" else f"Ray at {settings['address']}"
+        resources = ray.cluster_resources()
+        self.log(f"on {where}: {resources.get('CPU', 0):g} CPUs, {resources.get('GPU', 0):g} GPUs")
+
+    def __enter__(self) -> RaySession:
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._ours:
+            import ray
+
+            ray.shutdown()
+            self._ours = False
+
+
+def init_settings(config: RayConfig) -> dict[str, Any]:
+    """Arguments for ``ray.init``."""
+    common: dict[str, Any] = {
+        "log_to_driver": config.worker_logs,
+        "logging_level": "WARNING",
+        "ignore_reinit_error": True,
+    }
+    if config.address is None and not in_ray_job():
+        return common | {
+            "address": "local",
+            "num_cpus": config.num_cpus or max(LEAST_CPUS, os.cpu_count() or 1),
+            "num_gpus": config.num_gpus,
+            "include_dashboard": config.dashboard,
+            "dashboard_host": "127.0.0.1",
+        }
+    return common | {"address": config.address or os.environ.get("RAY_ADDRESS") or "auto"}
+
+
+def quiet_ray_data() -> None:
+    """No progress bars and no per-operator chatter; stages report in their own words."""
+    import logging
+
+    from ray.data import DataContext
+
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    for name in ("ray.data", "ray.train", "ray.tune"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """An error and all that is behind it, also across Ray's wrappers, nearest first."""
+    todo, seen = [error], set()
+    while todo:
+        current = todo.pop(0)
+        if id(current) in seen:
+            continue
+        seen.add(id(current))
+        yield current
+        failures = getattr(current, "worker_failures", None)
+        behind = [
+            getattr(current, "cause", None),
+            getattr(current, "controller_failure", None),
+            *(failures.values() if isinstance(failures, dict) else ()),
+            current.__cause__,
+            current.__context__ if not current.__suppress_context__ else None,
+        ]
+        todo.extend(inner for inner in behind if isinstance(inner, BaseException))
+
+
+def find_user_error(error: BaseException) -> str | None:
+    """The sentence of the UserError behind an error, raised here or in a Ray worker; None if there is none.
+
+    Ray raises what a worker raised as a class of two bases, whose text is a whole trace; the plain one is behind.
+    """
+    for inner in causes(error):
+        if isinstance(inner, UserError) and inner.args and getattr(inner, "cause", None) is None:
+            return str(inner.args[0])
+    return None

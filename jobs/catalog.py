@@ -1,0 +1,15 @@
+"""Read a catalogue and its interactions, clean and split them.
+
+What it needs is run first, unless it is published already.
+
+    python jobs/catalog.py demo seed=1
+    ray job submit --working-dir . -- python jobs/catalog.py demo seed=1 store=s3://bucket/runs
+"""
+
+import sys
+from pathlib import Path
+
+from dig_ray.cli import run_job
+
+if __name__ == "__main__":
+    sys.exit(run_job(__doc__, stage="catalog", configs=Path(__file__).parent / "configs"))
