@@ -5,26 +5,26 @@ operators do not load, and ``import torchvision`` then ends in "operator torchvi
 which takes open_clip and the image paths of transformers with it. Declaring the two missing operator schemas
 first is enough: everything in Python works, and a call of ``nms`` itself still says that it has no kernel.
 
-``install`` hooks the import of torchvision and does nothing else, so it costs nothing at start-up. The package
-puts a one-line ``.pth`` file beside itself that calls it in every interpreter of the environment: Ray
-workers
-and engine processes import torchvision too, and nobody there would call us first.
+``install`` hooks the import of torchvision and does nothing else, so it costs nothing at start-up (this module
+imports ``sys`` alone, for the same reason). The package puts a one-line ``.pth`` file beside itself that calls it
+in every interpreter of the environment: Ray workers and engine processes import torchvision too, and nobody
+there would call us first.
 """
 
 from __future__ import annotations
 
-import importlib.machinery
 import sys
-from collections.abc import Sequence
-from pathlib import Path
-from types import ModuleType
-from typing import Any
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from types import ModuleType
 
 _SCHEMAS = (
     "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
     "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
 )
-_kept: list[Any] = []  # a Library object withdraws its definitions when it is collected
+_kept: list[object] = []  # a Library object withdraws its definitions when it is collected
 
 
 class _TorchvisionHook:
@@ -40,15 +40,17 @@ class _TorchvisionHook:
 
 def install() -> None:
     """Hook the import of torchvision, once per interpreter."""
-    if "torchvision" not in sys.modules and not any(
-        type(f).__name__ == "_TorchvisionHook" for f in sys.meta_path
-    ):
+    hooked = any(type(finder).__name__ == "_TorchvisionHook" for finder in sys.meta_path)
+    if "torchvision" not in sys.modules and not hooked:
         sys.meta_path.insert(0, _TorchvisionHook())  # type: ignore[arg-type]
 
 
 def declare_missing_ops() -> bool:
     """Declare the operators if torchvision is a CUDA build and torch has no CUDA; says whether it did."""
-    spec = importlib.machinery.PathFinder.find_spec("torchvision")
+    from importlib.machinery import PathFinder
+    from pathlib import Path
+
+    spec = PathFinder.find_spec("torchvision")
     if spec is None or spec.origin is None or _kept:
         return False
     version = Path(spec.origin).with_name("version.py")
