@@ -1,0 +1,166 @@
+"""Everything a results table says about one recommender, from its lists and nothing else.
+
+Accuracy is HR (= recall, one target per case), NDCG and MRR over the full catalogue, each case with weight one, with a
+95% percentile bootstrap over users. Beyond accuracy, at the cut-off 10 (all our choice where the literature differs):
+
+* coverage: share of the catalogue that is in at least one list;
+* Gini of exposure: ``sum_i (2 i - N - 1) x_i / (N sum_i x_i)`` with x the ascending list counts of all N items,
+  never recommended ones included: 0 is even, near 1 is a few items for everybody;
+* novelty: mean over all recommended places of ``-log2((n_i + 1) / (sum_j n_j + N))``, n the training counts, in bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dig_ray import ranking
+from dig_ray.errors import UserError
+from dig_ray.evaluation import intervals, slices
+from dig_ray.evaluation.histories import histories, train_counts
+
+if TYPE_CHECKING:
+    from dig_ray.catalog.dataset import Cases, Dataset
+
+BEYOND_K = 10
+DIGITS = 10  # the last bits of a sum depend on the thread count; a result file should not
+
+
+def number(value: float) -> float | None:
+    """A float for JSON: rounded, NaN as None."""
+    return None if np.isnan(value) else round(float(value), DIGITS)
+
+
+def evaluate(
+    dataset: Dataset,
+    cases: Cases,
+    recs: np.ndarray,
+    ks: Sequence[int] = (1, 5, 10, 20),
+    seed: int = 0,
+    n_bootstrap: int = 1000,
+) -> dict[str, Any]:
+    """Score one recommender's lists.
+
+    Args:
+        dataset: catalogue, events and split.
+        cases: users, targets and where their histories lie.
+        recs: int ``(C, k)`` item indices, best first, padded -1, ``k >= max(ks)``.
+        ks: cut-offs.
+        seed: of the bootstrap; the same seed pairs the draws of different recommenders.
+        n_bootstrap: resamples; 0 leaves the intervals out (None).
+
+    Returns:
+        JSON-able: ``metrics`` {"NDCG@10": {"mean", "low", "high"}}, ``coverage@10``, ``gini@10``, ``novelty@10``,
+        ``slices`` {"popularity" | "history": [{"slice", "n", "share", "metrics"}]}, ``repeats`` (targets that are in the
+        history already, and the metrics with only and without them), counts, split name and hash, seed.
+
+    Raises:
+        UserError: rows that do not fit the cases, items twice or outside the catalogue, lists shorter than a cut-off.
+    """
+    recs = np.asarray(recs)
+    ranking.check_recs(recs, len(cases.target), dataset.n_items)
+    if not len(cases.target):
+        raise UserError("there is no case to evaluate; every user needs an event in the split that is scored")
+    if recs.shape[1] < max(ks):
+        raise UserError(
+            f"recommendations hold {recs.shape[1]} items a case, too few for the cut-off {max(ks)}"
+        )
+    names, values = ranking.per_case(ranking.rank_of_target(recs, cases.target), ks)
+    frequency = train_counts(dataset)
+    popularity_names, by_popularity = slices.members(frequency[cases.target], slices.POPULARITY)
+    length = np.asarray(cases.end) - np.asarray(cases.start)
+    history_names, by_history = slices.members(length, slices.HISTORY)
+    repeated = target_in_history(dataset.events, cases)
+    everything = np.ones((len(values), 1), bool)
+    groups = np.concatenate(
+        [everything, by_popularity, by_history, repeated[:, None], ~repeated[:, None]], axis=1
+    )
+    tables = _summarise(np.asarray(cases.user), names, values, groups, seed, n_bootstrap)
+    split = 1 + len(popularity_names)
+    repeats, fresh = tables[-2:]
+    named = {
+        "popularity": zip(popularity_names, tables[1:split], strict=True),
+        "history": zip(history_names, tables[split:-2], strict=True),
+    }
+    return {
+        "n_cases": len(values),
+        "n_users": len(np.unique(cases.user)),
+        "n_items": int(dataset.n_items),
+        "split_name": str(getattr(dataset, "split_name", "")),
+        "split_hash": str(getattr(dataset, "split_hash", "")),
+        "seed": seed,
+        "n_bootstrap": n_bootstrap,
+        "ks": [int(k) for k in ks],
+        "list_length": int(recs.shape[1]),
+        "short_lists": int((recs[:, max(ks) - 1] == ranking.PAD).sum()),
+        "metrics": tables[0]["metrics"],
+        **beyond_accuracy(recs, frequency),
+        "slices": {
+            kind: [{"slice": name, **table} for name, table in rows if table["n"]]
+            for kind, rows in named.items()
+        },
+        "repeats": {
+            "n": repeats["n"],
+            "share": repeats["share"],
+            "only": repeats["metrics"] if repeats["n"] else None,
+            "without": fresh["metrics"] if fresh["n"] else None,
+        },
+    }
+
+
+def target_in_history(events: np.ndarray, cases: Cases) -> np.ndarray:
+    """Whether the target had been consumed before; bool ``(C,)``."""
+    row, item, _ = histories(events, cases)
+    out = np.zeros(len(cases.target), bool)
+    out[row[item == np.asarray(cases.target)[row]]] = True
+    return out
+
+
+def _summarise(
+    users: np.ndarray, names: list[str], values: np.ndarray, groups: np.ndarray, seed: int, n_bootstrap: int
+) -> list[dict[str, Any]]:
+    """One ``{"n", "share", "metrics"}`` per group of cases."""
+    count = groups.sum(axis=0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        mean = groups.T.astype(np.float64) @ values / count[:, None]
+    low = high = np.full_like(mean, np.nan)
+    if n_bootstrap:
+        samples = intervals.bootstrap_means(users, values, groups, n_bootstrap, seed)
+        low, high = intervals.percentile_interval(samples)
+    return [
+        {
+            "n": int(count[g]),
+            "share": number(count[g] / len(values)),
+            "metrics": {
+                name: {"mean": number(mean[g, m]), "low": number(low[g, m]), "high": number(high[g, m])}
+                for m, name in enumerate(names)
+            },
+        }
+        for g in range(groups.shape[1])
+    ]
+
+
+def beyond_accuracy(recs: np.ndarray, train_counts: np.ndarray, k: int = BEYOND_K) -> dict[str, float | None]:
+    """Coverage, Gini of exposure and novelty at k; the formulas are at the top of this file.
+
+    Args:
+        recs: int ``(C, >= 1)`` padded -1; shorter lists than k count with what they have.
+        train_counts: int ``(N,)``.
+        k: cut-off.
+    """
+    shown = recs[:, :k]
+    shown = shown[shown != ranking.PAD]
+    n_items = len(train_counts)
+    if not shown.size:
+        return {f"coverage@{k}": 0.0, f"gini@{k}": None, f"novelty@{k}": None}
+    exposure = np.sort(np.bincount(shown, minlength=n_items)).astype(np.float64)
+    place = np.arange(1, n_items + 1)
+    gini = ((2 * place - n_items - 1) * exposure).sum() / (n_items * exposure.sum())
+    bits = -np.log2((train_counts + 1.0) / (train_counts.sum() + n_items))
+    return {
+        f"coverage@{k}": number(float((exposure > 0).mean())),
+        f"gini@{k}": number(float(gini)),
+        f"novelty@{k}": number(float(bits[shown].mean())),
+    }
