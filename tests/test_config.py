@@ -1,0 +1,161 @@
+"""Configs: what resolves to what, and that every mistake is one sentence with file, key, value and a cure."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dig_ray.config import RunConfig, known_keys, load_config, nearest_key, parse_yaml, to_yaml
+from dig_ray.errors import UserError
+
+
+def write(folder: Path, name: str, text: str) -> Path:
+    path = folder / f"{name}.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def sentence(folder: Path, *overrides: str, name: str = "a") -> str:
+    with pytest.raises(UserError) as caught:
+        load_config(name, overrides, folder)
+    text = str(caught.value)
+    assert "\n" not in text
+    return text
+
+
+def test_file_then_base_then_command_line(tmp_path: Path) -> None:
+    write(tmp_path, "base", "seed: 1\nsemantic_ids: {levels: 4, codebook_size: 64}\nstore: out\n")
+    write(tmp_path, "a", "extends: base\nseed: 2\nsemantic_ids: {codebook_size: 32}\n")
+    config = load_config("a", ["semantic_ids.kmeans.iterations=7", "ray.num_cpus=4"], tmp_path)
+    assert (config.name, config.seed, config.store) == ("a", 2, "out")
+    assert (config.semantic_ids.levels, config.semantic_ids.codebook_size) == (4, 32)
+    assert (config.semantic_ids.kmeans.iterations, config.ray.num_cpus) == (7, 4)
+
+
+def test_a_name_in_the_file_stays(tmp_path: Path) -> None:
+    write(tmp_path, "a", "name: mine\n")
+    assert load_config("a", (), tmp_path).name == "mine"
+    assert load_config("a", ["name=yours"], tmp_path).name == "yours"
+    assert load_config(tmp_path / "a.yaml", (), Path("nowhere")).name == "mine"
+
+
+def test_values_are_yaml(tmp_path: Path) -> None:
+    write(tmp_path, "a", "semantic_ids: {rqvae: {learning_rate: 1e-4}}\n")
+    config = load_config(
+        "a", ["semantic_ids.codebook_size=[8, 16, 32]", "baselines.run=[popularity]"], tmp_path
+    )
+    assert config.semantic_ids.rqvae.learning_rate == 1e-4
+    assert config.semantic_ids.codebook_size == (8, 16, 32)
+    assert config.baselines.run == ("popularity",)
+    assert parse_yaml("[no, on, 12:30, 010, 1_000, .5, -2e3, ~, true]") == [
+        "no", "on", "12:30", 10, 1000, 0.5, -2000.0, None, True,
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("yaml", "parts"),
+    [
+        ("sed: 3\n", ["a.yaml", "unknown key sed", "value 3", "seed"]),
+        ("semantic_ids:\n  lvels: 3\n", ["a.yaml", "semantic_ids.lvels", "semantic_ids.levels"]),
+        ("levels: 3\n", ["unknown key levels", "semantic_ids.levels"]),
+        ("seed: abc\n", ["a.yaml: seed", '"abc"', "integer"]),
+        ("seed: '3'\n", ["a.yaml: seed", "integer"]),
+        ("seed: true\n", ["a.yaml: seed", "true", "integer"]),
+        ("seed: -1\n", ["a.yaml: seed is -1", "greater than or equal to 0"]),
+        ("seed: 1.5\n", ["a.yaml: seed is 1.5"]),
+        ("store: 5\n", ["a.yaml: store is 5", "string"]),
+        ("semantic_ids: 5\n", ["a.yaml: semantic_ids"]),
+        ("semantic_ids:\n", ["a.yaml: semantic_ids"]),
+        ("semantic_ids: {method: kmeens}\n", ["semantic_ids.method", "kmeens", "residual_kmeans"]),
+        ("baselines: {run: [popularity, x]}\n", ["a.yaml: baselines.run[1]", '"x"']),
+        ("semantic_ids: {levels: 2, codebook_size: [4, 4, 4]}\n", ["a.yaml", "semantic_ids", "levels=2"]),
+        ("ray: {address: auto, num_cpus: 4}\n", ["a.yaml", "ray", "address=auto", "num_cpus"]),
+        ("name: ../up\n", ["a.yaml: name", "../up"]),
+        ("seed: 1\nseed: 2\n", ["a.yaml", "'seed'", "line 1", "line 2"]),
+        ("a: [1\n", ["a.yaml", "not valid YAML", "line"]),
+        ("- 1\n", ["a.yaml", "list", "mapping"]),
+        ("1: 2\n", ["a.yaml", "mapping"]),
+        ("seed: !!python/object/apply:os.system [touch hacked]\n", ["a.yaml", "not valid YAML"]),
+        ("a: &x [1]\nb: *x\n", ["a.yaml", "aliases"]),
+        ("extends: a\n", ["circle", "a.yaml"]),
+        ("extends: b\n", ["a.yaml", "extends", "'b'"]),
+        ("extends: [b]\n", ["a.yaml", "extends"]),
+        ("semantic_ids: {rqvae: {learning_rate: .nan}}\n", ["a.yaml", "learning_rate"]),
+    ],
+)
+def test_a_mistake_in_a_file_is_one_sentence(tmp_path: Path, yaml: str, parts: list[str]) -> None:
+    write(tmp_path, "a", yaml)
+    text = sentence(tmp_path)
+    assert all(part in text for part in parts), text
+
+
+@pytest.mark.parametrize(
+    ("override", "parts"),
+    [
+        ("sed=3", ["command line", "unknown key sed", "value 3", "the nearest is seed"]),
+        ("semantic_ids.kmeans.itertions=3", ["semantic_ids.kmeans.iterations"]),
+        ("seed=x", ["command line: seed", '"x"']),
+        ("seed.x=1", ["command line", "seed.x"]),
+        ("seed", ["command line", "key=value"]),
+        ("=1", ["command line", "key=value"]),
+        ("seed=[1", ["command line", "seed", "not valid YAML"]),
+        ("seed=", ["command line: seed is null"]),
+        ("ray={adress: auto}", ["command line", "ray.adress", "ray.address"]),
+    ],
+)
+def test_a_mistake_on_the_command_line_is_one_sentence(
+    tmp_path: Path, override: str, parts: list[str]
+) -> None:
+    write(tmp_path, "a", "seed: 1\n")
+    text = sentence(tmp_path, override)
+    assert all(part in text for part in parts), text
+
+
+def test_the_file_that_set_the_wrong_value_is_named(tmp_path: Path) -> None:
+    write(tmp_path, "base", "seed: wrong\n")
+    write(tmp_path, "a", "extends: base\nstore: out\n")
+    assert sentence(tmp_path).startswith(f"{tmp_path}/base.yaml: seed")
+
+
+def test_missing_files(tmp_path: Path) -> None:
+    write(tmp_path, "beauty", "")
+    assert "did you mean beauty" in sentence(tmp_path, name="beaty")
+    assert "does not exist" in sentence(tmp_path, name="no/such.yaml")
+    assert "beauty" in sentence(tmp_path, name="../../etc/passwd")
+    (tmp_path / "a.yaml").write_bytes(b"seed: \xff\n")
+    assert "UTF-8" in sentence(tmp_path)
+
+
+def test_printed_config_reads_back_as_itself(tmp_path: Path) -> None:
+    config = load_config(write(tmp_path, "a", "seed: 7\nsemantic_ids: {codebook_size: [4, 5, 6]}\n"))
+    again = load_config(write(tmp_path, "b", to_yaml(config)))
+    assert again == config
+
+
+def test_every_shipped_config_is_valid() -> None:
+    folder = Path(__file__).parent.parent / "jobs" / "configs"
+    for path in sorted(folder.glob("*.yaml")):
+        assert isinstance(load_config(path), RunConfig), path
+
+
+@given(st.text(max_size=40))
+def test_any_text_is_plain_data_or_a_user_error(text: str) -> None:
+    try:
+        value = parse_yaml(text)
+    except UserError:
+        return
+    assert isinstance(value, (dict, list, str, int, float, bool, type(None)))
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.sampled_from(sorted(known_keys(RunConfig))), st.data())
+def test_a_key_with_one_letter_missing_finds_itself(key: str, data: st.DataObject) -> None:
+    leaf = key.rpartition(".")[2]
+    if len(leaf) < 6:
+        return
+    cut = data.draw(st.integers(len(key) - len(leaf), len(key) - 1))
+    near = nearest_key(key[:cut] + key[cut + 1 :], sorted(known_keys(RunConfig)))
+    assert near.rpartition(".")[0] == key.rpartition(".")[0] or near.rpartition(".")[2] == leaf
