@@ -337,6 +337,11 @@ def _codes_column(column, name: str, what: str) -> np.ndarray:  # type: ignore[n
         raise UserError(
             f"{what}: column {name!r} has {pc.min(lengths)} to {pc.max(lengths)} codes per item; it must be one number"
         )
+    if pa.types.is_string(flat.type) or pa.types.is_large_string(flat.type):
+        # the spelling of LC-Rec and its kin: "<a_12>", "<b_7>", ...
+        number = pc.struct_field(pc.extract_regex(flat, r"^[^0-9]*(?P<code>[0-9]{1,9})[^0-9]*$"), "code")
+        if not number.null_count:
+            flat = number.cast(pa.int64())
     if not pa.types.is_integer(flat.type):
         raise UserError(f"{what}: column {name!r} holds {flat.type}, expected whole numbers")
     return flat.to_numpy(zero_copy_only=False).astype(np.int32).reshape(len(column), -1)
