@@ -1,0 +1,178 @@
+"""The baselines stage: each baseline is one Ray task that returns its lists; the driver writes them.
+
+Small baselines take one CPU for seconds and run side by side; SASRec takes a GPU where there is one, else the CPUs of
+one machine, and goes on from its last epoch after a kill. Without Ray everything runs in this process, one after the
+other, with the same result for the same number of threads.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dig_ray import ranking
+from dig_ray.base import Stage
+from dig_ray.baselines import item_knn, popularity
+from dig_ray.baselines.config import BaselinesConfig
+from dig_ray.errors import UserError
+from dig_ray.evaluation.recommendations import write_recommendations
+
+MOST_THREADS = 8  # SASRec at this size gains little from more
+SEEN = {"seen": False, "unseen": True}  # file suffix -> exclude_seen
+
+
+def run(config: BaselinesConfig, stage: Stage, catalog_dir: Path) -> None:
+    """Write ``recommendations_<name>_<seen|unseen>.parquet`` for every test case and each baseline of ``config.run``.
+
+    ``seen`` lists may hold items of the history, ``unseen`` ones do not. Validation metrics of both go to
+    ``stage.stats[name]``, for SASRec with its epochs.
+
+    Raises:
+        UserError: a setting does not fit the data or the machine, or a checkpoint is damaged.
+    """
+    from dig_ray.catalog.dataset import Dataset
+
+    dataset = Dataset.load(catalog_dir)
+    started = time.monotonic()
+    for name, lists, figures in _results(config, dataset, stage):
+        cases = dataset.cases("test")
+        for suffix, (recs, scores) in lists.items():
+            path = Path(stage.out) / f"recommendations_{name}_{suffix}.parquet"
+            write_recommendations(path, dataset, cases, recs, scores)
+        stage.stats[name] = figures
+        validation = figures["validation"]["unseen"]
+        stage.log(
+            f"baselines: {name} done in {figures['seconds']:.0f} s, validation "
+            f"HR@10 {validation['HR@10']:.4f}, NDCG@10 {validation['NDCG@10']:.4f} (seen items left out)"
+        )
+    stage.stats.update(
+        rows=len(dataset.cases("test").target),
+        split_name=dataset.split_name,
+        split_hash=dataset.split_hash,
+        seconds=round(time.monotonic() - started, 2),
+    )
+
+
+Lists = dict[str, tuple[np.ndarray, np.ndarray]]
+Result = tuple[str, Lists, dict[str, Any]]
+
+
+def recommend_all(
+    name: str, config: BaselinesConfig, dataset: Any, seed: int, work: str | None, log: Callable[[str], None]
+) -> Result:
+    """Train where there is something to train, and recommend for the test and the validation cases.
+
+    Returns:
+        name, ``{"seen" | "unseen": (items, scores)}`` of the test cases, and figures for the manifest.
+    """
+    started = time.monotonic()
+    figures: dict[str, Any] = {}
+    recommend: Callable[[Any, bool], tuple[np.ndarray, np.ndarray]]
+    k = config.top_k
+    if name == "popularity":
+
+        def recommend(cases: Any, unseen: bool) -> tuple[np.ndarray, np.ndarray]:
+            return popularity.recommend_popular(dataset, cases, k, unseen, config.popularity)
+
+    elif name == "repeat_last":
+
+        def recommend(cases: Any, unseen: bool) -> tuple[np.ndarray, np.ndarray]:
+            return popularity.recommend_repeat_last(dataset, cases, k, unseen, config.popularity)
+
+    elif name == "item_knn":
+        table = item_knn.similarity(dataset, config.item_knn)
+
+        def recommend(cases: Any, unseen: bool) -> tuple[np.ndarray, np.ndarray]:
+            return item_knn.recommend(dataset, cases, k, unseen, config.item_knn, table)
+
+    elif name == "sasrec":
+        from dig_ray.baselines import sasrec
+
+        trained = sasrec.train(dataset, config.sasrec, seed, work, log)
+        figures.update(best_epoch=trained.best_epoch, epochs=trained.epochs)
+
+        def recommend(cases: Any, unseen: bool) -> tuple[np.ndarray, np.ndarray]:
+            return sasrec.recommend(trained.model, dataset, cases, k, unseen)
+
+    else:
+        raise UserError(f"baselines.run: there is no baseline {name!r}")
+    valid, test = dataset.cases("valid"), dataset.cases("test")
+    lists = {suffix: recommend(test, unseen) for suffix, unseen in SEEN.items()}
+    figures["validation"] = {
+        suffix: ranking.mean_metrics(ranking.rank_of_target(recommend(valid, unseen)[0], valid.target))
+        for suffix, unseen in SEEN.items()
+    }
+    figures["seconds"] = round(time.monotonic() - started, 2)
+    return name, lists, figures
+
+
+def _results(config: BaselinesConfig, dataset: Any, stage: Stage) -> Iterator[Result]:
+    import ray
+
+    if not ray.is_initialized():
+        for name in config.run:
+            yield recommend_all(name, config, dataset, stage.seed, stage.work, stage.log)
+        return
+    from ray.util.queue import Empty, Queue
+
+    lines = Queue(actor_options={"num_cpus": 0})
+    shared = ray.put(dataset)
+    waiting = [
+        ray.remote(_task)
+        .options(name=f"baselines:{name}", max_retries=2, **(asked := _resources(name, config)))
+        .remote(name, config.model_dump(), shared, stage.seed, stage.work, lines, int(asked["num_cpus"]))
+        for name in sorted(config.run, key=lambda name: name == "sasrec")  # the long one starts last
+    ]
+    try:
+        while waiting:
+            ready, waiting = ray.wait(waiting, timeout=1.0)
+            try:
+                while True:
+                    stage.log(lines.get_nowait())
+            except Empty:
+                pass
+            for result in ray.get(ready):
+                if isinstance(result, str):
+                    raise UserError(result)
+                yield result
+    finally:
+        for task in waiting:
+            ray.cancel(task)
+        lines.shutdown(force=True)
+
+
+def _task(
+    name: str, config: dict[str, Any], dataset: Any, seed: int, work: str, lines: Any, threads: int
+) -> Result | str:
+    """Runs on a Ray worker. A UserError comes back as its sentence: Ray would wrap it in a stack trace."""
+    if name == "sasrec":
+        import torch
+
+        torch.set_num_threads(min(threads, len(os.sched_getaffinity(0))))
+    try:
+        return recommend_all(name, BaselinesConfig(**config), dataset, seed, work, lines.put)
+    except UserError as error:
+        return str(error)
+
+
+def _resources(name: str, config: BaselinesConfig) -> dict[str, float]:
+    """What one task asks of the cluster; never more than a node has, or it would wait for ever."""
+    import ray
+
+    if name != "sasrec":
+        return {"num_cpus": 1}
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    if config.sasrec.device != "cpu" and any(node.get("GPU", 0) >= 1 for node in nodes):
+        return {"num_cpus": 1, "num_gpus": 1}
+    if config.sasrec.device == "cuda":
+        raise UserError(
+            "baselines.sasrec.device is 'cuda' but the Ray cluster has no GPU; use 'auto' or 'cpu'"
+        )
+    most = max(int(node.get("CPU", 1)) for node in nodes)
+    wanted = config.sasrec.num_cpus or min(MOST_THREADS, os.cpu_count() or 1)
+    return {"num_cpus": max(1, min(wanted, most))}
