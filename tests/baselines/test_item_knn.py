@@ -1,0 +1,97 @@
+"""Item-KNN and the baselines without a model against slow, obvious code and on real data."""
+
+import numpy as np
+import pytest
+
+from dig_ray import ranking
+from dig_ray.baselines import item_knn, popularity
+from dig_ray.baselines.config import ItemKnnConfig, PopularityConfig
+
+
+def test_popularity_order_ties_and_history(small):
+    world = small([[2, 2, 1, 0, 3], [1, 4, 3, 0, 2]], 6)  # counts: 1 twice, 2 twice, 3 and 4 once
+    cases = world.cases("test")
+    recs, _ = popularity.recommend_popular(world, cases, 6, exclude_seen=False)
+    assert recs.tolist() == [[1, 2, 3, 4, 0, 5]] * 2
+    recs, scores = popularity.recommend_popular(world, cases, 6, exclude_seen=True)
+    assert recs.tolist() == [[3, 4, 5, -1, -1, -1], [2, 5, -1, -1, -1, -1]]
+    assert np.isneginf(scores[recs == -1]).all() and (np.diff(scores[0, :3]) < 0).all()
+
+
+def test_a_half_life_favours_late_events(small):
+    world = small([[0, 0, 0, 1, 5, 5]], 6)
+    late = popularity.popularity_scores(world, PopularityConfig(half_life=0.5))
+    assert late[1] == 1 and late[0] == pytest.approx(1 / 4 + 1 / 16 + 1 / 64)
+
+
+def test_repeat_last_is_newest_first_then_popular(small):
+    world = small([[2, 1, 2, 0, 3], [4, 4, 4, 1, 5]], 6)
+    cases = world.cases("test")
+    recs, _ = popularity.recommend_repeat_last(world, cases, 5, exclude_seen=False)
+    assert recs.tolist() == [[0, 2, 1, 4, 3], [1, 4, 2, 0, 3]]
+    unseen = popularity.recommend_repeat_last(world, cases, 5, exclude_seen=True)[0]
+    np.testing.assert_array_equal(unseen, popularity.recommend_popular(world, cases, 5, exclude_seen=True)[0])
+
+
+def test_similarity_equals_the_double_loop(chains):
+    config = ItemKnnConfig(window=3, damping=2)
+    offsets, events = chains.train_sequences()
+    n = np.bincount(events, minlength=41) + config.damping
+    want = np.zeros((41, 41))
+    for low, high in zip(offsets[:-1], offsets[1:], strict=True):
+        for i in range(low, high):
+            for j in range(i + 1, min(high, i + 1 + config.window)):
+                weight = float(j - i) ** -config.distance_power
+                want[events[i], events[j]] += weight
+                want[events[j], events[i]] += config.backward * weight
+    want /= n[:, None] ** config.source_power * n[None, :] ** config.target_power
+    np.fill_diagonal(want, 0)
+    np.testing.assert_allclose(item_knn.similarity(chains, config).toarray(), want, rtol=1e-5)
+
+
+def test_pruning_keeps_the_best_and_all_is_no_pruning(chains):
+    full = item_knn.similarity(chains, ItemKnnConfig()).toarray()
+    two = item_knn.similarity(chains, ItemKnnConfig(neighbours=2)).toarray()
+    np.testing.assert_array_equal(np.sort(two, axis=1)[:, -2:], np.sort(full, axis=1)[:, -2:])
+    assert ((two > 0).sum(axis=1) <= 2).all()
+    np.testing.assert_array_equal(item_knn.similarity(chains, ItemKnnConfig(neighbours=41)).toarray(), full)
+
+
+@pytest.mark.parametrize("exclude_seen", [False, True])
+def test_lists_do_not_depend_on_the_chunk(chains, monkeypatch, exclude_seen):
+    cases = chains.cases("test")
+    whole = item_knn.recommend(chains, cases, 20, exclude_seen)
+    monkeypatch.setattr(popularity, "CHUNK_SCORES", 41 * 7)
+    parts = item_knn.recommend(chains, cases, 20, exclude_seen)
+    for one, other in zip(whole, parts, strict=True):
+        np.testing.assert_array_equal(one, other)
+    ranking.check_recs(whole[0], 60, 41)
+    if exclude_seen:
+        for case, row in enumerate(whole[0]):
+            assert not set(row) & set(chains.events[cases.start[case] : cases.end[case]])
+
+
+def test_training_events_only(small):
+    base = [[0, 1, 2, 3], [0, 1, 3, 2], [0, 1, 2, 4]]
+    moved = [s[:2] + s[:1:-1] for s in base]  # swap what is held out
+    a, b = (item_knn.similarity(small(s, 5)) for s in (base, moved))
+    assert (a != b).nnz == 0
+
+
+def test_knn_walks_the_ring(chains):
+    cases = chains.cases("test")
+    knn, _ = item_knn.recommend(chains, cases, 5, exclude_seen=False)
+    popular, _ = popularity.recommend_popular(chains, cases, 5, exclude_seen=False)
+    of_knn, of_popular = (
+        ranking.mean_metrics(ranking.rank_of_target(r, cases.target), (5,)) for r in (knn, popular)
+    )
+    assert of_knn["HR@5"] > 0.7 > of_popular["HR@5"] + 0.3
+
+
+@pytest.mark.slow
+def test_beauty_is_as_strong_as_the_reference(beauty):
+    """The reference for these files, a hand-set item-KNN: Recall@10 .0774, NDCG@10 .0487."""
+    cases = beauty.cases("test")
+    recs, _ = item_knn.recommend(beauty, cases, 10, exclude_seen=True)
+    metrics = ranking.mean_metrics(ranking.rank_of_target(recs, cases.target), (10,))
+    assert metrics["HR@10"] >= 0.084 and metrics["NDCG@10"] >= 0.053
