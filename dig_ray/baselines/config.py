@@ -24,7 +24,7 @@ class ItemKnnConfig(Config):
     distance_power: float = Field(0.5, ge=0)
     backward: float = Field(0.25, ge=0, le=1)
     source_power: float = Field(0.25, ge=0, le=1)
-    target_power: float = Field(0.25, ge=0, le=1)
+    target_power: float = Field(0.12, ge=0, le=1)
     damping: float = Field(5.0, ge=0)
     decay: float = Field(0.5, gt=0, le=1)
     history: int = Field(50, ge=1)

@@ -3,50 +3,35 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
-
-@dataclass(frozen=True)
-class Cases:
-    user: np.ndarray
-    target: np.ndarray
-    start: np.ndarray
-    end: np.ndarray
+from dig_ray.catalog.dataset import Dataset
 
 
-class Small:
-    """The part of a Dataset that evaluation and baselines use; leave-last-out of the given sequences."""
-
-    split_name, split_hash = "leave_last_out", "small"
-
-    def __init__(self, sequences: list[list[int]], n_items: int):
-        lengths = np.array([len(s) for s in sequences])
-        self.offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-        self.events = np.concatenate([np.asarray(s, np.int32) for s in sequences])
-        self.split = np.zeros(len(self.events), np.int8)
-        self.split[self.offsets[1:] - 1] = 2
-        self.split[self.offsets[1:] - 2] = 1
-        self.n_items, self.n_users = n_items, len(sequences)
-        self.item_ids = np.array([f"i{i}" for i in range(n_items)])
-        self.user_ids = np.array([f"u{i}" for i in range(len(sequences))])
-
-    def train_sequences(self) -> tuple[np.ndarray, np.ndarray]:
-        train = self.split == 0
-        return np.concatenate([[0], np.cumsum(train)])[self.offsets], self.events[train]
-
-    def cases(self, name: str) -> Cases:
-        place = np.flatnonzero(self.split == {"valid": 1, "test": 2}[name])
-        user = np.searchsorted(self.offsets, place, side="right") - 1
-        return Cases(user.astype(np.int32), self.events[place], self.offsets[user], place)
+def build(sequences: list[list[int]], n_items: int) -> Dataset:
+    """Items i0, i1 ... and one user per sequence: the last event is test, the one before it valid."""
+    lengths = np.array([len(s) for s in sequences])
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    split = np.zeros(offsets[-1], np.int8)
+    split[offsets[1:] - 2] = 1
+    split[offsets[1:] - 1] = 2
+    return Dataset(
+        items=pa.table({"item_id": [f"i{i}" for i in range(n_items)]}),
+        user_ids=np.array([f"u{i}" for i in range(len(sequences))]),
+        offsets=offsets,
+        events=np.concatenate([np.asarray(s, np.int32) for s in sequences]),
+        split=split,
+        split_name="leave_last_out",
+    )
 
 
 @pytest.fixture(scope="session")
 def small():
-    return Small
+    return build
 
 
 @pytest.fixture(scope="session")
@@ -61,7 +46,7 @@ def chains():
             walk.append(ring * 10 + at % 10)
             at += 1 if rng.random() < 0.9 else 2
         sequences.append(walk)
-    return Small(sequences, 41)
+    return build(sequences, 41)
 
 
 @pytest.fixture(scope="session")
@@ -76,4 +61,4 @@ def beauty():
     table = pq.read_table(path, columns=["user_id", "item_id", "position"]).to_pandas()
     table = table.sort_values(["user_id", "position"], kind="stable")
     sequences = [(g.to_numpy() - 1).tolist() for _, g in table.groupby("user_id")["item_id"]]
-    return Small(sequences, 12_101)
+    return build(sequences, 12_101)
