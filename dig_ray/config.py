@@ -21,10 +21,14 @@ from pydantic import BaseModel, Field, ValidationError
 
 from dig_ray.base import Config
 from dig_ray.baselines.config import BaselinesConfig
+from dig_ray.catalog.config import CatalogConfig
 from dig_ray.cluster import RayConfig
 from dig_ray.embedding.config import TextEmbeddingConfig
 from dig_ray.errors import UserError
+from dig_ray.evaluation.config import EvaluationConfig
+from dig_ray.recommender.config import RecommenderConfig
 from dig_ray.semantic_ids.config import SemanticIdConfig
+from dig_ray.training.config import SftConfig
 
 COMMAND_LINE = "command line"
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
@@ -44,8 +48,12 @@ class RunConfig(Config):
     seed: int = Field(default=0, ge=0, lt=2**32)
     store: str = Field(default="runs", min_length=1)
     ray: RayConfig = RayConfig()
+    catalog: CatalogConfig = CatalogConfig()
     embedding: TextEmbeddingConfig = TextEmbeddingConfig()
     semantic_ids: SemanticIdConfig = SemanticIdConfig()
+    recommender: RecommenderConfig = RecommenderConfig()
+    sft: SftConfig = SftConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
     baselines: BaselinesConfig = BaselinesConfig()
 
 

@@ -36,7 +36,7 @@ class StageSpec:
         inputs: stages whose artifacts it reads.
         code: modules where its code starts; all that they import counts.
         run: ``run(config, stage, inputs)``; imports its room itself, so that planning stays light.
-        seeded: whether the run's seed changes its result.
+        seeded: whether the run's seed changes its result under this config.
         on_ray: whether it needs Ray.
         ignore: dotted keys below ``parts`` that change its speed and not its result.
         files: files from outside the store that it reads.
@@ -48,11 +48,23 @@ class StageSpec:
     inputs: tuple[str, ...]
     code: tuple[str, ...]
     run: Callable[[Any, Stage, Inputs], None]
-    seeded: bool = True
+    seeded: Callable[[Any], bool] = lambda config: True
     on_ray: bool = True
     ignore: tuple[str, ...] = ()
     files: Callable[[Any], Iterable[str | Path]] = lambda config: ()
     wanted: Callable[[Any], bool] = lambda config: True
+
+
+def _catalog(config: Any, stage: Stage, inputs: Inputs) -> None:
+    from dig_ray.catalog.stage import run
+
+    run(config.catalog, stage)
+
+
+def _catalog_files(config: Any) -> Iterable[str]:
+    from dig_ray.catalog.config import input_files
+
+    return input_files(config.catalog)
 
 
 def _embedding(config: Any, stage: Stage, inputs: Inputs) -> None:
@@ -64,7 +76,8 @@ def _embedding(config: Any, stage: Stage, inputs: Inputs) -> None:
 def _semantic_ids(config: Any, stage: Stage, inputs: Inputs) -> None:
     from dig_ray.semantic_ids.stage import run
 
-    run(config.semantic_ids, stage, inputs["embedding"] / "embeddings.parquet", inputs["catalog"])
+    vectors = inputs["embedding"] / "embeddings.parquet" if "embedding" in inputs else None
+    run(config.semantic_ids, stage, vectors, inputs["catalog"])
 
 
 def _baselines(config: Any, stage: Stage, inputs: Inputs) -> None:
@@ -73,20 +86,37 @@ def _baselines(config: Any, stage: Stage, inputs: Inputs) -> None:
     run(config.baselines, stage, inputs["catalog"])
 
 
+def _sft(config: Any, stage: Stage, inputs: Inputs) -> None:
+    from dig_ray.training.stage import run
+
+    run(config.sft, config.recommender, stage, inputs["catalog"], inputs["semantic_ids"])
+
+
 STAGES: tuple[StageSpec, ...] = (
+    StageSpec(
+        name="catalog",
+        parts=("catalog",),
+        inputs=(),
+        code=("dig_ray.catalog.stage",),
+        run=_catalog,
+        seeded=lambda config: config.catalog.source == "demo" and config.catalog.demo.seed is None,
+        on_ray=False,
+        files=_catalog_files,
+    ),
     StageSpec(
         name="embedding",
         parts=("embedding",),
         inputs=("catalog",),
         code=("dig_ray.embedding.stage",),
         run=_embedding,
-        seeded=False,
+        seeded=lambda config: False,
         ignore=(
             "embedding.num_actors",
             "embedding.num_cpus",
             "embedding.num_gpus",
             "embedding.rows_per_part",
         ),
+        wanted=lambda config: config.semantic_ids.method != "file",
     ),
     StageSpec(
         name="semantic_ids",
@@ -94,6 +124,8 @@ STAGES: tuple[StageSpec, ...] = (
         inputs=("catalog", "embedding"),
         code=("dig_ray.semantic_ids.stage",),
         run=_semantic_ids,
+        on_ray=False,
+        ignore=("semantic_ids.rqvae.checkpoint_seconds",),
         files=lambda config: [config.semantic_ids.path] if config.semantic_ids.path else [],
     ),
     StageSpec(
@@ -103,6 +135,14 @@ STAGES: tuple[StageSpec, ...] = (
         code=("dig_ray.baselines.stage",),
         run=_baselines,
         wanted=lambda config: bool(config.baselines.run),
+    ),
+    StageSpec(
+        name="sft",
+        parts=("sft", "recommender"),
+        inputs=("catalog", "semantic_ids"),
+        code=("dig_ray.training.stage",),
+        run=_sft,
+        ignore=("sft.cpus_per_worker", "sft.max_failures"),
     ),
 )
 
@@ -165,7 +205,7 @@ def plan(config: Any, stages: Sequence[StageSpec], store: Store) -> list[Step]:
             config=settings,
             inputs={name: steps[name].recipe.fingerprint for name in spec.inputs if name in steps},
             code=code_hash(spec.code),
-            seed=config.seed if spec.seeded else 0,
+            seed=config.seed if spec.seeded(config) else 0,
             files=hash_input_files(spec.files(config), store.local / ".verified" / "inputs.json"),
         )
         steps[spec.name] = Step(spec, recipe)
@@ -233,6 +273,9 @@ def run_pipeline(
 
             def work(stage: Stage, spec: StageSpec = spec, inputs: Inputs = inputs) -> None:
                 spec.run(config, stage, inputs)
+                if "catalog" in done:  # every number stands beside the split it was taken on
+                    for key in ("split_name", "split_hash"):
+                        stage.stats.setdefault(key, done["catalog"].stats.get(key))
 
             artifact, fresh = store.build(
                 recipe, work, force=forced, log=lambda line: log(f"      {line}"), before=begin
