@@ -1,0 +1,38 @@
+"""From a config to raw tables: the one place that knows all sources."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+
+from dig_ray.catalog.build import Raw
+from dig_ray.catalog.columns import interactions_table, items_table
+from dig_ray.catalog.config import CatalogConfig
+from dig_ray.catalog.tables import read_table
+
+
+def read_raw(config: CatalogConfig, seed: int = 0, log: Callable[[str], None] = print) -> Raw:
+    """Read, download or generate what ``config.source`` names.
+
+    Args:
+        config: the catalogue's settings.
+        seed: seeds the demo world, unless it has a seed of its own.
+        log: prints one line of progress.
+
+    Raises:
+        UserError: a file cannot be used; see the readers.
+    """
+    return _read_plain(config)
+
+
+def _read_plain(config: CatalogConfig) -> Raw:
+    assert config.interactions is not None
+    notes: Counter[str] = Counter()
+    items = None
+    if config.items is not None:
+        items = items_table(read_table(config.items.path, notes), config.items, config.max_text_chars, notes)
+    table = read_table(config.interactions.path, notes)
+    interactions = interactions_table(table, config.interactions, config.split == "given", notes)
+    return Raw(
+        items, interactions, notes, config.items.path if config.items else "items", config.interactions.path
+    )
