@@ -1,0 +1,321 @@
+"""Recommending with a policy: every test user over the full catalogue, decoded on Ray Data.
+
+Users are sorted by history length and cut into batches whose composition never depends on the number of actors, so two runs give equal
+bytes. Batches that came back are kept as part files; after a kill only the missing ones are decoded.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dig_ray.base import Stage
+from dig_ray.errors import UserError
+from dig_ray.evaluation.config import EvaluationConfig
+from dig_ray.evaluation.recommendations import write_recommendations
+from dig_ray.parts import read_part, write_part
+
+if TYPE_CHECKING:
+    from dig_ray.catalog.dataset import Cases, Dataset
+    from dig_ray.recommender.policy import SidPolicy
+    from dig_ray.semantic_ids.prefix_table import PrefixTable
+    from dig_ray.semantic_ids.sid_catalog import SidCatalog
+
+INVALID_SAMPLE = 1000  # users whose free decoding is looked at: +-3 points on a rate
+SECONDS_BETWEEN_LINES = 10.0
+
+
+@dataclass
+class Decoder:
+    """A loaded policy, ready to rank histories.
+
+    Attributes:
+        about: the policy's ``policy.json``.
+    """
+
+    policy: SidPolicy
+    sids: SidCatalog
+    table: PrefixTable
+    about: dict[str, Any]
+
+    @staticmethod
+    def load(policy_dir: Path, sids: SidCatalog, use_gpu: bool = False) -> Decoder:
+        """Read a policy; UserError when it is damaged or was trained on other Semantic IDs."""
+        from dig_ray.recommender.backbone import load_policy
+        from dig_ray.semantic_ids.prefix_table import build_prefix_table
+
+        policy, _, about = load_policy(policy_dir, sids)
+        if use_gpu:
+            policy.model.to("cuda")
+        return Decoder(
+            policy=policy,
+            sids=sids,
+            table=build_prefix_table(sids.codes, sids.suffix, sids.sizes, sids.n_suffix),
+            about=about,
+        )
+
+    def recommend(
+        self, histories: list[np.ndarray], beam: int, k: int
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Best ``k`` items per history, seen ones allowed and left out: (items, scores, items, scores), each (B, k)."""
+        import torch
+
+        from dig_ray.recommender.decoding import BeamSearcher, pad_prompts
+        from dig_ray.recommender.tasks import SidStream
+
+        stream = SidStream(self.sids, self.policy.sid_start)
+        latest = int(self.about["max_history"])
+        prompts, lengths = pad_prompts(
+            [stream.prompt(h[-latest:], self.policy.bos) for h in histories], self.policy.pad
+        )
+        seen = np.full((len(histories), max(len(h) for h in histories)), -1, np.int64)
+        for row, history in enumerate(histories):
+            seen[row, : len(history)] = history
+        searcher = BeamSearcher(self.policy, self.table, max(beam, k), self.about["normalizer"])
+        device = self.policy.device
+        tensors = [torch.from_numpy(a).to(device) for a in (prompts, lengths, seen)]
+        both = searcher.search_both(*tensors)
+        out: list[np.ndarray] = []
+        for beams in both:
+            short = max(0, k - beams.items.shape[1])
+            items, scores = beams.items[:, :k].cpu().numpy(), beams.scores[:, :k].cpu().numpy()
+            out.append(np.pad(items, ((0, 0), (0, short)), constant_values=-1).astype(np.int32))
+            out.append(np.pad(scores, ((0, 0), (0, short)), constant_values=-np.inf).astype(np.float32))
+        return out[0], out[1], out[2], out[3]
+
+    def free_invalid(self, histories: list[np.ndarray], beam: int) -> np.ndarray:
+        """Bool (B, beam): which beams of unconstrained decoding are no item's codes."""
+        import torch
+
+        from dig_ray.recommender.decoding import pad_prompts, unconstrained_invalid
+        from dig_ray.recommender.tasks import SidStream
+
+        stream = SidStream(self.sids, self.policy.sid_start)
+        latest = int(self.about["max_history"])
+        prompts, lengths = pad_prompts(
+            [stream.prompt(h[-latest:], self.policy.bos) for h in histories], self.policy.pad
+        )
+        device = self.policy.device
+        return unconstrained_invalid(
+            self.policy,
+            self.table,
+            int(self.about["levels"]),
+            torch.from_numpy(prompts).to(device),
+            torch.from_numpy(lengths).to(device),
+            beam,
+        ).numpy()
+
+
+def run(
+    config: EvaluationConfig, stage: Stage, catalog_dir: Path, semantic_ids_dir: Path, policy_dir: Path
+) -> None:
+    """Write ``recommendations_policy_<seen|unseen>.parquet`` for every test case and ``decoding.json``.
+
+    Raises:
+        UserError: the policy is damaged or belongs to other Semantic IDs; there is no test case.
+    """
+    from dig_ray.catalog.dataset import Dataset
+    from dig_ray.recommender.tasks import check_same_items
+    from dig_ray.semantic_ids.sid_catalog import SidCatalog
+
+    started = time.monotonic()
+    dataset = Dataset.load(catalog_dir)
+    sids = SidCatalog.load(semantic_ids_dir / "semantic_ids.parquet")
+    check_same_items(sids, dataset, semantic_ids_dir)
+    cases = dataset.cases("test")
+    if not len(cases):
+        raise UserError("evaluation: the test split is empty; check catalog.split")
+    Decoder.load(policy_dir, sids)  # a damaged policy is said here, in one sentence, not by a worker
+    k = max(config.ks)
+    order = np.argsort(cases.end - cases.start, kind="stable")
+    batches = [order[i : i + config.batch_size] for i in range(0, len(order), config.batch_size)]
+    results: dict[int, dict[str, np.ndarray]] = {}
+    for number, batch in enumerate(batches):
+        part = read_part(stage.work, f"decoded-{number:06d}.parquet", len(batch))
+        if part is not None:
+            results[number] = _from_table(part)
+    todo = [n for n in range(len(batches)) if n not in results]
+    resumed = sum(len(batches[n]) for n in results)
+    stage.log(
+        f"recommend: {len(order):,} users, {dataset.n_items:,} items, beam {max(config.beam, k)}"
+        + (f"; {resumed:,} users were done before" if resumed else "")
+    )
+    begin = last = time.monotonic()
+    decoded = 0
+    for number, result in _decode_on_ray(config, dataset, cases, sids, policy_dir, batches, todo, k):
+        results[number] = result
+        write_part(stage.work, f"decoded-{number:06d}.parquet", _to_table(result))
+        decoded += len(batches[number])
+        now = time.monotonic()
+        if now - last > SECONDS_BETWEEN_LINES:
+            last = now
+            rate = decoded / (now - begin)
+            left = (len(order) - resumed - decoded) / rate
+            stage.log(
+                f"recommend: {resumed + decoded:,}/{len(order):,} users, {rate:.0f} users/s, about {left:.0f} s left"
+            )
+    joined = {
+        name: _scatter(order, np.concatenate([results[n][name] for n in range(len(batches))]))
+        for name in ("items_seen", "scores_seen", "items_unseen", "scores_unseen")
+    }
+    if len(joined["items_seen"]) != len(cases):
+        raise RuntimeError(f"recommended for {len(joined['items_seen'])} of {len(cases)} test users")
+    for suffix in ("seen", "unseen"):
+        write_recommendations(
+            stage.out / f"recommendations_policy_{suffix}.parquet",
+            dataset,
+            cases,
+            joined[f"items_{suffix}"],
+            joined[f"scores_{suffix}"],
+        )
+    figures: dict[str, Any] = {
+        "beam": max(config.beam, k),
+        "short_lists": int((joined["items_seen"] < 0).any(1).sum()),
+    }
+    if config.unconstrained:
+        figures["unconstrained_invalid_rate"] = _invalid_rate(dataset, cases, sids, policy_dir)
+    (stage.out / "decoding.json").write_text(json.dumps(figures, indent=1) + "\n")
+    stage.stats.update(rows=len(cases), seconds=round(time.monotonic() - started, 1), **figures)
+
+
+def _invalid_rate(dataset: Dataset, cases: Cases, sids: SidCatalog, policy_dir: Path) -> float:
+    """Share of the top-10 beams of free decoding that are no item, over evenly spaced test users."""
+    chosen = np.unique(np.linspace(0, len(cases) - 1, min(INVALID_SAMPLE, len(cases))).astype(np.int64))
+    decoder = Decoder.load(policy_dir, sids)
+    bad = [
+        decoder.free_invalid(_histories(dataset, cases, chosen[i : i + 64]), beam=10)
+        for i in range(0, len(chosen), 64)
+    ]
+    return round(float(np.concatenate(bad).mean()), 4)
+
+
+def _histories(dataset: Dataset, cases: Cases, rows: np.ndarray) -> list[np.ndarray]:
+    return [dataset.events[int(cases.start[c]) : int(cases.end[c])] for c in rows]
+
+
+class _Worker:
+    """The Ray Data actor: holds the policy and decodes whole batches."""
+
+    def __init__(self, shared: Any, policy_dir: str, beam: int, k: int, threads: int, use_gpu: bool) -> None:
+        import ray
+        import torch
+
+        torch.set_num_threads(threads)
+        sids, self.histories = ray.get(shared)
+        self.decoder = Decoder.load(Path(policy_dir), sids, use_gpu)
+        self.beam, self.k = beam, k
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, Any]:
+        number = int(batch["batch"][0])
+        items, scores, unseen, unseen_scores = self.decoder.recommend(
+            self.histories[number], self.beam, self.k
+        )
+        return {
+            "batch": [number],
+            "rows": [len(items)],
+            "items_seen": [items.tobytes()],
+            "scores_seen": [scores.tobytes()],
+            "items_unseen": [unseen.tobytes()],
+            "scores_unseen": [unseen_scores.tobytes()],
+        }
+
+
+def _decode_on_ray(
+    config: EvaluationConfig,
+    dataset: Dataset,
+    cases: Cases,
+    sids: SidCatalog,
+    policy_dir: Path,
+    batches: list[np.ndarray],
+    todo: list[int],
+    k: int,
+) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+    """Yield (batch number, arrays) in the order they come back."""
+    if not todo:
+        return
+    import ray
+    from ray.data import ActorPoolStrategy, DataContext
+
+    if not ray.is_initialized():
+        ray.init(
+            address="local",
+            num_cpus=max(4, os.cpu_count() or 1),
+            include_dashboard=False,
+            log_to_driver=False,
+        )
+    total = ray.cluster_resources()
+    gpus = config.num_gpus if config.num_gpus is not None else (1.0 if total.get("GPU", 0) >= 1 else 0.0)
+    actors = min(
+        len(todo), config.num_actors or (int(total["GPU"] // gpus) if gpus else max(1, len(ray.nodes())))
+    )
+    threads = max(1, (os.cpu_count() or 1) * len(ray.nodes()) // actors)
+    shared = ray.put((sids, {n: _histories(dataset, cases, batches[n]) for n in todo}))
+    context = DataContext.get_current()
+    bars, context.enable_progress_bars = context.enable_progress_bars, False
+    logger = logging.getLogger("ray.data")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        rows = [{"batch": n} for n in todo]
+        decoded = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
+            _Worker,
+            fn_constructor_kwargs={
+                "shared": shared,
+                "policy_dir": str(policy_dir),
+                "beam": config.beam,
+                "k": k,
+                "threads": threads,
+                "use_gpu": gpus > 0,
+            },
+            compute=ActorPoolStrategy(min_size=1, max_size=actors),
+            batch_size=1,
+            num_cpus=config.num_cpus,
+            num_gpus=gpus or None,
+        )
+        for row in decoded.iter_rows():
+            n = int(row["rows"])
+            yield (
+                int(row["batch"]),
+                {
+                    name: np.frombuffer(row[name], dtype=np.int32 if "items" in name else np.float32).reshape(
+                        n, -1
+                    )
+                    for name in ("items_seen", "scores_seen", "items_unseen", "scores_unseen")
+                },
+            )
+    finally:
+        context.enable_progress_bars = bars
+        logger.setLevel(level)
+
+
+def _to_table(result: dict[str, np.ndarray]) -> Any:
+    import pyarrow as pa
+
+    return pa.table(
+        {
+            name: pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(a).reshape(-1)), a.shape[1])
+            for name, a in result.items()
+        }
+    )
+
+
+def _from_table(table: Any) -> dict[str, np.ndarray]:
+    return {
+        name: np.array(table.column(name).combine_chunks().flatten()).reshape(table.num_rows, -1)
+        for name in table.column_names
+    }
+
+
+def _scatter(order: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Rows back in the order of the cases."""
+    out = np.empty_like(values)
+    out[order] = values
+    return out

@@ -1,0 +1,64 @@
+"""Scoring: every recommender's lists into one table, with intervals and paired differences.
+
+All lists are scored by the same function on the same cases, with seen items allowed and left out; the split's name and hash stand in
+the result, because a figure without them cannot be compared with anything.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from dig_ray.base import Stage
+from dig_ray.evaluation.config import EvaluationConfig
+
+POLICY = "policy"
+
+
+def run(config: EvaluationConfig, stage: Stage, catalog_dir: Path, list_dirs: list[Path]) -> None:
+    """Write ``metrics.json``: per recommender and seen-items rule all metrics, and policy minus each baseline, paired.
+
+    Args:
+        list_dirs: artifacts that hold ``recommendations_<name>_<seen|unseen>.parquet``.
+    """
+    from dig_ray.catalog.dataset import Dataset
+    from dig_ray.evaluation.comparison import compare
+    from dig_ray.evaluation.metrics import evaluate
+    from dig_ray.evaluation.recommendations import read_recommendations
+
+    dataset = Dataset.load(catalog_dir)
+    cases = dataset.cases("test")
+    files = sorted(f for d in list_dirs for f in d.glob("recommendations_*_*.parquet"))
+    results: dict[str, dict[str, object]] = {}
+    lists = {}
+    for file in files:
+        name, rule = file.stem.removeprefix("recommendations_").rsplit("_", 1)
+        recs = read_recommendations(file, dataset, cases)
+        lists[name, rule] = recs
+        results.setdefault(name, {})[rule] = evaluate(
+            dataset, cases, recs, ks=config.ks, seed=config.seed, n_bootstrap=config.n_bootstrap
+        )
+        stage.log(f"evaluation: {name} ({rule}) scored on {len(cases):,} test users")
+    paired: dict[str, dict[str, object]] = {}
+    if config.n_bootstrap:
+        for (name, rule), recs in lists.items():
+            if name != POLICY and (POLICY, rule) in lists:
+                paired.setdefault(name, {})[rule] = compare(
+                    dataset,
+                    cases,
+                    recs,
+                    lists[POLICY, rule],
+                    ks=config.ks,
+                    seed=config.seed,
+                    n_bootstrap=config.n_bootstrap,
+                )
+    report = {
+        "split_name": dataset.split_name,
+        "split_hash": dataset.split_hash,
+        "test_users": len(cases),
+        "items": dataset.n_items,
+        "results": results,
+        "policy_minus": paired,
+    }
+    (stage.out / "metrics.json").write_text(json.dumps(report, indent=1) + "\n")
+    stage.stats.update(rows=len(cases), split_name=dataset.split_name, split_hash=dataset.split_hash)

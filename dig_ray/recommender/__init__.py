@@ -1,0 +1,1 @@
+"""Semantic IDs to the next Semantic ID: vocabulary, tasks, backbones and constrained decoding."""

@@ -1,0 +1,235 @@
+"""Building, saving and loading a policy: the model, its tokenizer, and which catalogue it speaks.
+
+The vocabulary is always [text tokens][SID tokens] or, from scratch, [bos, pad, eos][SID tokens][text tokens]: SID tokens are one
+contiguous range. A saved policy is a Hugging Face directory plus ``policy.json``, which names the SID catalogue it was trained on, so
+that a policy is never decoded against another.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dig_ray.errors import UserError
+from dig_ray.recommender.config import RecommenderConfig
+from dig_ray.recommender.policy import SidPolicy
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from transformers import PreTrainedTokenizerBase
+
+    from dig_ray.semantic_ids.sid_catalog import SidCatalog
+
+BOS, PAD, EOS = "<bos>", "<pad>", "<eos>"
+TEXT_TASKS = {"title_to_sid", "sid_to_title", "interests_to_sid", "sid_to_interests", "user_interests_to_sid"}
+
+
+def needs_text(config: RecommenderConfig) -> bool:
+    """Whether any task with weight reads or writes words."""
+    return any(weight > 0 and task in TEXT_TASKS for task, weight in config.tasks.items())
+
+
+def build_tokenizer(
+    config: RecommenderConfig, sids: SidCatalog, texts: Iterable[str]
+) -> PreTrainedTokenizerBase:
+    """The policy's tokenizer, SID tokens included.
+
+    From scratch: special tokens, SID tokens, then byte-pair tokens learnt on ``texts`` (only if a text task is on). For a pretrained
+    model: its own tokenizer with the SID tokens added.
+    """
+    names = sids.token_strings
+    if config.backbone != "decoder":
+        from transformers import AutoTokenizer
+
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(config.backbone, revision=config.revision)
+        except (OSError, ValueError) as error:
+            raise _cannot_load(config, error) from None
+        tokenizer.add_tokens(names, special_tokens=True)
+        if tokenizer.pad_token is None:
+            tokenizer.pad_token = tokenizer.eos_token
+        return tokenizer
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    special = [BOS, PAD, EOS, *names]
+    if needs_text(config):
+        raw = Tokenizer(models.BPE())
+        raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        raw.decoder = decoders.ByteLevel()
+        raw.train_from_iterator(
+            texts,
+            trainers.BpeTrainer(
+                vocab_size=len(special) + config.decoder.text_vocabulary,
+                special_tokens=special,
+                initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+                show_progress=False,
+            ),
+        )
+    else:
+        raw = Tokenizer(models.WordLevel({t: i for i, t in enumerate(special)}, unk_token=PAD))
+        raw.add_special_tokens(special)
+    return PreTrainedTokenizerFast(tokenizer_object=raw, bos_token=BOS, pad_token=PAD, eos_token=EOS)
+
+
+def build_policy(
+    config: RecommenderConfig, sids: SidCatalog, tokenizer: PreTrainedTokenizerBase, seed: int
+) -> SidPolicy:
+    """A fresh policy on the CPU: random weights from scratch, or the pretrained model with new SID rows (and LoRA if asked)."""
+    import torch
+    from transformers import set_seed
+
+    set_seed(seed)
+    names = sids.token_strings
+    sid_start = tokenizer.convert_tokens_to_ids(names[0])
+    if config.backbone == "decoder":
+        model = _scratch_decoder(config, tokenizer)
+    else:
+        from transformers import AutoModelForCausalLM
+
+        try:
+            model = AutoModelForCausalLM.from_pretrained(
+                config.backbone, revision=config.revision, dtype=getattr(torch, config.dtype)
+            )
+        except (OSError, ValueError) as error:
+            raise _cannot_load(config, error) from None
+        if len(tokenizer) > model.get_input_embeddings().num_embeddings:
+            model.resize_token_embeddings(len(tokenizer), mean_resizing=True)
+        if config.lora is not None:
+            model = _with_lora(model, config, range(sid_start, sid_start + len(names)))
+    return policy_of(model, tokenizer, sid_start, len(names))
+
+
+def policy_of(model: Any, tokenizer: PreTrainedTokenizerBase, sid_start: int, n_sid: int) -> SidPolicy:
+    bos = tokenizer.bos_token_id
+    if bos is None:  # Qwen has none; its end-of-text token opens a document as well
+        bos = tokenizer.eos_token_id
+    return SidPolicy(
+        model=model, sid_start=sid_start, n_sid=n_sid, bos=int(bos), pad=int(tokenizer.pad_token_id)
+    )
+
+
+def add_embedding_dropout(policy: SidPolicy, rate: float) -> None:
+    """Dropout on token embeddings while training; the architecture itself has none there."""
+    if rate <= 0:
+        return
+    from torch.nn.functional import dropout
+
+    def hook(module: Any, _inputs: Any, output: Any) -> Any:
+        return dropout(output, rate, training=module.training)
+
+    policy.causal_lm.get_input_embeddings().register_forward_hook(hook)
+
+
+def _scratch_decoder(config: RecommenderConfig, tokenizer: PreTrainedTokenizerBase) -> Any:
+    import torch
+    from transformers import Phi3Config, Phi3ForCausalLM
+
+    size = config.decoder
+    model = Phi3ForCausalLM(
+        Phi3Config(
+            vocab_size=len(tokenizer),
+            hidden_size=size.hidden_size,
+            intermediate_size=size.ffn_size,
+            num_hidden_layers=size.num_layers,
+            num_attention_heads=size.num_heads,
+            num_key_value_heads=size.num_heads,
+            max_position_embeddings=4096,
+            original_max_position_embeddings=4096,
+            resid_pdrop=size.dropout,
+            attention_dropout=size.attention_dropout,
+            tie_word_embeddings=True,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+    return model.to(getattr(torch, config.dtype))
+
+
+def _with_lora(model: Any, config: RecommenderConfig, sid_ids: range) -> Any:
+    """Wrap with PEFT; the new SID rows train in the embedding and, when it is not tied to it, in the head too."""
+    import peft
+
+    assert config.lora is not None
+    names = {id(module): name.rsplit(".", 1)[-1] for name, module in model.named_modules()}
+    trainable = {names[id(model.get_input_embeddings())]: list(sid_ids)}
+    if not model.config.tie_word_embeddings:
+        trainable[names[id(model.get_output_embeddings())]] = list(sid_ids)
+    target = config.lora.target_modules
+    return peft.get_peft_model(
+        model,
+        peft.LoraConfig(
+            task_type="CAUSAL_LM",
+            r=config.lora.rank,
+            lora_alpha=config.lora.alpha,
+            lora_dropout=config.lora.dropout,
+            target_modules=target if isinstance(target, str) else list(target),
+            trainable_token_indices=trainable,
+        ),
+    )
+
+
+def write_about(directory: Path, about: dict[str, Any]) -> None:
+    """Write ``policy.json``: what a reader needs besides the weights.
+
+    Keys: sid_fingerprint, n_sid, first_sid_token, normalizer, max_history, levels, base_model (under LoRA, else None), base_revision.
+    """
+    (directory / "policy.json").write_text(json.dumps(about, indent=1, sort_keys=True) + "\n")
+
+
+def load_policy(
+    directory: Path, sids: SidCatalog
+) -> tuple[SidPolicy, PreTrainedTokenizerBase, dict[str, Any]]:
+    """Read a policy back in eval mode, refusing one trained on another SID catalogue.
+
+    Returns the policy, its tokenizer and the content of ``policy.json``.
+    """
+    from safetensors import SafetensorError
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    about_path = directory / "policy.json"
+    try:
+        about = json.loads(about_path.read_text())
+    except FileNotFoundError:
+        raise UserError(
+            f"{directory}: no policy.json here, so this is not a saved policy; train one first"
+        ) from None
+    except json.JSONDecodeError as error:
+        raise UserError(f"{about_path}: not valid JSON ({error}); train the policy again") from None
+    if about.get("sid_fingerprint") != sids.fingerprint:
+        raise UserError(
+            f"{directory}: this policy was trained on Semantic IDs {str(about.get('sid_fingerprint'))[:12]}, not on "
+            f"{sids.fingerprint[:12]}; use the semantic_ids artifact it was trained with, or train again"
+        )
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(directory)
+        if about["base_model"] is not None:
+            import peft
+
+            base = AutoModelForCausalLM.from_pretrained(
+                about["base_model"], revision=about["base_revision"], dtype="auto"
+            )
+            if len(tokenizer) > base.get_input_embeddings().num_embeddings:
+                base.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+            model: Any = peft.PeftModel.from_pretrained(base, str(directory))
+        else:
+            model = AutoModelForCausalLM.from_pretrained(directory, dtype="auto")
+    except (SafetensorError, OSError, ValueError) as error:
+        reason = str(error).splitlines()[0][:200]
+        raise UserError(
+            f"{directory}: the policy's files cannot be read ({reason}); train it again"
+        ) from None
+    model.eval()
+    sid_start = tokenizer.convert_tokens_to_ids(about["first_sid_token"])
+    return policy_of(model, tokenizer, sid_start, about["n_sid"]), tokenizer, about
+
+
+def _cannot_load(config: RecommenderConfig, error: Exception) -> UserError:
+    reason = str(error).splitlines()[0][:200]
+    return UserError(
+        f"recommender.backbone={config.backbone!r} could not be loaded ({reason}); give 'decoder', a directory, or a model id "
+        "that this machine can download"
+    )

@@ -1,0 +1,177 @@
+"""What every SFT worker runs, and the plain data it needs.
+
+``sft_worker`` is Ray Train's ``train_loop_per_worker``; everything in it also runs in one plain process.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dig_ray.recommender.config import RecommenderConfig
+from dig_ray.semantic_ids.prefix_table import PrefixTable
+from dig_ray.training.config import SftConfig
+
+
+@dataclass(frozen=True)
+class SftJob:
+    """All a worker needs, as plain data that travels through Ray's object store.
+
+    Attributes:
+        arrays: packed batches of ``packed_arrays``.
+        valid_prompts, valid_targets: validation histories (vocabulary ids) and targets.
+        texts: what a from-scratch tokenizer learns its words on, when a text task is on.
+        threads: torch threads per worker.
+    """
+
+    sft: SftConfig
+    recommender: RecommenderConfig
+    seed: int
+    table: PrefixTable
+    arrays: dict[str, np.ndarray]
+    valid_prompts: list[np.ndarray]
+    valid_targets: np.ndarray
+    sids: Any
+    texts: list[str]
+    threads: int
+
+    @property
+    def useful_tokens(self) -> int:
+        return int((self.arrays["document"] >= 0).sum())
+
+
+def steps_per_epoch(job: SftJob) -> int:
+    """Optimisation steps an epoch: the last, smaller one counts."""
+    return -(-len(job.arrays["input_ids"]) // job.sft.rows_per_step)
+
+
+def trainer_arguments(job: SftJob, output: str) -> Any:
+    """The job's settings under TRL's names."""
+    from trl import SFTConfig as TrlSftConfig
+
+    sft = job.sft
+    every = steps_per_epoch(job) * sft.eval_every_epochs
+    options: dict[str, Any] = {}
+    if sft.parallel == "fsdp" and sft.num_workers > 1:
+        options["fsdp"] = "full_shard auto_wrap"
+    return TrlSftConfig(
+        output_dir=output,
+        num_train_epochs=sft.epochs,
+        per_device_train_batch_size=sft.rows_per_step // (sft.num_workers * sft.gradient_accumulation),
+        gradient_accumulation_steps=sft.gradient_accumulation,
+        learning_rate=sft.learning_rate,
+        weight_decay=sft.weight_decay,
+        adam_beta2=sft.adam_beta2,
+        warmup_steps=sft.warmup_steps,
+        lr_scheduler_type=sft.schedule,
+        max_grad_norm=sft.max_grad_norm,
+        bf16=sft.precision == "bfloat16",
+        gradient_checkpointing=sft.gradient_checkpointing,
+        use_cpu=not sft.use_gpu,
+        seed=job.seed,
+        data_seed=job.seed,
+        eval_strategy="steps",
+        eval_steps=every,
+        save_strategy="steps",
+        save_steps=every,
+        save_total_limit=1,
+        logging_steps=max(1, steps_per_epoch(job) // 4),
+        logging_nan_inf_filter=False,
+        disable_tqdm=True,
+        report_to="none",
+        remove_unused_columns=False,
+        dataloader_num_workers=0,
+        dataloader_pin_memory=sft.use_gpu,
+        average_tokens_across_devices=True,
+        ddp_find_unused_parameters=False,
+        max_length=None,
+        packing=False,
+        dataset_kwargs={"skip_prepare_dataset": True},
+        **options,
+    )
+
+
+def make_trainer(job: SftJob, output: str, callbacks: list[Any] | None = None) -> Any:
+    """Policy, loss, data and trainer of one worker."""
+    import torch
+    from transformers import PrinterCallback
+
+    from dig_ray.recommender.backbone import add_embedding_dropout, build_policy, build_tokenizer
+    from dig_ray.recommender.decoding import BeamSearcher
+    from dig_ray.recommender.objective import SidLoss
+    from dig_ray.training.sft_trainer import SidTrainer, StopWhenStale, ValidationSet
+
+    tokenizer = build_tokenizer(job.recommender, job.sids, job.texts)
+    policy = build_policy(job.recommender, job.sids, tokenizer, job.seed)
+    if job.recommender.backbone == "decoder":
+        add_embedding_dropout(policy, job.recommender.decoder.embedding_dropout)
+    arguments = trainer_arguments(job, output)
+    names = {"label": "labels"}
+    arrays = {names.get(k, k): torch.from_numpy(np.ascontiguousarray(v)) for k, v in job.arrays.items()}
+    trainer = SidTrainer(
+        policy=policy,
+        loss=SidLoss(job.table, job.recommender.normalizer, job.sft.label_smoothing),
+        arrays=arrays,
+        valid=ValidationSet(job.valid_prompts, job.valid_targets, policy.pad),
+        searcher=lambda: BeamSearcher(policy, job.table, job.sft.valid_beam, job.recommender.normalizer),
+        args=arguments,
+        tokenizer=tokenizer,
+        callbacks=[StopWhenStale(job.sft.patience), *(callbacks or [])],
+    )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def sft_worker(config: dict[str, Any]) -> None:
+    """Ray Train worker: train, report a full checkpoint at every validation, resume from the latest one."""
+    import ray
+    import ray.train
+    import torch
+
+    job: SftJob = ray.get(config["job"]) if isinstance(config["job"], ray.ObjectRef) else config["job"]
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    torch.set_num_threads(job.threads)
+    _train(job)
+
+
+def _train(job: SftJob) -> None:
+    import ray.train
+    from ray.train.huggingface.transformers import RayTrainReportCallback, prepare_trainer
+
+    from dig_ray.training.sft_trainer import ProgressLines
+
+    context = ray.train.get_context()
+    lead = context.get_world_rank() == 0
+    with tempfile.TemporaryDirectory() as output:
+        callbacks: list[Any] = [RayTrainReportCallback()]
+        if lead:
+            per_step = job.useful_tokens / steps_per_epoch(job)
+            callbacks.append(ProgressLines(lambda line: print(line, flush=True), per_step))
+        trainer = prepare_trainer(make_trainer(job, output, callbacks))
+        checkpoint = ray.train.get_checkpoint()
+        if checkpoint is None:
+            trainer.train()
+            return
+        with checkpoint.as_directory() as directory:
+            saved = Path(directory) / "checkpoint"
+            if _stopped(saved, job.sft.patience):
+                return
+            resume = Path(output) / "resume"
+            shutil.copytree(saved, resume)
+        trainer.train(resume_from_checkpoint=str(resume))
+
+
+def _stopped(checkpoint: Path, patience: int) -> bool:
+    """Whether training had already ended when this checkpoint was written."""
+    from transformers import TrainerState
+
+    from dig_ray.training.sft_trainer import validations_since_best
+
+    state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+    return state.global_step >= state.max_steps or validations_since_best(state.log_history) >= patience

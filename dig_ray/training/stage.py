@@ -1,0 +1,223 @@
+"""The SFT stage: documents, packing, Ray Train, and the best checkpoint as a published policy.
+
+Ray Train's run is named after the stage's fingerprint and stored in ``stage.work``, so the same command after a kill finds its latest
+checkpoint and goes on to the same result.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dig_ray.base import Stage
+from dig_ray.errors import UserError
+from dig_ray.recommender.config import RecommenderConfig
+from dig_ray.training.config import SftConfig
+
+if TYPE_CHECKING:
+    from dig_ray.catalog.dataset import Dataset
+    from dig_ray.semantic_ids.sid_catalog import SidCatalog
+    from dig_ray.training.sft_loop import SftJob
+
+NOT_WEIGHTS = (
+    "optimizer.pt",
+    "scheduler.pt",
+    "rng_state",
+    "trainer_state.json",
+    "training_args.bin",
+    "scaler.pt",
+)
+
+
+def run(
+    sft: SftConfig, recommender: RecommenderConfig, stage: Stage, catalog_dir: Path, semantic_ids_dir: Path
+) -> None:
+    """Train a policy and write ``stage.out/policy`` and ``stage.out/curves.json``.
+
+    Raises:
+        UserError: no training or validation events, an unloadable backbone, a task without its data, or a loss that became NaN.
+    """
+    from dig_ray.catalog.dataset import Dataset
+    from dig_ray.recommender.backbone import load_policy
+    from dig_ray.recommender.tasks import check_same_items
+    from dig_ray.semantic_ids.sid_catalog import SidCatalog
+
+    started = time.monotonic()
+    dataset = Dataset.load(catalog_dir)
+    sids = SidCatalog.load(semantic_ids_dir / "semantic_ids.parquet")
+    check_same_items(sids, dataset, semantic_ids_dir)
+    job = build_job(sft, recommender, dataset, sids, stage.seed)
+    rows = len(job.arrays["input_ids"])
+    stage.log(
+        f"sft: {job.useful_tokens:,} tokens in {rows:,} rows of {sft.row_length} "
+        f"({job.useful_tokens / (rows * sft.row_length):.0%} full), {len(job.valid_targets):,} validation users, "
+        f"{sft.num_workers} worker(s)"
+    )
+    result = fit(job, stage.work, f"sft-{stage.fingerprint[:16]}", stage.log)
+    best, history = best_checkpoint(result)
+    with best.as_directory() as directory:
+        publish(Path(directory) / "checkpoint", stage.out / "policy", job, sids)
+    (stage.out / "curves.json").write_text(json.dumps(history, indent=1))
+    load_policy(stage.out / "policy", sids)  # what is published can be read back
+    scores = [h for h in history if "eval_ndcg@10" in h]
+    top = max(scores, key=lambda h: h["eval_ndcg@10"])
+    stage.stats.update(
+        rows=rows,
+        useful_tokens_per_epoch=job.useful_tokens,
+        epochs_trained=round(max(h["epoch"] for h in history), 2),
+        best_epoch=round(top["epoch"], 2),
+        valid_ndcg_at_10=top["eval_ndcg@10"],
+        valid_hr_at_10=top["eval_hr@10"],
+        valid_users=len(job.valid_targets),
+        seconds=round(time.monotonic() - started, 1),
+    )
+    stage.log(f"sft: best validation NDCG@10 {top['eval_ndcg@10']:.4f} at epoch {top['epoch']:.0f}")
+
+
+def build_job(
+    sft: SftConfig, recommender: RecommenderConfig, dataset: Dataset, sids: SidCatalog, seed: int
+) -> SftJob:
+    """Documents, packing and validation prompts: everything the workers need."""
+    from dig_ray.recommender.backbone import build_tokenizer
+    from dig_ray.recommender.packing import pack, packed_arrays
+    from dig_ray.recommender.tasks import SidStream, TaskInputs, build_documents
+    from dig_ray.semantic_ids.prefix_table import build_prefix_table
+    from dig_ray.training.sft_loop import SftJob
+
+    texts = [t for t in dataset.items.column("title").to_pylist() if t]
+    tokenizer = build_tokenizer(recommender, sids, texts)
+    sid_start = tokenizer.convert_tokens_to_ids(sids.token_strings[0])
+    bos = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+    documents = build_documents(
+        TaskInputs(dataset, sids, tokenizer, recommender, sid_start, bos, tokenizer.eos_token_id)
+    )
+    if not len(documents) or not (documents.target_item >= 0).any():
+        raise UserError(
+            "sft: the training split has no events to learn from; lower catalog.k_core or check the split"
+        )
+    longest = int(np.diff(documents.offsets).max())
+    if longest > sft.row_length:
+        raise UserError(
+            f"sft.row_length={sft.row_length}: the longest document has {longest} tokens; raise it to at least {longest}, "
+            "or lower recommender.max_history"
+        )
+    rows = pack(np.diff(documents.offsets), sft.row_length)
+    cases = dataset.cases("valid")
+    if not len(cases.target):
+        raise UserError(
+            "sft: the validation split is empty, so nothing can pick the best epoch; check catalog.split"
+        )
+    chosen = np.arange(len(cases.target))
+    if sft.valid_users is not None and sft.valid_users < len(chosen):
+        chosen = np.unique(np.linspace(0, len(chosen) - 1, sft.valid_users).astype(np.int64))
+    stream = SidStream(sids, sid_start)
+    prompts = [
+        stream.prompt(
+            dataset.events[
+                max(int(cases.start[i]), int(cases.end[i]) - recommender.max_history) : int(cases.end[i])
+            ],
+            bos,
+        )
+        for i in chosen.tolist()
+    ]
+    threads = sft.threads_per_worker or max(1, (os.cpu_count() or 1) // sft.num_workers)
+    return SftJob(
+        sft=sft,
+        recommender=recommender,
+        seed=seed,
+        table=build_prefix_table(sids.codes, sids.suffix, sids.sizes, sids.n_suffix),
+        arrays=packed_arrays(documents, rows, sft.row_length, int(tokenizer.pad_token_id)),
+        valid_prompts=prompts,
+        valid_targets=cases.target[chosen].astype(np.int64),
+        sids=sids,
+        texts=texts,
+        threads=threads,
+    )
+
+
+def fit(job: SftJob, storage: str, name: str, log: Any) -> Any:
+    """Run the job on Ray Train; resumes when ``storage/name`` holds a checkpoint."""
+    import ray
+    import ray.train
+    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.v2.api.exceptions import TrainingFailedError
+
+    from dig_ray.training.sft_loop import sft_worker
+
+    sft = job.sft
+    if not ray.is_initialized():
+        ray.init(address="local", num_cpus=max(4, 2 * sft.num_workers + 2), include_dashboard=False)
+    if "://" not in storage:
+        storage = str(Path(storage).resolve())
+        Path(storage).mkdir(parents=True, exist_ok=True)
+    free = ray.cluster_resources().get("CPU", 1)
+    cpus = sft.cpus_per_worker or max(0.5, min(job.threads, (free - 1) // sft.num_workers))
+    resources: dict[str, float] = {"CPU": cpus}
+    if sft.use_gpu:
+        resources["GPU"] = 1
+    trainer = TorchTrainer(
+        sft_worker,
+        train_loop_config={"job": ray.put(job)},
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=sft.num_workers, use_gpu=sft.use_gpu, resources_per_worker=resources
+        ),
+        run_config=ray.train.RunConfig(
+            name=name,
+            storage_path=storage,
+            failure_config=ray.train.FailureConfig(max_failures=sft.max_failures),
+            checkpoint_config=ray.train.CheckpointConfig(
+                num_to_keep=1, checkpoint_score_attribute="eval_ndcg@10", checkpoint_score_order="max"
+            ),
+        ),
+        torch_config=TorchConfig(backend="nccl" if sft.use_gpu else "gloo"),
+    )
+    try:
+        return trainer.fit()
+    except TrainingFailedError as error:
+        causes = getattr(error, "worker_failures", None) or {}
+        reasons = [str(e).strip() for e in causes.values() if str(e).strip()]
+        if any("sft-nan" in reason for reason in reasons):
+            raise UserError(
+                "sft: the loss became NaN; lower sft.learning_rate or use sft.precision=float32"
+            ) from None
+        raise
+
+
+def best_checkpoint(result: Any) -> tuple[Any, list[dict[str, Any]]]:
+    """The checkpoint with the best validation (the earliest of equals) and the whole log of the last one."""
+    ranked = sorted(
+        result.best_checkpoints, key=lambda pair: (-pair[1]["eval_ndcg@10"], pair[1].get("epoch", 0.0))
+    )
+    with result.checkpoint.as_directory() as directory:
+        state = json.loads((Path(directory) / "checkpoint" / "trainer_state.json").read_text())
+    return ranked[0][0], state["log_history"]
+
+
+def publish(checkpoint: Path, target: Path, job: SftJob, sids: SidCatalog) -> None:
+    """Copy weights and tokenizer out of a training checkpoint and say what the policy was trained for."""
+    from dig_ray.recommender.backbone import write_about
+
+    target.mkdir(parents=True)
+    for file in sorted(checkpoint.iterdir()):
+        if file.is_file() and not file.name.startswith(NOT_WEIGHTS):
+            shutil.copyfile(file, target / file.name)
+    names = sids.token_strings
+    write_about(
+        target,
+        {
+            "sid_fingerprint": sids.fingerprint,
+            "n_sid": len(names),
+            "first_sid_token": names[0],
+            "normalizer": job.recommender.normalizer,
+            "max_history": job.recommender.max_history,
+            "levels": int(sids.codes.shape[1]),
+            "base_model": job.recommender.backbone if job.recommender.lora is not None else None,
+            "base_revision": job.recommender.revision,
+        },
+    )
