@@ -90,7 +90,7 @@ class DownloadConfig(Config):
     Attributes:
         name: category of the release as its publisher writes it, for example ``All_Beauty``.
         directory: where the files are kept between runs.
-        core: the 5-core reviews file instead of all reviews (2014 and 2018 only).
+        core: the 5-core reviews file instead of all reviews (2014 and 2018; 2023 has raw files only, see k_core).
         sha256: pinned checksum by file name. A file that is not pinned is recorded at the first download and must
             stay the same afterwards.
         base_url: a mirror to use instead of the publisher.
@@ -139,6 +139,14 @@ class DemoConfig(Config):
     popularity: float = Field(default=0.7, ge=0.0, le=3.0)
     image_size: int = Field(default=32, ge=16, le=256)
     seed: int | None = Field(default=None, ge=0, lt=2**32)
+
+    @model_validator(mode="after")
+    def _enough_items(self) -> DemoConfig:
+        if self.n_items < 5 * self.n_intents:
+            raise ValueError(
+                f"n_items {self.n_items} is too few for {self.n_intents} intents; give at least 5 items per intent"
+            )
+        return self
 
 
 class CatalogConfig(Config):
@@ -214,6 +222,11 @@ class CatalogConfig(Config):
                 )
             if self.items is not None or self.interactions is not None:
                 raise ValueError("download and items/interactions both name the files; keep one of them")
+        for part in (self.items, self.interactions):
+            if part is not None and self.source.startswith("amazon") and part.columns != type(part.columns)():
+                raise ValueError(
+                    f"source {self.source} knows its own columns; drop columns, or use source: table"
+                )
         if self.unknown_items == "add" and self.source == "demo":
             raise ValueError("unknown_items add has no meaning for source demo, which knows all its items")
         return self._possible_split()

@@ -22,6 +22,24 @@ def read_raw(config: CatalogConfig, seed: int = 0, log: Callable[[str], None] = 
     Raises:
         UserError: a file cannot be used; see the readers.
     """
+    if config.source == "demo":
+        from dig_ray.catalog.demo import demo_world
+
+        return demo_world(config.demo, seed)
+    if config.source.startswith("amazon"):
+        from dig_ray.catalog.amazon import read_amazon
+
+        if config.download is not None:
+            from dig_ray.catalog.download import fetch_release
+
+            reviews, meta = fetch_release(config, log)
+            return read_amazon(config, str(reviews), str(meta))
+        assert config.interactions is not None
+        return read_amazon(config, config.interactions.path, config.items.path if config.items else None)
+    if config.source == "recbole":
+        from dig_ray.catalog.recbole import read_recbole
+
+        return read_recbole(config)
     return _read_plain(config)
 
 

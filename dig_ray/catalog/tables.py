@@ -46,7 +46,7 @@ def read_table(path: str | Path, notes: Counter[str]) -> pa.Table:
     if suffix == ".parquet":
         table = _read_parquet(path)
     elif suffix in (".csv", ".tsv"):
-        table = _read_csv(path, "\t" if suffix == ".tsv" else ",", notes)
+        table = read_delimited(path, "\t" if suffix == ".tsv" else ",", notes)
     else:
         table = records_to_table(list(read_json_lines(path, notes)))
     if not table.num_rows:
@@ -181,7 +181,18 @@ def _read_parquet(path: Path) -> pa.Table:
         ) from None
 
 
-def _read_csv(path: Path, delimiter: str, notes: Counter[str]) -> pa.Table:
+def read_delimited(path: Path, delimiter: str, notes: Counter[str], quoted: bool = True) -> pa.Table:
+    """A table with a header line; every column is text.
+
+    Args:
+        path: plain or gzipped.
+        delimiter: one character.
+        notes: as in :func:`read_table`.
+        quoted: ``"`` around a value hides delimiters and line ends in it.
+
+    Raises:
+        UserError: unreadable, empty, a column name twice, or a row with too few or too many values.
+    """
     data = read_bytes(path)
     try:
         data.decode("utf-8")
@@ -192,7 +203,9 @@ def _read_csv(path: Path, delimiter: str, notes: Counter[str]) -> pa.Table:
     data = data.removeprefix(b"\xef\xbb\xbf")
     if not data.strip():
         raise UserError(f"{path}: the file is empty; give a table with a header line and at least one row")
-    parse = pacsv.ParseOptions(delimiter=delimiter, newlines_in_values=True)
+    parse = pacsv.ParseOptions(
+        delimiter=delimiter, newlines_in_values=quoted, quote_char='"' if quoted else False
+    )
     try:
         header = pacsv.read_csv(
             pa.py_buffer(data[: data.find(b"\n") + 1 or None]), parse_options=parse
