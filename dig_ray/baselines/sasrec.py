@@ -1,7 +1,7 @@
 """Training SASRec to its best validation epoch, resumably, and recommending with it.
 
 The data order and the dropout of an epoch depend on (seed, epoch) only: every epoch sets its own generator, so a run
-that was killed and goes on from the last checkpoint gives the same weights, bit for bit, on the same machine and thread
+that was killed and goes on from the last checkpoint gives the same weights, bit for bit on a CPU with the same thread
 count. Early stop watches NDCG@10 over every validation case and the full catalogue.
 """
 
