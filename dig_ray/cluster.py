@@ -68,13 +68,18 @@ class RaySession:
         Raises:
             UserError: the cluster at ``ray.address`` does not answer.
         """
-        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        settings = init_settings(self.config)
+        quiet = {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0", "RAY_USAGE_STATS_ENABLED": "0"}
+        if settings["address"] == "local":
+            # a token guards the dashboard and its job server; said here, Ray does not warn that it is so. The native
+            # log prints a line per actor pool ("constructor arguments in the object store"); set info to see it
+            quiet |= {"RAY_AUTH_MODE": "token", "RAY_BACKEND_LOG_LEVEL": "fatal"}
+        for name, value in quiet.items():
+            os.environ.setdefault(name, value)
         import ray
 
         if ray.is_initialized():
             return
-        settings = init_settings(self.config)
         try:
             ray.init(**settings)
         except (ConnectionError, ValueError, RuntimeError) as error:
