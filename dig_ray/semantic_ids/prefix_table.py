@@ -10,7 +10,9 @@ costs nothing and emits nothing; so every item is exactly one deepest node.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -96,57 +98,82 @@ def build_prefix_table(
     n, levels = codes.shape
     if n == 0:
         raise ValueError("a prefix table needs at least one item")
-    radices = [*sizes, n_suffix + 1] if n_suffix else list(sizes)
-    bits_needed = sum(int(np.ceil(np.log2(max(r, 2)))) for r in radices) + max(1, int(n - 1).bit_length())
     offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
-
-    key = np.zeros(n, np.int64)
-    for level in range(levels):
-        key = key * sizes[level] + codes[:, level]
+    radices = [*sizes, n_suffix + 1] if n_suffix else list(sizes)
+    columns = [codes[:, level] for level in range(levels)]
     if n_suffix:
-        key = key * (n_suffix + 1) + (suffix.astype(np.int64) + 1)
-    if bits_needed < 63:  # sorting (key, row) as one integer is several times faster than argsort
-        shift = max(1, int(n - 1).bit_length())
-        packed = np.sort((key << shift) | np.arange(n, dtype=np.int64))
-        order = packed & ((1 << shift) - 1)
-        key = packed >> shift
-    else:
-        order = np.argsort(key, kind="stable")
-        key = key[order]
-    if n > 1 and bool((key[1:] == key[:-1]).any()):
+        columns.append(suffix + 1)  # 0 is "no suffix", so an item that ends early comes first
+    order, digits, new = _sorted_digits(columns, radices)
+    depth = len(radices)
+    if not new[depth - 1].all():
         raise ValueError("two items share one Semantic ID; give colliding items a suffix first")
 
-    depth = len(radices)
     tokens: list[NDArray[np.int32]] = []
     child_start: list[NDArray[np.int32]] = []
     ranges: list[tuple[int, int]] = []
-    first_rows = np.zeros(1, np.int64)  # sorted row at which each node of the current depth begins
+    parents = np.zeros(1, np.int64)  # sorted row at which each node of the current depth begins
     for d in range(depth):
-        remaining = int(np.prod(radices[d + 1 :], dtype=np.int64)) if d + 1 < depth else 1
-        prefix = key // remaining if remaining > 1 else key
         if d + 1 < depth:
-            new = np.empty(n, bool)
-            new[0] = True
-            np.not_equal(prefix[1:], prefix[:-1], out=new[1:])
-            rows = np.flatnonzero(new)
-            number = np.cumsum(new, dtype=np.int32) - 1
-            starts = number[first_rows]
+            rows = np.flatnonzero(new[d])
+            starts = np.flatnonzero(new[d - 1][rows]) if d else parents
+            code = digits(d, rows)
         else:  # every sorted row is its own deepest node
-            rows = np.arange(n)
-            starts = first_rows
-        child_start.append(np.append(starts, len(rows)).astype(np.int32))
-        code = prefix[rows] % radices[d]
+            rows, starts, code = np.zeros(0, np.int64), parents, digits(d, slice(None))
+        child_start.append(np.append(starts, len(code)).astype(np.int32))
         if d < levels:
-            tokens.append((code + offsets[d]).astype(np.int32))
+            tokens.append(code + np.int32(offsets[d]))
             ranges.append((int(offsets[d]), int(offsets[d + 1])))
         else:
-            tokens.append(np.where(code == 0, STAY, code - 1 + offsets[levels]).astype(np.int32))
+            tokens.append(np.where(code == 0, np.int32(STAY), code + np.int32(offsets[levels] - 1)))
             ranges.append((int(offsets[levels]), int(offsets[levels]) + n_suffix))
-        first_rows = rows
+        parents = rows
     return PrefixTable(
         tokens=tokens,
         child_start=child_start,
-        items=order.astype(np.int32),
+        items=order,
         max_children=[int(np.diff(s).max()) for s in child_start],
         level_ranges=ranges,
     )
+
+
+Digits = Callable[[int, Any], NDArray[np.int32]]
+
+
+def _sorted_digits(
+    columns: list[NDArray[np.integer]], radices: list[int]
+) -> tuple[NDArray[np.int32], Digits, list[NDArray[np.bool_]]]:
+    """Sort rows by their columns, the first one leading.
+
+    Where a row's digits and its number fit 63 bits, they are sorted as one integer each (several times faster than an argsort) and
+    compared by shifts; otherwise column by column.
+
+    Returns:
+        The row numbers in sorted order, int32 (N,); ``digits(d, rows)``, column ``d`` of the given sorted rows, int32; and per depth,
+        bool (N,), whether a sorted row differs from the one before it in columns up to that depth.
+    """
+    n, depth = len(columns[0]), len(columns)
+    bits = [max(1, int(r - 1).bit_length()) for r in radices]
+    row_bits = max(1, int(n - 1).bit_length())
+    new = [np.ones(n, bool) for _ in range(depth)]
+    if sum(bits) + row_bits < 63:
+        key = columns[0].astype(np.int64)
+        for column, width in zip(columns[1:], bits[1:], strict=True):
+            key <<= width
+            key |= column
+        key <<= row_bits
+        key |= np.arange(n, dtype=np.int64)
+        key.sort()
+        order = (key & ((1 << row_bits) - 1)).astype(np.int32)
+        key >>= row_bits
+        change = key[1:] ^ key[:-1]
+        below = [sum(bits[d + 1 :]) for d in range(depth)]
+        for d in range(depth):
+            np.greater_equal(change, 1 << below[d], out=new[d][1:])
+        return order, lambda d, rows: ((key[rows] >> below[d]) & ((1 << bits[d]) - 1)).astype(np.int32), new
+    by = np.lexsort(columns[::-1])
+    for d in range(depth):
+        column = columns[d][by]
+        np.not_equal(column[1:], column[:-1], out=new[d][1:])
+        if d:
+            new[d] |= new[d - 1]
+    return by.astype(np.int32), lambda d, rows: columns[d][by[rows]].astype(np.int32), new

@@ -1,0 +1,180 @@
+"""Tiny real models and catalogues, made in seconds and never downloaded."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from dig_ray.catalog.dataset import Dataset
+from dig_ray.recommender.policy import SidPolicy
+from dig_ray.semantic_ids.prefix_table import build_prefix_table
+from dig_ray.semantic_ids.sid_catalog import SidCatalog
+
+
+def _sids(n_items: int, sizes: tuple[int, ...], seed: int = 0) -> SidCatalog:
+    """Random codes; with few codes for many items, collisions and so suffixes."""
+    rng = np.random.default_rng(seed)
+    codes = np.stack([rng.integers(0, s, n_items) for s in sizes], axis=1)
+    return SidCatalog.from_codes([f"i{i}" for i in range(n_items)], codes, sizes)
+
+
+def _table(sids: SidCatalog):
+    return build_prefix_table(sids.codes, sids.suffix, sids.sizes, sids.n_suffix)
+
+
+def _policy(kind: str, n_sid: int, seed: int = 0, sid_start: int = 3, extra: int = 2) -> SidPolicy:
+    """A random policy in eval mode: ``sid_start`` special tokens, the SID tokens, ``extra`` others.
+
+    Weights are drawn wider than usual, so that scores differ and rankings have no near ties.
+    """
+    import torch
+    from transformers import GPT2Config, LlamaConfig, Phi3Config, Qwen2Config
+    from transformers import GPT2LMHeadModel, LlamaForCausalLM, Phi3ForCausalLM, Qwen2ForCausalLM
+
+    torch.manual_seed(seed)
+    common = {
+        "vocab_size": sid_start + n_sid + extra,
+        "bos_token_id": None,
+        "eos_token_id": None,
+        "pad_token_id": None,
+        "initializer_range": 0.3,
+        "tie_word_embeddings": not kind.endswith("untied"),
+    }
+    blocks = {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 512,
+    }
+    family = kind.split("-")[0]
+    if family == "gpt2":
+        sizes = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 512}
+        model = GPT2LMHeadModel(GPT2Config(**common, **sizes))
+    elif family == "phi3":
+        more = {"original_max_position_embeddings": 512, "sliding_window": None}
+        model = Phi3ForCausalLM(Phi3Config(**common, **blocks, **more))
+    elif family == "qwen2":
+        model = Qwen2ForCausalLM(Qwen2Config(**common, **blocks))
+    else:
+        model = LlamaForCausalLM(LlamaConfig(**common, **blocks))
+    if kind.endswith("lora"):
+        import peft
+
+        rows = list(range(sid_start, sid_start + n_sid))
+        model = peft.get_peft_model(
+            model,
+            peft.LoraConfig(
+                task_type="CAUSAL_LM",
+                r=4,
+                target_modules="all-linear",
+                trainable_token_indices={"embed_tokens": rows},
+                init_lora_weights=False,
+            ),
+        )
+    return SidPolicy(model=model.eval(), sid_start=sid_start, n_sid=n_sid, bos=0, pad=min(1, sid_start))
+
+
+def _prompts(policy: SidPolicy, sids: SidCatalog, lengths: list[int], seed: int = 0):
+    """Histories of the given numbers of items as (prompts, lengths) tensors, with the items (B, S) padded -1."""
+    import torch
+
+    from dig_ray.recommender.decoding import pad_prompts
+    from dig_ray.recommender.tasks import SidStream
+
+    rng = np.random.default_rng(seed)
+    stream = SidStream(sids, policy.sid_start)
+    histories = [rng.integers(0, len(sids), n) for n in lengths]
+    prompts, real = pad_prompts([stream.prompt(h, policy.bos) for h in histories], policy.pad)
+    seen = np.full((len(lengths), max(lengths)), -1, np.int64)
+    for row, history in enumerate(histories):
+        seen[row, : len(history)] = history
+    return torch.from_numpy(prompts), torch.from_numpy(real), torch.from_numpy(seen)
+
+
+def _dataset(sequences: list[list[int]], n_items: int, titles: bool = True) -> Dataset:
+    """One user per sequence: the last event is test, the one before it valid."""
+    lengths = np.array([len(s) for s in sequences])
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    split = np.zeros(offsets[-1], np.int8)
+    split[offsets[1:] - 2] = 1
+    split[offsets[1:] - 1] = 2
+    columns = {"item_id": [f"i{i}" for i in range(n_items)]}
+    if titles:
+        columns["title"] = [None if i == 2 else f"red kettle number {i}" for i in range(n_items)]
+    return Dataset(
+        items=pa.table(columns),
+        user_ids=np.array([f"u{i}" for i in range(len(sequences))]),
+        offsets=offsets,
+        events=np.concatenate([np.asarray(s, np.int32) for s in sequences]),
+        split=split,
+        split_name="leave_last_out",
+    )
+
+
+@pytest.fixture(scope="session")
+def make_sids():
+    return _sids
+
+
+@pytest.fixture(scope="session")
+def make_table():
+    return _table
+
+
+@pytest.fixture(scope="session")
+def make_policy():
+    return _policy
+
+
+@pytest.fixture(scope="session")
+def make_prompts():
+    return _prompts
+
+
+@pytest.fixture(scope="session")
+def make_dataset():
+    return _dataset
+
+
+@pytest.fixture(scope="session")
+def language_model(tmp_path_factory):
+    """Directories of tiny Qwen2 models with a byte-pair tokenizer, as a hub would give them: tied and untied."""
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+
+    raw = Tokenizer(models.BPE())
+    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    raw.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=300,
+        special_tokens=["<|endoftext|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    raw.train_from_iterator(["red kettle number 1", "a history of titles and interests"], trainer)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, eos_token="<|endoftext|>")
+    paths = {}
+    for name in ("tied", "untied"):
+        torch.manual_seed(0)
+        model = Qwen2ForCausalLM(
+            Qwen2Config(
+                vocab_size=len(tokenizer),
+                hidden_size=32,
+                intermediate_size=64,
+                num_hidden_layers=2,
+                num_attention_heads=4,
+                num_key_value_heads=2,
+                max_position_embeddings=512,
+                tie_word_embeddings=name == "tied",
+                bos_token_id=None,
+                eos_token_id=tokenizer.eos_token_id,
+            )
+        )
+        paths[name] = tmp_path_factory.mktemp(f"qwen2-{name}")
+        model.save_pretrained(paths[name])
+        tokenizer.save_pretrained(paths[name])
+    return paths
