@@ -75,6 +75,7 @@ def run_job(
 
 def guarded(work: Callable[[], None]) -> int:
     """Call ``work``; 0, or 1 with one ``error:`` line for a UserError (also one from a Ray worker), 130 for ^C."""
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # stages report in their own words
     try:
         work()
         sys.stdout.flush()

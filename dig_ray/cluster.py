@@ -8,7 +8,10 @@ two cases: it was submitted to one with ``ray job submit``, or ``ray.address`` n
 from __future__ import annotations
 
 import os
+import sys
+import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
@@ -81,7 +84,8 @@ class RaySession:
         if ray.is_initialized():
             return
         try:
-            ray.init(**settings)
+            with _without_line("Set ray log level from environment variable"):
+                ray.init(**settings)
         except (ConnectionError, ValueError, RuntimeError) as error:
             if settings["address"] == "local":
                 raise
@@ -123,6 +127,25 @@ def init_settings(config: RayConfig) -> dict[str, Any]:
             "dashboard_host": "127.0.0.1",
         }
     return common | {"address": config.address or os.environ.get("RAY_ADDRESS") or "auto"}
+
+
+@contextmanager
+def _without_line(noise: str) -> Iterator[None]:
+    """Standard error without the lines that hold ``noise``; the rest appears when the block ends."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as aside:
+        os.dup2(aside.fileno(), 2)
+        try:
+            yield
+        finally:
+            sys.stderr.flush()
+            os.dup2(kept, 2)
+            os.close(kept)
+            aside.seek(0)
+            for line in aside.read().decode(errors="replace").splitlines():
+                if noise not in line:
+                    print(line, file=sys.stderr, flush=True)
 
 
 def quiet_ray_data() -> None:

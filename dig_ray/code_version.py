@@ -85,8 +85,16 @@ def modules_behind(entries: Iterable[str]) -> list[str]:
 
 
 def code_hash(entries: Iterable[str]) -> str:
-    """16 hex digits over all modules behind ``entries``."""
+    """16 hex digits over all modules behind ``entries``, and the data files that lie beside them."""
     digest = hashlib.sha256()
-    for module in modules_behind(entries):
+    modules = modules_behind(entries)
+    for module in modules:
         digest.update(f"{module} {_read(module)[0]}\n".encode())
+    for module in modules:
+        folder = _ROOT.joinpath(*module.split(".")[1:])
+        for path in sorted(folder.rglob("*")) if folder.is_dir() else ():  # templates, word lists
+            if path.is_file() and path.suffix not in (".py", ".pyc"):
+                digest.update(
+                    f"{path.relative_to(_ROOT)} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode()
+                )
     return digest.hexdigest()[:16]

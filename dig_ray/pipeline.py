@@ -22,6 +22,7 @@ from dig_ray.code_version import code_hash
 from dig_ray.errors import UserError
 from dig_ray.manifest import Recipe, hash_input_files
 from dig_ray.store import Artifact, Store
+from dig_ray.summary import artifact_lines, duration, result_lines, rows_and_rate
 
 Inputs = Mapping[str, Path]
 
@@ -92,6 +93,27 @@ def _sft(config: Any, stage: Stage, inputs: Inputs) -> None:
     run(config.sft, config.recommender, stage, inputs["catalog"], inputs["semantic_ids"])
 
 
+def _recommend(config: Any, stage: Stage, inputs: Inputs) -> None:
+    from dig_ray.evaluation.decode_stage import run
+
+    run(config.evaluation, stage, inputs["catalog"], inputs["semantic_ids"], inputs["sft"] / "policy")
+
+
+def _evaluation(config: Any, stage: Stage, inputs: Inputs) -> None:
+    from dig_ray.evaluation.stage import run
+
+    lists = [inputs[name] for name in ("recommend", "baselines") if name in inputs]
+    run(config.evaluation, stage, inputs["catalog"], lists)
+
+
+def _report(config: Any, stage: Stage, inputs: Inputs) -> None:
+    from dig_ray.report.stage import run
+
+    run(config, stage, inputs)
+
+
+ROOMS = ("catalog", "embedding", "semantic_ids", "recommender", "sft", "evaluation", "baselines")
+
 STAGES: tuple[StageSpec, ...] = (
     StageSpec(
         name="catalog",
@@ -143,6 +165,46 @@ STAGES: tuple[StageSpec, ...] = (
         code=("dig_ray.training.stage",),
         run=_sft,
         ignore=("sft.cpus_per_worker", "sft.max_failures"),
+    ),
+    StageSpec(
+        name="recommend",
+        parts=("evaluation",),
+        inputs=("catalog", "semantic_ids", "sft"),
+        code=("dig_ray.evaluation.decode_stage",),
+        run=_recommend,
+        seeded=lambda config: False,
+        ignore=(
+            "evaluation.n_bootstrap",
+            "evaluation.seed",
+            "evaluation.num_actors",
+            "evaluation.num_cpus",
+            "evaluation.num_gpus",
+        ),
+    ),
+    StageSpec(
+        name="evaluation",
+        parts=("evaluation",),
+        inputs=("catalog", "recommend", "baselines"),
+        code=("dig_ray.evaluation.stage",),
+        run=_evaluation,
+        seeded=lambda config: False,
+        on_ray=False,
+        ignore=(
+            "evaluation.beam",
+            "evaluation.batch_size",
+            "evaluation.unconstrained",
+            "evaluation.num_actors",
+            "evaluation.num_cpus",
+            "evaluation.num_gpus",
+        ),
+    ),
+    StageSpec(
+        name="report",
+        parts=("name", *ROOMS),
+        inputs=("catalog", "embedding", "semantic_ids", "baselines", "sft", "recommend", "evaluation"),
+        code=("dig_ray.report.stage",),
+        run=_report,
+        on_ray=False,
     ),
 )
 
@@ -283,40 +345,16 @@ def run_pipeline(
             if forced and artifact.manifest["files"] != before:
                 changed.add(spec.name)
             done[spec.name], made[spec.name] = artifact, fresh
-            log(f"{head} {'done in ' + duration(artifact) if fresh else 'found'}{_rows(artifact, fresh)}")
-    log("")
-    for line in summary(done, made):
+            log(
+                f"{head} {'done in ' + duration(artifact) if fresh else 'found'}{rows_and_rate(artifact, fresh)}"
+            )
+    results = result_lines(done["evaluation"]) if "evaluation" in done else []
+    for line in ["", *artifact_lines(done, made), "", *results, *([""] if results else [])]:
         log(line)
+    if "report" in done:
+        log(f"report: {done['report'].path / 'report.html'}")
     log(f"{config.name}: {len(done)} stages, {sum(made.values())} run, {time.perf_counter() - started:.1f} s")
     return done
-
-
-def duration(artifact: Artifact) -> str:
-    """How long a stage took when it was made."""
-    seconds = float(artifact.manifest["seconds"])
-    return f"{seconds:.1f} s" if seconds < 120 else f"{seconds / 60:.1f} min"
-
-
-def _rows(artifact: Artifact, fresh: bool) -> str:
-    rows = artifact.stats.get("rows")
-    if not isinstance(rows, int):
-        return ""
-    rate = rows / max(float(artifact.manifest["seconds"]), 1e-3)
-    return f", {rows:,} rows" + (f" ({rate:,.0f} rows/s)" if fresh else "")
-
-
-def summary(done: Mapping[str, Artifact], made: Mapping[str, bool]) -> list[str]:
-    """A table of the artifacts: stage, what happened, rows, seconds when it was made, place."""
-    table = [("stage", "", "rows", "took", "where")]
-    for name, artifact in done.items():
-        rows = artifact.stats.get("rows")
-        count = f"{rows:,}" if isinstance(rows, int) else "-"
-        table.append((name, "run" if made[name] else "found", count, duration(artifact), artifact.location))
-    widths = [max(len(row[column]) for row in table) for column in range(4)]
-    return [
-        f"{row[0]:<{widths[0]}}  {row[1]:<{widths[1]}}  {row[2]:>{widths[2]}}  {row[3]:>{widths[3]}}  {row[4]}"
-        for row in table
-    ]
 
 
 def _print(line: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -20,6 +21,7 @@ from dig_ray.config import RunConfig
 from dig_ray.errors import UserError
 from dig_ray.pipeline import STAGES, StageSpec, plan, run_pipeline
 from dig_ray.store import Store
+from dig_ray.summary import result_lines
 
 ROOT = Path(__file__).parent.parent
 ran: list[str] = []
@@ -150,7 +152,7 @@ def test_the_real_stages_can_be_planned(tmp_path: Path) -> None:
     assert names[:3] == ["catalog", "embedding", "semantic_ids"] and len(set(names)) == len(names)
     for number, stage in enumerate(STAGES):
         assert set(stage.inputs) <= set(names[:number]), stage.name
-        keys = {part: getattr(RunConfig(), part).model_dump() for part in stage.parts}
+        keys = {part: RunConfig().model_dump()[part] for part in stage.parts}
         for ignored in stage.ignore:
             node: Any = keys
             for part in ignored.split("."):
@@ -322,3 +324,29 @@ def test_a_fault_of_ours_keeps_its_trace() -> None:
 
     with pytest.raises(ValueError, match="ours"):
         guarded(fault)
+
+
+# --- last words ------------------------------------------------------------------------------------------
+
+
+def test_the_results_are_printed_best_first(tmp_path: Path) -> None:
+    def scored(value: float) -> dict[str, Any]:
+        metric = {"mean": value, "low": value - 0.001, "high": value + 0.001}
+        return {"seen": {"metrics": {"HR@10": metric, "NDCG@10": metric}}}
+
+    metrics = {
+        "split_name": "leave_last_out", "split_hash": "ab12cd34ef567890", "test_users": 2000, "items": 500,
+        "results": {"item_knn": scored(0.03), "policy": scored(0.04)},
+    }  # fmt: skip
+
+    def run(config: Any, stage: Stage, paths: Any) -> None:
+        (stage.out / "metrics.json").write_text(json.dumps(metrics))
+
+    lines: list[str] = []
+    stage = StageSpec("evaluation", (), (), ("dig_ray.ranking",), run, on_ray=False)
+    done = run_pipeline(config(tmp_path), stages=(stage,), log=lines.append)
+    text = "\n".join(" ".join(line.split()) for line in lines)
+    assert "test users 2,000, items 500, split leave_last_out ab12cd34ef56" in text
+    assert text.index("policy 0.0400 0.0400 0.0390 - 0.0410") < text.index("item_knn 0.0300")
+    (done["evaluation"].path / "metrics.json").write_text("{}")
+    assert result_lines(done["evaluation"]) == []
