@@ -235,11 +235,12 @@ class Dataset:
                 max_history=meta["max_history"],
                 stats=meta["stats"],
             )
+            known_hash = meta["split_hash"]
         except KeyError as error:
             raise UserError(
                 f"{path}: the catalogue artifact lacks {error}; run the catalog stage again"
             ) from None
-        if dataset.split_hash != meta["split_hash"]:
+        if dataset.split_hash != known_hash:
             raise UserError(
                 f"{path}: the files do not match the split hash in dataset.json; run the catalog stage again"
             )

@@ -412,7 +412,7 @@ white noise machine | Electronics > Audio | sleep newborn flight puppy
 hand-crank radio | Electronics > Emergency | blackout camp van
 power bank | Electronics > Emergency | blackout flight photo camp
 power station | Electronics > Emergency | blackout van camp
-sunrise alarm clock | Electronics > Bedroom | sleep desk dorm strength
+sunrise alarm clock | Electronics > Bedroom | sleep desk coffee strength
 night light | Electronics > Bedroom | newborn sleep blackout
 GPS watch | Electronics > Wearables | marathon cycle snow strength
 action camera | Electronics > Photo | photo cycle beach snow
@@ -433,11 +433,11 @@ swim goggles | Sports > Water | beach strength marathon
 beach shade | Sports > Water | beach puppy newborn
 rain jacket | Clothing > Jackets | camp cycle snow puppy
 down vest | Clothing > Jackets | snow van photo cycle
-base layer | Clothing > Underwear | snow marathon camp sleep
+base layer | Clothing > Underwear | snow marathon camp strength
 compression socks | Clothing > Socks | flight marathon newborn
 fingerless gloves | Clothing > Gloves | photo cycle snow repair
 apron | Clothing > Workwear | bake dinner craft repair
-bathrobe | Clothing > Homewear | spa newborn sleep
+bathrobe | Clothing > Homewear | spa newborn sleep coffee
 sun hat | Clothing > Hats | beach balcony marathon
 swaddle blanket | Baby > Textiles | newborn sleep beach
 nursing pillow | Baby > Textiles | newborn flight sleep
@@ -454,7 +454,7 @@ herb seed kit | Garden > Seeds | balcony bake dinner craft
 watering can | Garden > Tools | balcony beach dorm
 hand trowel | Garden > Tools | balcony beach repair camp
 rain barrel | Garden > Water | balcony repair blackout
-bath salts | Beauty > Bath | spa marathon sleep
+bath salts | Beauty > Bath | spa marathon strength sleep
 face mask set | Beauty > Skin | spa flight dorm
 hand cream | Beauty > Skin | snow desk balcony repair newborn
 sunscreen | Beauty > Sun | beach marathon balcony snow
@@ -463,7 +463,7 @@ blister plasters | Beauty > First Aid | marathon snow camp dorm
 strategy board game | Toys & Hobbies > Games | games dinner blackout
 card game | Toys & Hobbies > Games | games flight camp beach blackout
 dice tray | Toys & Hobbies > Games | games craft puppy
-jigsaw puzzle | Toys & Hobbies > Games | games spa blackout newborn
+jigsaw puzzle | Toys & Hobbies > Games | games spa blackout coffee
 embroidery kit | Toys & Hobbies > Craft | craft flight sleep
 candle making set | Toys & Hobbies > Craft | craft spa blackout
 knitting needles | Toys & Hobbies > Craft | craft flight newborn

@@ -1,0 +1,248 @@
+"""The three Amazon releases, each in its own words."""
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+
+from dig_ray.catalog.amazon import parse_literal
+from dig_ray.catalog.build import build
+from dig_ray.catalog.config import CatalogConfig
+from dig_ray.catalog.read import read_raw
+from dig_ray.errors import UserError
+
+DAY = 86_400
+
+
+def reviews_2014(users=("A1", "A2"), items=("B1", "B2", "B3")):
+    return [
+        {
+            "reviewerID": u,
+            "asin": i,
+            "overall": 5.0,
+            "reviewText": "ok",
+            "unixReviewTime": 1_400_000_000 + n * DAY,
+        }
+        for u in users
+        for n, i in enumerate(items)
+    ]
+
+
+META_2014 = [
+    "{'asin': 'B1', 'title': 'L\\'Oreal &amp; Co <b>Balm</b>', 'price': 12.99, 'imUrl': 'http://x/1.jpg', "
+    "'brand': 'LO', 'description': 'Line\\none', 'salesRank': {'Beauty': 5}, "
+    "'categories': [['Beauty', 'Lips'], ['Gifts']], 'related': {'also_bought': ['B2'], 'also_viewed': ['B3', 'B9']}}",
+    "{'asin': 'B2', 'title': u'Caf\\xe9'}",
+    json.dumps({"asin": "B3", "categories": [["Beauty"]]}),
+    "{'asin': 'B9', 'title': 'never reviewed'}",
+]
+
+
+class Raw:
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def write(self, name: str, lines: list, packed: bool = True) -> str:
+        text = "".join((line if isinstance(line, str) else json.dumps(line)) + "\n" for line in lines)
+        path = self.folder / name
+        path.write_bytes(gzip.compress(text.encode()) if packed else text.encode())
+        return str(path)
+
+    def load(self, source: str, reviews: list, meta: list, **settings):
+        config = CatalogConfig(
+            source=source,
+            interactions={"path": self.write("reviews.json.gz", reviews)},
+            items={"path": self.write("meta.json.gz", meta)},
+            **settings,
+        )
+        return build(read_raw(config, log=lambda line: None), config)
+
+
+@pytest.fixture
+def raw(tmp_path):
+    return Raw(tmp_path)
+
+
+def test_2014(raw):
+    dataset = raw.load("amazon14", reviews_2014(), META_2014)
+    first, second, third, unused = dataset.items.to_pylist()
+    assert first == {
+        "item_id": "B1",
+        "title": "L'Oreal & Co Balm",
+        "description": "Line one",
+        "brand": "LO",
+        "categories": ["Beauty > Lips", "Gifts"],
+        "price": 12.99,
+        "image": "http://x/1.jpg",
+        "main_category": "Beauty",
+        "features": [],
+        "also_buy": ["B2"],
+        "also_view": ["B3", "B9"],
+    }
+    assert second["title"] == "Café" and third["categories"] == ["Beauty"] and unused["item_id"] == "B9"
+    assert dataset.user_ids.tolist() == ["A1", "A2"] and dataset.n_events == 6
+    assert dataset.timestamps[1] - dataset.timestamps[0] == DAY * 1000
+    assert dataset.ratings.tolist() == [5.0] * 6
+
+
+def test_2014_k_core_leaves_unreviewed_items_unparsed(raw):
+    broken = [*META_2014, "{'asin': 'B8', 'title': oops"]
+    dataset = raw.load("amazon14", reviews_2014(), broken, k_core=2)
+    assert dataset.item_ids.tolist() == ["B1", "B2", "B3"]
+    with pytest.raises(UserError, match="line 5 is no record"):
+        raw.load("amazon14", reviews_2014(), broken)
+
+
+def test_2018(raw):
+    reviews = [
+        {
+            "overall": 4.0,
+            "verified": True,
+            "reviewerID": "A1",
+            "asin": i,
+            "unixReviewTime": t,
+            "style": {"Size:": " L"},
+        }
+        for t, i in enumerate(("B1", "B2", "B3"), 1_500_000_000)
+    ]
+    meta = [
+        {
+            "asin": "B1",
+            "title": "Oboe reed",
+            "category": ["Musical Instruments", "Reeds &amp; More"],
+            "description": ["<p>Cane</p>", "", "soft"],
+            "feature": ["hand made"],
+            "also_buy": ["B2"],
+            "also_view": [],
+            "brand": "Reedy",
+            "price": "$1,012.50",
+            "main_cat": "Musical &amp; Co",
+            "imageURL": ["s.jpg"],
+            "imageURLHighRes": ["l.jpg"],
+        },
+        {
+            "asin": "B2",
+            "title": "var aPageStart = (new Date()).getTime();",
+            "category": [],
+            "imageURL": ["only.jpg"],
+        },
+        {"asin": "B3", "title": "x", "description": "a text", "price": "$1.00 - $2.00"},
+    ]
+    dataset = raw.load("amazon18", reviews, meta)
+    first, second, third = dataset.items.to_pylist()
+    assert (
+        first["categories"] == ["Musical Instruments > Reeds & More"]
+        and first["main_category"] == "Musical & Co"
+    )
+    assert (
+        first["description"] == "Cane soft"
+        and first["features"] == ["hand made"]
+        and first["also_buy"] == ["B2"]
+    )
+    assert first["price"] == 1012.5 and first["image"] == "l.jpg" and first["brand"] == "Reedy"
+    assert second["title"] == "" and second["image"] == "only.jpg"
+    assert third["description"] == "a text" and third["price"] is None
+    assert dataset.stats["notes"] == {"prices_unreadable": 1, "titles_of_page_code_blanked": 1}
+
+
+def test_2023(raw):
+    reviews = [
+        {
+            "rating": 5.0,
+            "title": "t",
+            "text": "x",
+            "asin": f"V{i}",
+            "parent_asin": i,
+            "user_id": "AE1",
+            "timestamp": t,
+        }
+        for t, i in ((1_600_000_000_500, "P2"), (1_600_000_000_400, "P1"), (1_700_000_000_000, "P3"))
+    ]
+    meta = [
+        {
+            "main_category": "All Beauty",
+            "title": "Comb",
+            "features": ["wood"],
+            "description": ["Fine.", "Teeth."],
+            "price": 9.5,
+            "images": [
+                {"thumb": "t0.jpg", "large": "l0.jpg", "hi_res": None, "variant": "MAIN"},
+                {"thumb": "t1.jpg", "large": "l1.jpg", "hi_res": "h1.jpg"},
+            ],
+            "store": "Shop",
+            "categories": ["Beauty", "Hair"],
+            "details": {"Brand": "Combco", "UPC": "1"},
+            "parent_asin": "P1",
+            "bought_together": None,
+        },
+        {
+            "main_category": "All Beauty",
+            "title": "Soap",
+            "price": "None",
+            "images": {"hi_res": ["h.jpg", None], "large": ["l.jpg", "m.jpg"]},
+            "store": "Soapy",
+            "categories": [],
+            "details": "{}",
+            "parent_asin": "P2",
+        },
+        {"parent_asin": "P3", "title": None, "images": [], "details": "not json"},
+    ]
+    dataset = raw.load("amazon23", reviews, meta)
+    first, second, third = dataset.items.to_pylist()
+    assert (first["brand"], first["image"], first["price"]) == ("Combco", "l0.jpg", 9.5)
+    assert first["categories"] == ["Beauty > Hair"] and first["description"] == "Fine. Teeth."
+    assert (second["brand"], second["image"], second["categories"]) == ("Soapy", "h.jpg", ["All Beauty"])
+    assert third["title"] == "" and third["image"] is None
+    assert dataset.item_ids[dataset.events].tolist() == ["P1", "P2", "P3"]  # milliseconds decide
+    assert dataset.timestamps[0] == 1_600_000_000_400
+
+
+@pytest.mark.parametrize(
+    ("source", "reviews", "meta", "words"),
+    [
+        ("amazon23", reviews_2014(), META_2014, "set catalog.source to the right release"),
+        ("amazon14", ["not a record"], META_2014, "reviews.json.gz: line 1 is no record"),
+        ("amazon14", ["[1]"], META_2014, "no record but a list"),
+        ("amazon14", [{"reviewerID": "A", "asin": "B", "unixReviewTime": "soon"}], META_2014, "no number"),
+        (
+            "amazon14",
+            [{"reviewerID": ["A"], "asin": "B", "unixReviewTime": 1}],
+            META_2014,
+            "an id of type list",
+        ),
+        ("amazon14", [], META_2014, "has no reviews"),
+        ("amazon14", reviews_2014(), [], "has no items"),
+        ("amazon14", reviews_2014(), META_2014[:2], "item 'B3' is not in"),
+    ],
+)
+def test_wrong_files_are_one_sentence(raw, source, reviews, meta, words):
+    with pytest.raises(UserError, match=words):
+        raw.load(source, reviews, meta)
+
+
+def test_a_truncated_download_is_named(raw, tmp_path):
+    path = Path(raw.write("reviews.json.gz", reviews_2014() * 200))
+    path.write_bytes(path.read_bytes()[:-20])
+    config = CatalogConfig(source="amazon14", interactions={"path": str(path)})
+    with pytest.raises(UserError, match="reviews.json.gz: truncated"):
+        read_raw(config)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "__import__('os').system('touch owned')",
+        "{'asin': open('/etc/passwd').read()}",
+        "{'asin': 'B1' + 'B2'}",
+        "[x for x in (1,)]",
+        "(" * 10_000,
+        "{'a': f'{1}'}",
+        "lambda: 1",
+    ],
+)
+def test_literals_are_never_run(text, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError):
+        parse_literal(text)
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,158 @@
+"""Column mapping and wrong values."""
+
+import datetime as dt
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from dig_ray.errors import UserError
+
+ITEMS = {"item_id": ["a", "b", "c"], "title": ["Tent", "Stove", "Lamp"]}
+EVENTS = {"user_id": ["u"] * 3, "item_id": ["a", "b", "c"], "timestamp": [1, 2, 3]}
+
+
+def test_columns_are_mapped_and_several_are_joined(shop):
+    items = {
+        "asin": [7, 8, 9],
+        "name": ["Tent", None, "Lamp"],
+        "words": [["x", None, "y"], [], None],
+        "more": ["z", "w", " "],
+        "cats": ["A|B", '["C", "D"]', ""],
+        "cost": ["$1,299.50", "from 3", ""],
+        "url": ["http://x/1.jpg", "", None],
+        "truth": [["i1"], ["i2"], []],
+    }
+    events = {"who": [1.0, 1.0, 1.0], "what": [7, 8, 9], "n": [2, 0, 1], "stars": ["5", "4.5", None]}
+    dataset = shop.write(items, events).load(
+        item_columns={
+            "item_id": "asin",
+            "title": "name",
+            "description": ["words", "more"],
+            "categories": "cats",
+            "price": "cost",
+            "image": "url",
+        },
+        items={"category_separator": "|"},
+        columns={"user_id": "who", "item_id": "what", "position": "n", "rating": "stars"},
+    )
+    assert dataset.items.to_pylist()[:2] == [
+        {
+            "item_id": "7",
+            "title": "Tent",
+            "description": "x y z",
+            "brand": "",
+            "categories": ["A", "B"],
+            "price": 1299.5,
+            "image": "http://x/1.jpg",
+            "truth": ["i1"],
+        },
+        {
+            "item_id": "8",
+            "title": "",
+            "description": "w",
+            "brand": "",
+            "categories": ["C", "D"],
+            "price": None,
+            "image": None,
+            "truth": ["i2"],
+        },
+    ]
+    assert dataset.user_ids.tolist() == ["1"]
+    assert dataset.item_ids[dataset.events].tolist() == ["8", "9", "7"]
+    assert dataset.ratings[[0, 2]].tolist() == [4.5, 5.0] and dataset.ratings[1] != dataset.ratings[1]
+    assert dataset.stats["notes"]["prices_unreadable"] == 1
+
+
+def test_pixels_in_the_image_column_become_image_bytes(shop):
+    dataset = shop.write({**ITEMS, "image": [b"\x89PNG", None, b"x"]}, EVENTS).load()
+    assert dataset.items.column("image_bytes").to_pylist() == [b"\x89PNG", None, b"x"]
+    assert dataset.items.column("image").to_pylist() == [None] * 3
+
+
+@pytest.mark.parametrize(
+    ("times", "unit"),
+    [
+        ([1_600_000_000, 1_600_000_001, 1_600_000_002], "s"),
+        ([1_600_000_000_000, 1_600_000_001_000, 1_600_000_002_000], "ms"),
+        ([1_600_000_000_000_000, 1_600_000_001_000_000, 1_600_000_002_000_000], "us"),
+        ([1_600_000_000_000_000_000, 1_600_000_001_000_000_000, 1_600_000_002_000_000_000], "ns"),
+        ([1_600_000_000.0, 1_600_000_001.0, 1_600_000_002.0], "float s"),
+        (["1600000000", "1600000001", "1600000002"], "text"),
+        (["2020-09-13 12:26:40", "2020-09-13T12:26:41", "2020-09-13 12:26:42"], "ISO"),
+        ([dt.datetime(2020, 9, 13, 12, 26, 40 + i) for i in range(3)], "datetime"),
+    ],
+)
+def test_times_of_any_unit_become_milliseconds(shop, times, unit):
+    dataset = shop.write(ITEMS, {**EVENTS, "timestamp": times}).load()
+    assert dataset.timestamps.tolist() == [1_600_000_000_000, 1_600_000_001_000, 1_600_000_002_000]
+
+
+def test_microseconds_still_decide_the_order(shop, sequences):
+    times = [1_600_000_000_000_300, 1_600_000_000_000_100, 1_600_000_000_000_200]
+    assert sequences(shop.write(ITEMS, {**EVENTS, "timestamp": times}).load()) == {"u": ["b", "c", "a"]}
+
+
+@pytest.mark.parametrize(
+    ("items", "events", "settings", "words"),
+    [
+        (
+            ITEMS,
+            {"item_id": ["a"]},
+            {},
+            "no column 'user_id'; set catalog.interactions.columns.user_id to one of item_id",
+        ),
+        ({"title": ["x"]}, EVENTS, {}, "no column 'item_id'"),
+        (ITEMS, EVENTS, {"item_columns": {"title": "name"}}, "no column 'name'"),
+        (ITEMS, EVENTS, {"item_columns": {"description": ["title", "words"]}}, "no column 'words'"),
+        (ITEMS, EVENTS, {"columns": {"timestamp": "when"}}, "no column 'when'"),
+        (ITEMS, {"user_id": ["u"], "item_id": ["a"]}, {}, "neither a timestamp nor a position"),
+        (ITEMS, {**EVENTS, "timestamp": [1, None, 3]}, {}, "timestamp is empty in data row 2"),
+        (ITEMS, {**EVENTS, "timestamp": [1.0, float("nan"), 3.0]}, {}, "timestamp is empty in data row 2"),
+        (ITEMS, {**EVENTS, "timestamp": ["1", "soon", "3"]}, {}, "neither numbers nor dates"),
+        (ITEMS, {**EVENTS, "rating": ["5", "good", "1"]}, {}, "'good' in data row 2, which is no number"),
+        (ITEMS, {**EVENTS, "user_id": ["u", None, "u"]}, {}, "user_id is empty in data row 2"),
+        (ITEMS, {**EVENTS, "user_id": ["u", "", "u"]}, {}, "user_id is empty in data row 2"),
+        (ITEMS, {**EVENTS, "item_id": [1.5, 2.0, 3.0]}, {}, "fractions"),
+        (ITEMS, {**EVENTS, "item_id": [["a"], ["b"], ["c"]]}, {}, "no id"),
+        ({**ITEMS, "categories": [[["x"]], [], []]}, EVENTS, {}, "list of lists"),
+        (ITEMS, {**EVENTS, "split": ["train", "valid", "later"]}, {"split": "given"}, "holds 'later'"),
+        (ITEMS, EVENTS, {"split": "given"}, "no column 'split'"),
+    ],
+)
+def test_wrong_columns_and_values_are_one_sentence(shop, items, events, settings, words):
+    shop.write(items, events)
+    with pytest.raises(UserError) as caught:
+        shop.load(**settings)
+    message = str(caught.value)
+    assert words in message and ".parquet" in message and "\n" not in message
+
+
+def test_hostile_ids_stay_text_and_never_become_paths(shop, tmp_path):
+    ids = ["../../etc/passwd", "/abs", "%2e%2e\\x", "a\0b", "\u202eright to left", "x" * 5000]
+    items = {"item_id": ids, "title": ["t"] * 6}
+    events = {"user_id": ["../u"] * 6, "item_id": ids, "timestamp": list(range(6))}
+    dataset = shop.write(items, events).load()
+    out = tmp_path / "out"
+    dataset.save(out)
+    assert sorted(p.name for p in out.iterdir()) == [
+        "dataset.json",
+        "interactions.parquet",
+        "items.parquet",
+        "sequences.parquet",
+    ]
+    assert dataset.item_ids.tolist()[3] == "ab" and dataset.stats["notes"]["texts_with_nul"] == 2
+    assert type(dataset).load(out).item_ids.tolist() == dataset.item_ids.tolist()
+
+
+def test_texts_are_cut_counted_and_blank_items_reported(shop):
+    items = {"item_id": ["a", "b", "c"], "title": ["t", "", None], "description": ["x" * 1_000_000, "", None]}
+    dataset = shop.write(items, EVENTS).load(max_text_chars=1000)
+    assert dataset.stats["notes"]["texts_cut"] == 1
+    assert dataset.stats["items_without_text"] == 2
+    assert dataset.stats["text_chars_max"] == 1002
+
+
+def test_dictionary_columns_are_read(shop):
+    pq.write_table(pa.table({name: pa.array(v).dictionary_encode() for name, v in ITEMS.items()}), shop.items)
+    assert shop.write(None, EVENTS) and shop.load().n_items == 4
