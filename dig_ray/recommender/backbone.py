@@ -11,13 +11,16 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from dig_ray.errors import UserError
 from dig_ray.recommender.config import RecommenderConfig
 from dig_ray.recommender.policy import SidPolicy
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
+    import torch
     from transformers import PreTrainedTokenizerBase
 
     from dig_ray.semantic_ids.sid_catalog import SidCatalog
@@ -75,9 +78,17 @@ def build_tokenizer(
 
 
 def build_policy(
-    config: RecommenderConfig, sids: SidCatalog, tokenizer: PreTrainedTokenizerBase, seed: int
+    config: RecommenderConfig,
+    sids: SidCatalog,
+    tokenizer: PreTrainedTokenizerBase,
+    seed: int,
+    codebooks: Sequence[np.ndarray] | None = None,
 ) -> SidPolicy:
-    """A fresh policy on the CPU: random weights from scratch, or the pretrained model with new SID rows (and LoRA if asked)."""
+    """A fresh policy on the CPU: random weights from scratch, or the pretrained model with new SID rows (and LoRA if asked).
+
+    Args:
+        codebooks: per level, (K_l, D) vectors behind the SID tokens; the from-scratch decoder's tokens start from them.
+    """
     import torch
     from transformers import set_seed
 
@@ -86,6 +97,10 @@ def build_policy(
     sid_start = tokenizer.convert_tokens_to_ids(names[0])
     if config.backbone == "decoder":
         model = _scratch_decoder(config, tokenizer)
+        if codebooks is not None and config.decoder.codebook_init > 0:
+            start_from_codebooks(
+                model.get_input_embeddings().weight, sid_start, codebooks, config.decoder.codebook_init
+            )
     else:
         from transformers import AutoModelForCausalLM
 
@@ -147,6 +162,29 @@ def _scratch_decoder(config: RecommenderConfig, tokenizer: PreTrainedTokenizerBa
         )
     )
     return model.to(getattr(torch, config.dtype))
+
+
+def start_from_codebooks(
+    embedding: torch.Tensor, sid_start: int, codebooks: Sequence[np.ndarray], deviation: float
+) -> None:
+    """Set the SID tokens' rows to their codebook vectors, in place, so that tokens of similar items begin similar.
+
+    Vectors are projected on the codebooks' leading principal directions (or laid into the first dimensions, where the model is wider)
+    and every level is scaled to the same standard deviation. Our choice.
+    """
+    import torch
+
+    width = embedding.shape[1]
+    stacked = np.concatenate([np.asarray(book, np.float64) for book in codebooks])
+    _, _, directions = np.linalg.svd(stacked - stacked.mean(axis=0), full_matrices=False)
+    directions = directions[: min(width, len(directions))]
+    at = sid_start
+    with torch.no_grad():
+        for book in codebooks:
+            rows = (np.asarray(book, np.float64) - np.mean(book, axis=0)) @ directions.T
+            rows *= deviation / max(float(np.sqrt((rows**2).sum() / (len(rows) * width))), 1e-12)
+            embedding[at : at + len(rows), : rows.shape[1]] = torch.from_numpy(rows).to(embedding.dtype)
+            at += len(rows)
 
 
 def _with_lora(model: Any, config: RecommenderConfig, sid_ids: range) -> Any:

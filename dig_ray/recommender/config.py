@@ -30,6 +30,11 @@ class DecoderConfig(Config):
     )
     embedding_dropout: float = Field(0.2, ge=0, lt=1)
     attention_dropout: float = Field(0.0, ge=0, lt=1)
+    codebook_init: float = Field(
+        0.05,
+        ge=0,
+        description="SID tokens start as their codebook vectors with this deviation; 0 starts them at random",
+    )
     text_vocabulary: int = Field(
         4096, ge=300, description="byte-pair tokens, learnt only when a text task is on"
     )

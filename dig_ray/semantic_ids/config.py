@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from dig_ray.base import Config
+from dig_ray.embedding.collaborative import CollaborativeConfig
 
 
 class KMeansConfig(Config):
@@ -49,6 +50,7 @@ class SemanticIdConfig(Config):
     codebook_size: int | tuple[int, ...] = 256
     scale: Literal["auto", "none", "center", "standardise", "whiten"] = "auto"
     whiten_dim: int | None = Field(None, ge=2)
+    collaborative: CollaborativeConfig = CollaborativeConfig()
     kmeans: KMeansConfig = KMeansConfig()
     rqvae: RQVAEConfig = RQVAEConfig()
     spread_last_level: bool = Field(

@@ -38,6 +38,8 @@ def run(config: SemanticIdConfig, stage: Stage, embeddings_path: Path | None, ca
     item_ids = pq.read_table(Path(catalog_dir) / "items.parquet", columns=["item_id"]).column(0).to_pylist()
     vectors = None if embeddings_path is None else load_vectors(embeddings_path, item_ids)
     reconstruction: list[float] | None = None
+    if vectors is not None and config.collaborative.weight > 0:
+        vectors = with_collaborative(vectors, config, catalog_dir, stage)
     if config.method == "file":
         catalog = sids_from_file(str(config.path), item_ids, config)
     else:
@@ -64,6 +66,23 @@ def run(config: SemanticIdConfig, stage: Stage, embeddings_path: Path | None, ca
         perplexity=[round(usage["perplexity"], 2) for usage in report["levels"]],
         seconds=round(time.monotonic() - started, 2),
     )
+
+
+def with_collaborative(
+    vectors: np.ndarray, config: SemanticIdConfig, catalog_dir: Path, stage: Stage
+) -> np.ndarray:
+    """Text vectors joined with collaborative ones, made from the catalogue's training events."""
+    from dig_ray.catalog.dataset import Dataset
+    from dig_ray.embedding.collaborative import collaborative_vectors, join_evidence
+
+    settings = config.collaborative
+    together = collaborative_vectors(Dataset.load(catalog_dir), settings, stage.seed)
+    alone = int((~together.any(axis=1)).sum())
+    stage.log(
+        f"semantic_ids: collaborative evidence of weight {settings.weight:g} joined; {alone} items have none"
+    )
+    stage.stats.update(items_without_collaborative_evidence=alone)
+    return join_evidence([(1.0, vectors), (settings.weight, together)])
 
 
 def quantize(

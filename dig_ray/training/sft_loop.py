@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ class SftJob:
         valid_prompts, valid_targets: validation histories (vocabulary ids) and targets.
         texts: what a from-scratch tokenizer learns its words on, when a text task is on.
         threads: torch threads per worker.
+        codebooks: vectors behind the SID tokens, per level, where the quantizer left any.
     """
 
     sft: SftConfig
@@ -40,6 +42,7 @@ class SftJob:
     sids: Any
     texts: list[str]
     threads: int
+    codebooks: list[np.ndarray] | None = None
 
     @property
     def useful_tokens(self) -> int:
@@ -108,7 +111,7 @@ def make_trainer(job: SftJob, output: str, callbacks: list[Any] | None = None) -
     from dig_ray.training.sft_trainer import SidTrainer, StopWhenStale, ValidationSet
 
     tokenizer = build_tokenizer(job.recommender, job.sids, job.texts)
-    policy = build_policy(job.recommender, job.sids, tokenizer, job.seed)
+    policy = build_policy(job.recommender, job.sids, tokenizer, job.seed, job.codebooks)
     if job.recommender.backbone == "decoder":
         add_embedding_dropout(policy, job.recommender.decoder.embedding_dropout)
     arguments = trainer_arguments(job, output)
@@ -137,10 +140,10 @@ def sft_worker(config: dict[str, Any]) -> None:
     job: SftJob = ray.get(config["job"]) if isinstance(config["job"], ray.ObjectRef) else config["job"]
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     torch.set_num_threads(job.threads)
-    _train(job)
+    _train(job, config["lines"].put)
 
 
-def _train(job: SftJob) -> None:
+def _train(job: SftJob, say: Callable[[str], None]) -> None:
     import ray.train
     from ray.train.huggingface.transformers import RayTrainReportCallback, prepare_trainer
 
@@ -152,7 +155,7 @@ def _train(job: SftJob) -> None:
         callbacks: list[Any] = [RayTrainReportCallback()]
         if lead:
             per_step = job.useful_tokens / steps_per_epoch(job)
-            callbacks.append(ProgressLines(lambda line: print(line, flush=True), per_step))
+            callbacks.append(ProgressLines(say, per_step))
         trainer = prepare_trainer(make_trainer(job, output, callbacks))
         checkpoint = ray.train.get_checkpoint()
         if checkpoint is None:

@@ -9,7 +9,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,7 +55,7 @@ def run(
     dataset = Dataset.load(catalog_dir)
     sids = SidCatalog.load(semantic_ids_dir / "semantic_ids.parquet")
     check_same_items(sids, dataset, semantic_ids_dir)
-    job = build_job(sft, recommender, dataset, sids, stage.seed)
+    job = build_job(sft, recommender, dataset, sids, stage.seed, read_codebooks(semantic_ids_dir))
     rows = len(job.arrays["input_ids"])
     stage.log(
         f"sft: {job.useful_tokens:,} tokens in {rows:,} rows of {sft.row_length} "
@@ -81,7 +84,12 @@ def run(
 
 
 def build_job(
-    sft: SftConfig, recommender: RecommenderConfig, dataset: Dataset, sids: SidCatalog, seed: int
+    sft: SftConfig,
+    recommender: RecommenderConfig,
+    dataset: Dataset,
+    sids: SidCatalog,
+    seed: int,
+    codebooks: list[np.ndarray] | None = None,
 ) -> SftJob:
     """Documents, packing and validation prompts: everything the workers need."""
     from dig_ray.recommender.backbone import build_tokenizer
@@ -138,15 +146,30 @@ def build_job(
         sids=sids,
         texts=texts,
         threads=threads,
+        codebooks=codebooks,
     )
 
 
-def fit(job: SftJob, storage: str, name: str, log: Any) -> Any:
+def read_codebooks(semantic_ids_dir: Path) -> list[np.ndarray] | None:
+    """Per level the (K_l, D) vectors of the quantizer; None for SIDs that were brought along."""
+    path = semantic_ids_dir / "codebooks.safetensors"
+    if not path.exists():
+        return None
+    from safetensors.numpy import load_file
+
+    tensors = load_file(path)
+    return [
+        tensors[f"codebook.{level}"] for level in range(sum(name.startswith("codebook.") for name in tensors))
+    ]
+
+
+def fit(job: SftJob, storage: str, name: str, log: Callable[[str], None]) -> Any:
     """Run the job on Ray Train; resumes when ``storage/name`` holds a checkpoint."""
     import ray
     import ray.train
     from ray.train.torch import TorchConfig, TorchTrainer
     from ray.train.v2.api.exceptions import TrainingFailedError
+    from ray.util.queue import Queue
 
     from dig_ray.training.sft_loop import sft_worker
 
@@ -161,9 +184,10 @@ def fit(job: SftJob, storage: str, name: str, log: Any) -> Any:
     resources: dict[str, float] = {"CPU": cpus}
     if sft.use_gpu:
         resources["GPU"] = 1
+    lines = Queue(actor_options={"num_cpus": 0})
     trainer = TorchTrainer(
         sft_worker,
-        train_loop_config={"job": ray.put(job)},
+        train_loop_config={"job": ray.put(job), "lines": lines},
         scaling_config=ray.train.ScalingConfig(
             num_workers=sft.num_workers, use_gpu=sft.use_gpu, resources_per_worker=resources
         ),
@@ -178,7 +202,8 @@ def fit(job: SftJob, storage: str, name: str, log: Any) -> Any:
         torch_config=TorchConfig(backend="nccl" if sft.use_gpu else "gloo"),
     )
     try:
-        return trainer.fit()
+        with _forwarded(lines, log):
+            return trainer.fit()
     except TrainingFailedError as error:
         causes = getattr(error, "worker_failures", None) or {}
         reasons = [str(e).strip() for e in causes.values() if str(e).strip()]
@@ -187,6 +212,33 @@ def fit(job: SftJob, storage: str, name: str, log: Any) -> Any:
                 "sft: the loss became NaN; lower sft.learning_rate or use sft.precision=float32"
             ) from None
         raise
+
+
+@contextmanager
+def _forwarded(lines: Any, log: Callable[[str], None]) -> Iterator[None]:
+    """Print what the leading worker says, while it says it; workers' own output is not shown."""
+    from ray.util.queue import Empty
+
+    done = threading.Event()
+
+    def drain() -> None:
+        while True:
+            try:
+                log(lines.get(timeout=1.0))
+            except Empty:
+                if done.is_set():
+                    return
+            except Exception:  # the queue's actor went down with Ray: there is nothing left to print
+                return
+
+    thread = threading.Thread(target=drain, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join(timeout=10)
+        lines.shutdown()
 
 
 def best_checkpoint(result: Any) -> tuple[Any, list[dict[str, Any]]]:
