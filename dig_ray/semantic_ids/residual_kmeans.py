@@ -101,7 +101,7 @@ def lloyd(
     """
     square = float((x.double() ** 2).sum())
     centroids = _start(x, size, rng, init)
-    previous = float("inf")
+    previous = None
     for _ in range(iterations):
         codes, best = _assign(x, centroids)
         inertia = square - 2.0 * float(best.double().sum())
@@ -110,7 +110,7 @@ def lloyd(
         dead = torch.nonzero(counts == 0).flatten()
         if dead.numel():
             _restart(x, codes, centroids, dead)
-        elif previous - inertia <= LLOYD_TOLERANCE * max(previous, 1e-12):
+        elif previous is not None and previous - inertia <= LLOYD_TOLERANCE * max(previous, 1e-12):
             break
         previous = inertia
     codes, best = _assign(x, centroids)
