@@ -1,0 +1,131 @@
+"""Training curves as lines in an SVG's coordinates; the template only writes them down."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+WIDTH, HEIGHT = 360, 220  # as wide as a phone, so that its text is never scaled down
+LEFT, RIGHT, TOP, BOTTOM = 44, 14, 14, 34
+POINTS = 400  # per line: more cannot be seen at this width
+
+
+def series(curves: Sequence[Mapping[str, Any]], key: str) -> list[tuple[float, float]]:
+    """(epoch, value) of every entry of the trainer's log that has ``key``, finite ones only."""
+    found = [(entry.get("epoch"), entry.get(key)) for entry in curves]
+    return [
+        (float(x), float(y))
+        for x, y in found
+        if isinstance(x, (int, float)) and isinstance(y, (int, float)) and math.isfinite(x) and math.isfinite(y)
+    ]
+
+
+def ticks(low: float, high: float, most: int = 6) -> list[float]:
+    """Round values from ``low`` to ``high``, about ``most`` of them or fewer."""
+    if not high > low:
+        return [low]
+    raw = (high - low) / most
+    step = 10.0 ** math.floor(math.log10(raw))
+    step *= next(factor for factor in (1, 2, 5, 10) if factor * step >= raw * 0.999)
+    first = math.ceil(low / step - 1e-9)
+    return [round((first + i) * step, 12) for i in range(int((high - first * step) / step + 1e-9) + 1)]
+
+
+def chart(
+    title: str,
+    lines: Sequence[tuple[str, list[tuple[float, float]]]],
+    from_zero: bool = False,
+    best: float | None = None,
+) -> dict[str, Any] | None:
+    """One small chart.
+
+    Args:
+        title: what it shows.
+        lines: (name, points) pairs; lines without points are left out.
+        from_zero: whether the vertical axis starts at 0.
+        best: an epoch to mark on all lines.
+
+    Returns:
+        coordinates and texts for the template, None when no line has a point.
+    """
+    lines = [(name, points) for name, points in lines if points]
+    if not lines:
+        return None
+    xs = [x for _, points in lines for x, _ in points]
+    ys = [y for _, points in lines for _, y in points]
+    x0, x1 = min(0.0, min(xs)), max(xs)
+    y0, y1 = (0.0 if from_zero and min(ys) >= 0 else min(ys)), max(ys)
+    x1, y1 = (x1 if x1 > x0 else x0 + 1), (y1 if y1 > y0 else y0 + (abs(y0) or 1))
+    margin = 0.06 * (y1 - y0)
+    y1, y0 = y1 + margin, (y0 if from_zero else y0 - margin)
+
+    def across(x: float) -> float:
+        return round(LEFT + (x - x0) / (x1 - x0) * (WIDTH - LEFT - RIGHT), 1)
+
+    def down(y: float) -> float:
+        return round(HEIGHT - BOTTOM - (y - y0) / (y1 - y0) * (HEIGHT - TOP - BOTTOM), 1)
+
+    drawn: list[dict[str, Any]] = []
+    for name, points in lines:
+        kept = points[:: max(1, -(-len(points) // POINTS))]
+        if kept[-1] != points[-1]:
+            kept.append(points[-1])
+        marked = [p for p in points if best is not None and p[0] == best]
+        drawn.append(
+            {
+                "name": name,
+                "path": " ".join(f"{across(x)},{down(y)}" for x, y in kept),
+                "dots": [(across(x), down(y)) for x, y in kept] if len(kept) <= 40 else [],
+                "mark": (across(marked[0][0]), down(marked[0][1])) if marked else None,
+                "last": points[-1],
+            }
+        )
+    vertical = ticks(y0, y1)
+    digits = max(0, -math.floor(math.log10(vertical[1] - vertical[0]))) if len(vertical) > 1 else 3
+    if any(abs(round(y, digits) - y) > 1e-9 for y in vertical):
+        digits += 1
+    said = "; ".join(f"{n}: {p[0][1]:.4f} at first, {p[-1][1]:.4f} at last" for n, p in lines)
+    return {
+        "title": title,
+        "said": f"{title} over {x1:g} epochs. {said}.",
+        "lines": drawn,
+        "x": [(across(x), f"{x:g}") for x in ticks(x0, x1)],
+        "y": [(down(y), f"{y:.{digits}f}") for y in vertical],
+        "width": WIDTH,
+        "height": HEIGHT,
+        "left": LEFT,
+        "right": WIDTH - RIGHT,
+        "floor": HEIGHT - BOTTOM,
+    }
+
+
+def training(curves: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """Charts of validation and loss, the validations as rows, and the best one (the first of equals)."""
+    gain, hits, loss = (series(curves, key) for key in ("eval_ndcg@10", "eval_hr@10", "loss"))
+    if not gain and not loss:
+        return None
+    best = max(gain, key=lambda point: point[1])[0] if gain else None
+    hit_at = dict(hits)
+    validation = [("HR@10", hits), ("NDCG@10", gain)]
+    return {
+        "charts": [
+            found
+            for found in (
+                chart("Validation, constrained decoding", validation, from_zero=True, best=best),
+                chart("Training loss", [("loss", loss)]),
+            )
+            if found
+        ],
+        "rows": [
+            {
+                "epoch": x,
+                "ndcg": y,
+                "hr": hit_at.get(x),
+                "loss": next((value for at, value in reversed(loss) if at <= x + 1e-9), None),
+                "best": x == best,
+            }
+            for x, y in gain
+        ],
+        "best": best,
+    }

@@ -1,0 +1,37 @@
+"""The report stage: gather what the other stages left and write ``report.html``."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dig_ray.base import Stage
+from dig_ray.manifest import redact
+from dig_ray.report import figures
+from dig_ray.report.gather import gather
+from dig_ray.report.page import build_page
+
+ELSEWHERE = ("store", "ray")  # where a run is kept and carried out says nothing on its result
+
+
+def run(run_config: Any, stage: Stage, inputs: Mapping[str, Path]) -> None:
+    """Write ``report.html`` into ``stage.out``.
+
+    Args:
+        run_config: the run's whole config.
+        inputs: stage name -> its artifact's directory; ``catalog`` and ``semantic_ids`` at least.
+
+    Raises:
+        UserError: an artifact is missing or damaged.
+    """
+    started = time.monotonic()
+    config = redact(run_config.model_dump(mode="json"))
+    for key in ELSEWHERE:
+        config.pop(key, None)
+    data = gather(config["name"], run_config.seed, config, inputs)
+    page = build_page(data).encode("utf-8")
+    (stage.out / "report.html").write_bytes(page)
+    stage.stats.update(rows=data.dataset.n_items, bytes=len(page))
+    stage.log(f"report: report.html, {figures.size(len(page))}, {time.monotonic() - started:.1f} s")
