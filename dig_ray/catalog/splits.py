@@ -12,6 +12,8 @@ import numpy as np
 
 from dig_ray.errors import UserError
 
+HASH_ROWS = 1 << 20  # events hashed at once
+
 
 def k_core(users: np.ndarray, items: np.ndarray, k: int) -> tuple[np.ndarray, int]:
     """The largest set of events in which every user and every item has at least k events.
@@ -113,12 +115,28 @@ def split_hash(
     Returns:
         64 hex digits.
     """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    order = np.arange(len(events))
+    if np.any(user_ids[1:] < user_ids[:-1]):
+        users = np.argsort(user_ids, kind="stable")
+        lengths = np.diff(offsets)[users]
+        order = np.arange(len(events)) + np.repeat(offsets[users] - (np.cumsum(lengths) - lengths), lengths)
+    user = np.repeat(np.arange(len(user_ids)), np.diff(offsets))
+    position = np.arange(len(events)) - offsets[user]
+    names, items = (pa.array(ids.tolist(), pa.large_string()) for ids in (user_ids, item_ids))
+    parts = pa.array(["0\n", "1\n", "2\n"], pa.large_string())
     digest = hashlib.sha256()
-    names = item_ids.tolist()
-    for user in np.argsort(user_ids, kind="stable").tolist():
-        low, high = int(offsets[user]), int(offsets[user + 1])
-        head = f"{user_ids[user]}\0"
-        pairs = zip(events[low:high].tolist(), split[low:high].tolist(), strict=True)
-        lines = [f"{head}{names[event]}\0{at}\0{part}\n" for at, (event, part) in enumerate(pairs)]
-        digest.update("".join(lines).encode("utf-8"))
+    for low in range(0, len(order), HASH_ROWS):
+        rows = order[low : low + HASH_ROWS]
+        columns = (
+            names.take(pa.array(user[rows])),
+            items.take(pa.array(events[rows])),
+            pc.cast(pa.array(position[rows]), pa.large_string()),
+            parts.take(pa.array(split[rows])),
+        )
+        # The values of an Arrow array lie one behind the other, so its buffer is the text to hash.
+        joined = pc.binary_join_element_wise(*columns, pa.scalar("\0", pa.large_string()))
+        digest.update(memoryview(joined.buffers()[2])[: pc.sum(pc.binary_length(joined)).as_py() or 0])
     return digest.hexdigest()

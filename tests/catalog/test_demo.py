@@ -137,7 +137,7 @@ def test_intents_beat_co_occurrence_beats_text_beats_popularity(world):
     popularity = recall(dataset, cases, np.tile(counts, (len(cases), 1)))
 
     vectors = surface_vectors(dataset)
-    text = recall(dataset, cases, (history @ vectors) @ vectors.T)
+    text = recall(dataset, cases, (history @ vectors) @ vectors.T * np.sqrt(counts))
 
     bought = np.zeros((dataset.n_users, dataset.n_items), dtype=np.float32)
     bought[np.repeat(np.arange(dataset.n_users), np.diff(offsets)), items] = 1

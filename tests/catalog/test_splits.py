@@ -75,6 +75,18 @@ def test_split_hash_is_what_its_description_says():
     lines = "u1\0ü\x000\x000\nu1\0x\x001\x002\nu2\0x\x000\x000\n"
     digest = split_hash(users, items, offsets, events, split)
     assert digest == hashlib.sha256(lines.encode()).hexdigest()
+    swapped = split_hash(users[::-1], items, np.array([0, 1, 3]), np.array([0, 1, 0]), np.array([0, 0, 2]))
+    assert swapped == digest  # the order of users in the arrays decides nothing
     renumbered = split_hash(users, items[::-1], offsets, 1 - events, split)
     assert renumbered == digest
     assert split_hash(users, items, offsets, events, np.array([0, 1, 0])) != digest
+
+
+def test_split_hash_is_the_same_in_pieces(monkeypatch):
+    rng = np.random.default_rng(0)
+    users, items = np.array([f"u{i:03d}" for i in range(50)]), np.array([f"i{i}" for i in range(9)])
+    offsets = np.arange(51) * 4
+    events, split = rng.integers(0, 9, 200), rng.integers(0, 3, 200).astype(np.int8)
+    whole = split_hash(users, items, offsets, events, split)
+    monkeypatch.setattr("dig_ray.catalog.splits.HASH_ROWS", 7)
+    assert split_hash(users, items, offsets, events, split) == whole
