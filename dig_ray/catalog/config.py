@@ -18,7 +18,7 @@ SOURCES = ("demo", "table", "amazon14", "amazon18", "amazon23", "recbole")
 
 def _names(value: Any) -> Any:
     """One column name or a list of them, as a tuple; None stays None."""
-    return (value,) if isinstance(value, str) else value
+    return (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list) else value
 
 
 class ItemColumns(Config):

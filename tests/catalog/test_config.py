@@ -29,6 +29,14 @@ def test_text_fields_take_one_column_or_several():
     assert input_files(config) == ["i.csv", "x.parquet"]
 
 
+def test_the_config_file_gives_lists():
+    text = """{"source": "table", "interactions": {"path": "x"}, "split": "global_time", "ratios": [0.7, 0.2, 0.1],
+        "items": {"path": "i", "columns": {"title": "t", "description": ["a", "b"]}}}"""
+    config = CatalogConfig.model_validate_json(text, strict=True)
+    assert config.items is not None and config.items.columns.description == ("a", "b")
+    assert config.ratios == (0.7, 0.2, 0.1)
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
