@@ -64,10 +64,11 @@ class BeamSearcher:
         self._tokens = [torch.from_numpy(t).to(device, torch.long) for t in table.tokens]
         self._starts = [torch.from_numpy(s).to(device, torch.long) for s in table.child_start]
         self._items = torch.from_numpy(table.items).to(device, torch.long)
-        widths, width = [], 1
+        widths: list[int] = []
+        self._kept: list[int] = []  # beams after each depth
         for children in table.max_children:
-            widths.append(width * children)
-            width = min(self.beam, width * children)
+            widths.append((self._kept[-1] if self._kept else 1) * children)
+            self._kept.append(min(self.beam, widths[-1]))
         self._max_rows = max(1, max_candidates // max(widths))
 
     def search(self, prompts: Tensor, lengths: Tensor) -> Beams:
@@ -108,7 +109,7 @@ class BeamSearcher:
 
         table = self.table
         rows = self.policy.sid_rows()
-        tree = TreeCache(self.policy, prompts, lengths)
+        tree = TreeCache(self.policy, prompts, lengths, sum(self._kept[:-1]))
         hidden = tree.prefill()
         node = torch.zeros(len(prompts), 1, dtype=torch.long, device=prompts.device)
         score = torch.zeros(len(prompts), 1, dtype=torch.float32, device=prompts.device)
@@ -143,8 +144,7 @@ class BeamSearcher:
         token = self._tokens[depth][child]
         if self.normalizer == "head":
             logits = torch.matmul(hidden, rows.T).float()
-            logits = logits - logits.logsumexp(-1, keepdim=True)
-            log_prob = logits.gather(-1, token.clamp(min=0))
+            log_prob = logits.gather(-1, token.clamp(min=0)).sub_(logits.logsumexp(-1, keepdim=True))
         else:
             logits = torch.matmul(hidden, rows[first:end].T).float()
             log_prob = logits.gather(-1, (token - first).clamp(min=0))
@@ -191,7 +191,7 @@ def unconstrained_invalid(
 
     with torch.inference_mode():
         rows = policy.sid_rows()
-        tree = TreeCache(policy, prompts, lengths)
+        tree = TreeCache(policy, prompts, lengths, beam * (levels - 1))
         hidden = tree.prefill()
         score = torch.zeros(len(prompts), 1, device=prompts.device)
         paths = torch.zeros(len(prompts), 1, 0, dtype=torch.long, device=prompts.device)

@@ -6,7 +6,9 @@ more, and a 4-D attention mask lets a beam see the prompt, its own ancestors and
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from dig_ray.recommender.slim_decoder import SlimDecoder, is_slim
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,79 +23,95 @@ class TreeCache:
         policy: any Hugging Face causal LM that takes a 4-D attention mask and a ``DynamicCache``.
         prompts: int64 (B, P) vocabulary ids, padded on the right.
         lengths: int64 (B,) real lengths, at least 1.
+        room: tokens per row that will be fed after the prompt, at most.
     """
 
-    def __init__(self, policy: SidPolicy, prompts: Tensor, lengths: Tensor) -> None:
+    def __init__(self, policy: SidPolicy, prompts: Tensor, lengths: Tensor, room: int) -> None:
         import torch
-        from transformers import DynamicCache
 
-        self.policy = policy
         self.lengths = lengths
-        self.batch, width = prompts.shape
+        self.batch, self.width = prompts.shape
         self.device = prompts.device
         self.dtype = policy.causal_lm.get_input_embeddings().weight.dtype
         self.blocked = torch.finfo(self.dtype).min
-        self.cache = DynamicCache(config=policy.causal_lm.config)
-        real = torch.arange(width, device=self.device)[None, :] < lengths[:, None]  # (B, P)
-        bias = torch.zeros(self.batch, 1, 1, width, dtype=self.dtype, device=self.device)
-        self._prompt_bias = bias.masked_fill_(~real[:, None, None, :], self.blocked)
-        self._real = real
-        self._prompts = prompts
-        self._ancestors: list[
-            Tensor
-        ] = []  # per fed step, (B, beams now): the beam of that step each beam descends from
-        self._fed: list[int] = []
+        decoder = policy.causal_lm.get_decoder()
+        self._stack: SlimDecoder | _GeneralDecoder = (
+            SlimDecoder(decoder, prompts, room)
+            if is_slim(decoder, self.width + room)
+            else _GeneralDecoder(policy, prompts)
+        )
+        self._padding: Tensor | None = (
+            None  # additive (B, 1, 1, P), where some prompt is shorter than the widest
+        )
+        if bool((lengths < self.width).any()):
+            real = torch.arange(self.width, device=self.device) < lengths[:, None]
+            self._padding = torch.zeros(real.shape, dtype=self.dtype, device=self.device)
+            self._padding = self._padding.masked_fill_(~real, self.blocked)[:, None, None]
+        self._columns: Tensor | None = (
+            None  # (B, beams now, fed steps): where each beam's own tokens lie in its row
+        )
+        self._used, self._steps = self.width, 0
 
     def prefill(self) -> Tensor:
         """Run the prompts; returns the state that predicts the first token, (B, 1, d)."""
-        import torch
-
-        width = self._prompts.shape[1]
-        at = torch.arange(width, device=self.device)
-        out = self.policy.hidden(
-            input_ids=self._prompts,
-            attention_mask=self._causal_bias(at),
-            position_ids=at[None, :].expand(self.batch, -1),
-            past_key_values=self.cache,
-            use_cache=True,
-        )
-        rows = torch.arange(self.batch, device=self.device)
-        return out.last_hidden_state[rows, self.lengths - 1][:, None]
+        return self._stack.prefill(self.lengths - 1, self._padding)
 
     def reparent(self, parent: Tensor) -> None:
         """Say which of the last step's beams each new beam, (B, K), continues."""
-        self._ancestors = [a.gather(1, parent) for a in self._ancestors]
+        if self._columns is not None:
+            self._columns = self._columns.gather(1, parent[..., None].expand(-1, -1, self._steps))
 
     def feed(self, tokens: Tensor) -> Tensor:
         """Append one token per beam, (B, K) vocabulary ids; returns the states that predict what follows, (B, K, d)."""
         import torch
 
         beams = tokens.shape[1]
-        step = len(self._fed)
-        own = torch.arange(beams, device=self.device)[None, :].expand(self.batch, -1)
-        self._ancestors.append(own)
-        self._fed.append(beams)
-        bias = [self._prompt_bias.expand(-1, -1, beams, -1)]
-        for origin, fed in zip(self._ancestors, self._fed, strict=True):
-            block = torch.full(
-                (self.batch, 1, beams, fed), self.blocked, dtype=self.dtype, device=self.device
-            )
-            bias.append(block.scatter_(3, origin[:, None, :, None], 0.0))
+        own = torch.arange(self._used, self._used + beams, device=self.device).expand(self.batch, -1)[
+            ..., None
+        ]
+        self._columns = own if self._columns is None else torch.cat([self._columns, own], dim=2)
+        self._used += beams
+        mask = torch.full(
+            (self.batch, 1, beams, self._used), self.blocked, dtype=self.dtype, device=self.device
+        )
+        mask[..., : self.width] = 0.0 if self._padding is None else self._padding
+        mask.scatter_(3, self._columns[:, None], 0.0)
+        positions = (self.lengths[:, None] + self._steps).expand(-1, beams)
+        self._steps += 1
+        return self._stack.feed(tokens, positions, mask)
+
+
+class _GeneralDecoder:
+    """The same state for any other architecture, through Hugging Face's own forward pass."""
+
+    def __init__(self, policy: SidPolicy, prompts: Tensor) -> None:
+        from transformers import DynamicCache
+
+        self.policy = policy
+        self.prompts = prompts
+        self.cache = DynamicCache(config=policy.causal_lm.config)
+
+    def prefill(self, last: Tensor, mask: Tensor | None) -> Tensor:
+        import torch
+
+        width = self.prompts.shape[1]
+        at = torch.arange(width, device=last.device)
+        # Padding comes after all that is real, so a causal mask hides it; what padded columns compute is never read.
+        weight = self.policy.causal_lm.get_input_embeddings().weight
+        causal = torch.zeros(width, width, dtype=weight.dtype, device=last.device)
+        causal.masked_fill_(at[None, :] > at[:, None], torch.finfo(weight.dtype).min)
+        out = self._run(self.prompts, at.expand(len(last), -1), causal.expand(len(last), 1, -1, -1))
+        return out[torch.arange(len(last), device=last.device), last][:, None]
+
+    def feed(self, tokens: Tensor, positions: Tensor, mask: Tensor) -> Tensor:
+        return self._run(tokens, positions, mask)
+
+    def _run(self, tokens: Tensor, positions: Tensor, mask: Tensor) -> Tensor:
         out = self.policy.hidden(
             input_ids=tokens,
-            attention_mask=torch.cat(bias, dim=3),
-            position_ids=(self.lengths[:, None] + step).expand(-1, beams),
+            attention_mask=mask,
+            position_ids=positions,
             past_key_values=self.cache,
             use_cache=True,
         )
         return out.last_hidden_state
-
-    def _causal_bias(self, at: Tensor) -> Any:
-        """Additive (B, 1, P, P): causal and blind to padding; a padded position still sees itself, to stay finite."""
-        import torch
-
-        causal = at[None, :] <= at[:, None]
-        own = at[None, :] == at[:, None]
-        allowed = causal[None] & (self._real[:, None, :] | own[None])
-        bias = torch.zeros(allowed.shape, dtype=self.dtype, device=self.device)
-        return bias.masked_fill_(~allowed, self.blocked)[:, None]

@@ -29,8 +29,16 @@ def _policy(kind: str, n_sid: int, seed: int = 0, sid_start: int = 3, extra: int
     Weights are drawn wider than usual, so that scores differ and rankings have no near ties.
     """
     import torch
-    from transformers import GPT2Config, LlamaConfig, Phi3Config, Qwen2Config
-    from transformers import GPT2LMHeadModel, LlamaForCausalLM, Phi3ForCausalLM, Qwen2ForCausalLM
+    from transformers import (
+        GPT2Config,
+        GPT2LMHeadModel,
+        LlamaConfig,
+        LlamaForCausalLM,
+        Phi3Config,
+        Phi3ForCausalLM,
+        Qwen2Config,
+        Qwen2ForCausalLM,
+    )
 
     torch.manual_seed(seed)
     common = {
