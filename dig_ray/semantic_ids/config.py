@@ -11,11 +11,11 @@ from dig_ray.embedding.collaborative import CollaborativeConfig
 
 
 class KMeansConfig(Config):
-    """Residual k-means. Our choice: fit on a sample of 65,536 rows, random start, 20 Lloyd steps at most."""
+    """Residual k-means. Our choice: fit on a sample of 65,536 rows, k-means++ start, 20 Lloyd steps at most."""
 
     iterations: int = Field(20, ge=1)
     sample: int = Field(65_536, ge=256, description="rows used for fitting; encoding uses every row")
-    init: Literal["random", "kmeans++"] = "random"
+    init: Literal["kmeans++", "random"] = "kmeans++"
 
 
 class RQVAEConfig(Config):

@@ -56,9 +56,7 @@ def quality_report(
             "suffix_tokens": catalog.n_suffix,
             "items_sharing_after_suffix": int(after),
         },
-        "levels": [
-            code_usage(catalog.codes[:, level], size) for level, size in enumerate(catalog.sizes)
-        ],
+        "levels": [code_usage(catalog.codes[:, level], size) for level, size in enumerate(catalog.sizes)],
         "prefixes": [],
     }
     recall = None
@@ -175,12 +173,20 @@ def draw_quality(report: dict[str, Any], path: str | Path, title: str = "Semanti
     for level, axis in enumerate(np.atleast_1d(above.subplots(1, shown, sharey=True))):
         usage = levels[level]
         counts = np.sort(usage["counts"])[::-1]
-        axis.fill_between(np.arange(len(counts) + 1), np.append(counts, counts[-1]), step="post", color=blue, linewidth=0)
+        axis.fill_between(
+            np.arange(len(counts) + 1), np.append(counts, counts[-1]), step="post", color=blue, linewidth=0
+        )
         even = report["items"] / usage["size"]
         axis.axhline(even, color=red, linewidth=1.2, linestyle="--")
         if level == 0:
             axis.annotate(
-                "even use", (usage["size"], even), xytext=(-2, 4), textcoords="offset points", ha="right", color=red, fontsize=8.5
+                "even use",
+                (usage["size"], even),
+                xytext=(-2, 4),
+                textcoords="offset points",
+                ha="right",
+                color=red,
+                fontsize=8.5,
             )
             axis.set_ylabel("items per code", color=ink)
         axis.set_xlim(0, usage["size"])
@@ -201,9 +207,14 @@ def draw_quality(report: dict[str, Any], path: str | Path, title: str = "Semanti
     lengths = [row["length"] for row in prefixes]
     for kind, axis in zip(panels, np.atleast_1d(below.subplots(1, len(panels))), strict=True):
         if kind == "collisions":
-            values = [collisions["collision_rate"], collisions["items_sharing_after_suffix"] / report["items"]]
+            values = [
+                collisions["collision_rate"],
+                collisions["items_sharing_after_suffix"] / report["items"],
+            ]
             bars = axis.bar(["before suffix", "after suffix"], values, color=[blue, pale], width=0.55)
-            axis.bar_label(bars, [f"{v:.2%}" if v else "0" for v in values], padding=3, color=ink, fontsize=9.5)
+            axis.bar_label(
+                bars, [f"{v:.2%}" if v else "0" for v in values], padding=3, color=ink, fontsize=9.5
+            )
             axis.set_ylim(0, max(values[0] * 1.3, 0.01))
             axis.set_title(
                 f"items that share their full code\n{collisions['shared_buckets']:,} buckets, largest "
@@ -222,10 +233,16 @@ def draw_quality(report: dict[str, Any], path: str | Path, title: str = "Semanti
             chance = [row["random_share"] for row in prefixes]
             bars = axis.bar(lengths, values, color=blue, width=0.55)
             axis.bar_label(bars, [f"{v:.1%}" for v in values], padding=3, color=ink, fontsize=9.5)
-            axis.plot(lengths, chance, "_", color=red, markersize=26, markeredgewidth=1.8, label="two random items")
+            axis.plot(
+                lengths, chance, "_", color=red, markersize=26, markeredgewidth=1.8, label="two random items"
+            )
             axis.set_ylim(0, max([*values, 0.01]) * 1.25)
             axis.legend(frameon=False, fontsize=8.5, labelcolor=ink)
-            axis.set_title(f"true {report['neighbours']} nearest neighbours\nthat share the prefix", color=ink, fontsize=10)
+            axis.set_title(
+                f"true {report['neighbours']} nearest neighbours\nthat share the prefix",
+                color=ink,
+                fontsize=10,
+            )
         axis.yaxis.set_major_formatter(PercentFormatter(1.0))
         if kind != "collisions":
             axis.set_xlabel("codes of the prefix", color=ink)

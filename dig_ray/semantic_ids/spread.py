@@ -26,7 +26,9 @@ def spread_last_level(rows: np.ndarray, codes: np.ndarray, codebooks: Sequence[n
     codes = codes.copy()
     last = codebooks[-1]
     half = 0.5 * (last * last).sum(axis=1)
-    prefix = np.unique(codes[:, :-1], axis=0, return_inverse=True)[1].reshape(-1) if codes.shape[1] > 1 else None
+    prefix = (
+        np.unique(codes[:, :-1], axis=0, return_inverse=True)[1].reshape(-1) if codes.shape[1] > 1 else None
+    )
     group_of = np.zeros(len(codes), dtype=np.int64) if prefix is None else prefix
     order = np.argsort(group_of, kind="stable")
     bounds = np.flatnonzero(np.diff(group_of[order])) + 1

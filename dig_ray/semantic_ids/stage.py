@@ -44,7 +44,9 @@ def run(config: SemanticIdConfig, stage: Stage, embeddings_path: Path | None, ca
         catalog = sids_from_file(str(config.path), item_ids, config)
     else:
         if vectors is None:
-            raise UserError(f"semantic_ids.method={config.method}: needs embeddings; run the embedding stage, or use method=file")
+            raise UserError(
+                f"semantic_ids.method={config.method}: needs embeddings; run the embedding stage, or use method=file"
+            )
         codes, reconstruction, tensors = quantize(vectors, config, stage)
         catalog = SidCatalog.from_codes(item_ids, codes, config.sizes)
         _save_tensors(stage.out / "codebooks.safetensors", tensors, config)
@@ -117,7 +119,9 @@ def quantize(
         books = model.books()
         if config.spread_last_level:
             codes = _spread(model.latents(x), codes, books, stage)
-        partial = [model.decode(rk.reconstruct(codes, books, length)) for length in range(1, config.levels + 1)]
+        partial = [
+            model.decode(rk.reconstruct(codes, books, length)) for length in range(1, config.levels + 1)
+        ]
         tensors.update({f"model.{name}": value.cpu().numpy() for name, value in model.state_dict().items()})
     tensors.update({f"codebook.{level}": book for level, book in enumerate(books)})
     variance = float(((x - x.mean(axis=0)) ** 2).sum(axis=1, dtype=np.float64).mean())
@@ -132,7 +136,9 @@ def _spread(rows: np.ndarray, codes: np.ndarray, books: list[np.ndarray], stage:
     spread = spread_last_level(rows, codes, books)
     moved = int((spread[:, -1] != codes[:, -1]).sum())
     stage.stats.update(items_sharing_before_spread=before, items_moved_by_spread=moved)
-    stage.log(f"semantic_ids: {before} items shared a full code; {moved} moved to another code of the last level")
+    stage.log(
+        f"semantic_ids: {before} items shared a full code; {moved} moved to another code of the last level"
+    )
     return spread
 
 
