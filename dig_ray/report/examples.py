@@ -66,7 +66,7 @@ def examples(
         lists: rule -> int (C, k) the policy's items, padded -1; the first rule decides who is shown.
 
     Returns:
-        ``users`` for the template and the share of all users whose target is in the first ten; None without lists.
+        ``users`` for the template, how many of them are ``hits``, and the share of hits among all cases; None without lists.
     """
     if not lists:
         return None
@@ -106,4 +106,9 @@ def examples(
                 ],
             }
         )
-    return {"users": users, "hit_share": float(((first >= 0) & (first < SHOWN)).mean()) if len(first) else 0.0}
+    hit = (first >= 0) & (first < SHOWN)
+    return {
+        "users": users,
+        "hits": int(hit[pick(first)].sum()),
+        "hit_share": float(hit.mean()) if len(hit) else 0.0,
+    }

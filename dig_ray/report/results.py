@@ -112,8 +112,8 @@ def beyond_table(results: Mapping[str, Mapping[str, Any]]) -> Table:
         [Cell(figures.number(r.get("novelty@10"))) for r in results.values()],
         [Cell(figures.number(r.get("short_lists"))) for r in results.values()],
     ]
-    names = ["Coverage@10", "Gini@10", "Novelty@10", "Short lists"]
-    return Table("Beyond accuracy", names, [("", _rows(results, columns))])
+    names = ["Coverage", "Gini", "Novelty", "Short lists"]
+    return Table("Beyond accuracy, at 10", names, [("", _rows(results, columns))])
 
 
 def paired_table(metrics: Mapping[str, Any], rule: str) -> Table | None:
