@@ -170,9 +170,10 @@ def draw_quality(report: dict[str, Any], path: str | Path, title: str = "Semanti
         fontweight="bold",
     )
 
+    most = max([max(usage["counts"]) for usage in levels])
     for level, axis in enumerate(np.atleast_1d(above.subplots(1, shown, sharey=True))):
         usage = levels[level]
-        counts = np.sort(usage["counts"])[::-1]
+        counts = np.sort(np.maximum(usage["counts"], 0.1))[::-1]
         axis.fill_between(
             np.arange(len(counts) + 1), np.append(counts, counts[-1]), step="post", color=blue, linewidth=0
         )
@@ -190,7 +191,8 @@ def draw_quality(report: dict[str, Any], path: str | Path, title: str = "Semanti
             )
             axis.set_ylabel("items per code", color=ink)
         axis.set_xlim(0, usage["size"])
-        axis.set_ylim(bottom=0)
+        axis.set_yscale("log")
+        axis.set_ylim(0.8, most * 1.4)
         axis.set_xlabel("codes, most used first", color=ink)
         axis.set_title(
             f"level {LEVEL_LETTERS[level]}: {usage['used']}/{usage['size']} used\n"
@@ -243,7 +245,7 @@ def draw_quality(report: dict[str, Any], path: str | Path, title: str = "Semanti
                 color=ink,
                 fontsize=10,
             )
-        axis.yaxis.set_major_formatter(PercentFormatter(1.0))
+        axis.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
         if kind != "collisions":
             axis.set_xlabel("codes of the prefix", color=ink)
             axis.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -251,5 +253,6 @@ def draw_quality(report: dict[str, Any], path: str | Path, title: str = "Semanti
         axis.spines[["top", "right"]].set_visible(False)
         axis.spines[["left", "bottom"]].set_color("#9aa5b1")
         axis.tick_params(colors=ink, labelsize=9)
-        axis.yaxis.set_major_locator(MaxNLocator(4))
+        if axis.get_yscale() == "linear":
+            axis.yaxis.set_major_locator(MaxNLocator(4))
     figure.savefig(path)

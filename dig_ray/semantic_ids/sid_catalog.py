@@ -77,19 +77,19 @@ class SidCatalog:
         if len(unique) < len(ids):
             twice = ids[int(np.setdiff1d(np.arange(len(ids)), first)[0])]
             raise UserError(
-                f"{what}: item_id {twice!r} appears more than once; every item needs exactly one Semantic ID"
+                f"{what}: item_id {str(twice)!r} appears more than once; every item needs exactly one Semantic ID"
             )
         bad = (codes < 0) | (codes >= np.asarray(sizes))
         if bad.any():
             row, level = (int(v) for v in np.argwhere(bad)[0])
             raise UserError(
-                f"{what}: item {ids[row]!r} has code {codes[row, level]} at level {level}, outside 0..{sizes[level] - 1}"
+                f"{what}: item {str(ids[row])!r} has code {codes[row, level]} at level {level}, outside 0..{sizes[level] - 1}"
             )
         bucket, size = _buckets(codes)
         shared = size[bucket] > 1
         if (suffix < NO_SUFFIX).any():
             raise UserError(
-                f"{what}: negative suffix for item {ids[int(np.flatnonzero(suffix < NO_SUFFIX)[0])]!r}"
+                f"{what}: negative suffix for item {str(ids[int(np.flatnonzero(suffix < NO_SUFFIX)[0])])!r}"
             )
         wrong = shared != (suffix != NO_SUFFIX)
         if wrong.any():
@@ -100,7 +100,7 @@ class SidCatalog:
                 else "has a suffix it does not need"
             )
             raise UserError(
-                f"{what}: item {ids[row]!r} {reason}; leave the suffix column out and suffixes are numbered for you"
+                f"{what}: item {str(ids[row])!r} {reason}; leave the suffix column out and suffixes are numbered for you"
             )
         pairs = np.stack([bucket[shared], suffix[shared].astype(np.int64)], axis=1)
         if len(np.unique(pairs, axis=0)) < len(pairs):
@@ -108,7 +108,7 @@ class SidCatalog:
             same = np.flatnonzero((np.diff(pairs[order], axis=0) == 0).all(axis=1))[0]
             a, b = np.flatnonzero(shared)[order[same : same + 2]]
             raise UserError(
-                f"{what}: items {ids[a]!r} and {ids[b]!r} have the same Semantic ID; it must be one-to-one"
+                f"{what}: items {str(ids[a])!r} and {str(ids[b])!r} have the same Semantic ID; it must be one-to-one"
             )
         return cls(ids, codes, suffix, sizes)
 
