@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Annotated, Any, Union, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from dig_ray.base import Config
 from dig_ray.baselines.config import BaselinesConfig
@@ -55,6 +55,22 @@ class RunConfig(Config):
     sft: SftConfig = SftConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     baselines: BaselinesConfig = BaselinesConfig()
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> RunConfig:
+        longest = max(self.evaluation.ks)
+        if self.baselines.run and self.baselines.top_k < longest:
+            raise ValueError(
+                f"baselines.top_k={self.baselines.top_k} gives lists shorter than the longest cut-off of "
+                f"evaluation.ks, {longest}; set baselines.top_k={longest} or more"
+            )
+        gpus = self.sft.num_workers if self.sft.use_gpu else 0
+        if self.ray.num_gpus is not None and self.ray.num_gpus < gpus:
+            raise ValueError(
+                f"sft.use_gpu with sft.num_workers={gpus} would wait for ever on ray.num_gpus={self.ray.num_gpus}; "
+                "raise ray.num_gpus or set sft.use_gpu=false"
+            )
+        return self
 
 
 # --- YAML ------------------------------------------------------------------------------------------------
@@ -284,7 +300,7 @@ def _sentence(
     plain = re.sub(r"\[\d+\]", "", key)
     while plain and plain not in origin:
         plain = plain.rpartition(".")[0]
-    source = origin.get(plain) or next(iter(origin.values()), "the built-in defaults")
+    source = origin.get(plain) or origin.get("", "the built-in defaults")
     if problem["type"] == "extra_forbidden":
         near = nearest_key(key, list(keys))
         return f"{source}: unknown key {key} (value {_short(node)}); the nearest is {near}"
@@ -319,6 +335,7 @@ def resolve(layers: Sequence[tuple[str, Mapping[str, Any]]], model: type[Config]
     origin: dict[str, str] = {}
     for source, layer in layers:
         _merge(data, layer, source, origin, "")
+        origin[""] = source  # where a mistake of the whole tree is put: the last word
     try:
         text = json.dumps(data, allow_nan=False)
     except (TypeError, ValueError) as error:
