@@ -1,0 +1,68 @@
+"""Vectors brought along: read in catalogue order, and every way they can be broken is one sentence."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from dig_ray.embedding.vectors import load_vectors, write_vectors
+from dig_ray.errors import UserError
+
+
+def test_round_trip_in_any_order(tmp_path):
+    x = np.random.default_rng(0).standard_normal((5, 3)).astype(np.float32)
+    write_vectors(tmp_path / "e.parquet", list("abcde"), x)
+    assert pq.read_schema(tmp_path / "e.parquet").field("vector").type == pa.list_(pa.float32(), 3)
+    assert np.array_equal(load_vectors(tmp_path / "e.parquet", list("dab")), x[[3, 0, 1]])
+
+
+def test_other_number_types_and_plain_lists_are_read(tmp_path):
+    pq.write_table(pa.table({"item_id": [7, 8], "vector": [[1, 2], [3, 4]]}), tmp_path / "e.parquet")
+    assert load_vectors(tmp_path / "e.parquet", ["8", "7"]).tolist() == [[3, 4], [1, 2]]
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        (
+            {"item_id": ["a", "b"], "vector": [[1.0, float("nan")], [1.0, 2.0]]},
+            "NaN or infinity, the first is item 'a'",
+        ),
+        (
+            {"item_id": ["a", "b"], "vector": [[1.0, 2.0], [1e300, 2.0]]},
+            "NaN or infinity, the first is item 'b'",
+        ),
+        (
+            {"item_id": ["a"], "vector": [[1.0, 2.0]]},
+            "no vector for 1 of 2 catalogue items, the first is 'b'",
+        ),
+        ({"item_id": ["a", "b", "a"], "vector": [[1.0], [2.0], [3.0]]}, "'a' appears more than once"),
+        ({"item_id": ["a", "b"], "vector": [[1.0, 2.0], [1.0]]}, "differ in length, 1 to 2"),
+        ({"item_id": ["a", "b"], "vector": [[1.0], None]}, "item 'b' has no vector"),
+        ({"item_id": ["a", "b"], "vector": [[1.0], [None]]}, "NaN or infinity, the first is item 'b'"),
+        ({"item_id": ["a", "b"], "vector": [1.0, 2.0]}, "expected a list of numbers"),
+        ({"item_id": ["a", "b"], "vector": [["x"], ["y"]]}, "expected numbers"),
+        ({"item_id": ["a", None], "vector": [[1.0], [2.0]]}, "1 rows have no item_id"),
+        (
+            {"item_id": ["a", "b"], "embedding": [[1.0], [2.0]]},
+            "no column 'vector'; it has item_id, embedding",
+        ),
+    ],
+)
+def test_broken_vectors_are_one_clear_sentence(tmp_path, columns, message):
+    pq.write_table(pa.table(columns), tmp_path / "mine.parquet")
+    with pytest.raises(UserError, match=message) as caught:
+        load_vectors(tmp_path / "mine.parquet", ["a", "b"])
+    assert "mine.parquet" in str(caught.value)
+
+
+def test_truncated_and_missing_files(tmp_path):
+    path = tmp_path / "e.parquet"
+    write_vectors(path, ["a"], np.ones((1, 4), dtype=np.float32))
+    path.write_bytes(path.read_bytes()[:-50])
+    with pytest.raises(UserError, match="not a readable Parquet file"):
+        load_vectors(path, ["a"])
+    with pytest.raises(UserError, match="no such file"):
+        load_vectors(tmp_path / "absent.parquet", ["a"])
