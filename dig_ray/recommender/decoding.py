@@ -15,11 +15,15 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from dig_ray.recommender.policy import SidPolicy
+from dig_ray.recommender.slim_decoder import SlimWeights
 from dig_ray.recommender.tree_cache import TreeCache
 from dig_ray.semantic_ids.prefix_table import PrefixTable
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+ROWS_AT_ONCE = 1024
+"""Prompt tokens that run together on a CPU: more only leave its cache (measured: 1.2x slower at twice as many)."""
 
 Normalizer = Literal["head", "trie"]
 """Over which tokens a step's probabilities sum to one: every SID token, or only those the prefix allows."""
@@ -34,7 +38,7 @@ class Beams:
 
 
 class BeamSearcher:
-    """Constrained beam search of one policy over one catalogue. Holds no state between calls.
+    """Constrained beam search of one policy over one catalogue. Two calls never influence each other.
 
     Args:
         policy: the model, in eval mode.
@@ -63,6 +67,7 @@ class BeamSearcher:
         device = policy.device
         self._tokens = [torch.from_numpy(t).to(device, torch.long) for t in table.tokens]
         self._starts = [torch.from_numpy(s).to(device, torch.long) for s in table.child_start]
+        self._weights: SlimWeights | None = None
         self._items = torch.from_numpy(table.items).to(device, torch.long)
         widths: list[int] = []
         self._kept: list[int] = []  # beams after each depth
@@ -90,6 +95,8 @@ class BeamSearcher:
 
         with torch.inference_mode():
             step = self._max_rows
+            if prompts.device.type == "cpu":
+                step = min(step, max(1, ROWS_AT_ONCE // prompts.shape[1]))
             parts = [
                 self._search(
                     prompts[i : i + step], lengths[i : i + step], None if seen is None else seen[i : i + step]
@@ -109,7 +116,8 @@ class BeamSearcher:
 
         table = self.table
         rows = self.policy.sid_rows()
-        tree = TreeCache(self.policy, prompts, lengths, sum(self._kept[:-1]))
+        tree = TreeCache(self.policy, prompts, lengths, sum(self._kept[:-1]), self._weights)
+        self._weights = tree.weights
         hidden = tree.prefill()
         node = torch.zeros(len(prompts), 1, dtype=torch.long, device=prompts.device)
         score = torch.zeros(len(prompts), 1, dtype=torch.float32, device=prompts.device)

@@ -132,6 +132,19 @@ def packed_arrays(
     }
 
 
+def fill_rows(arrays: dict[str, NDArray[Any]], multiple: int, pad: int) -> dict[str, NDArray[Any]]:
+    """Add rows of padding until their number divides by ``multiple``.
+
+    Every optimisation step then reads equally many rows, so that it is the same step however many workers share it.
+    """
+    blank = {"input_ids": pad, "position_ids": 0, "label": -100}  # document, item and depth: -1
+    short = -len(arrays["input_ids"]) % multiple
+    return {
+        name: np.concatenate([a, np.full((short, a.shape[1]), blank.get(name, -1), a.dtype)])
+        for name, a in arrays.items()
+    }
+
+
 def document_mask(document: Tensor) -> Tensor:
     """Boolean attention mask (B, 1, T, T) from document numbers (B, T): causal, and only within a document.
 

@@ -1,19 +1,24 @@
 """A lean forward pass for the common decoder family: pre-norm, rotary positions, gated feed-forward (Llama, Mistral, Phi-3, Qwen2, Qwen3).
 
-Decoding a small model is bound by the number of tensor operations and by memory traffic, not by arithmetic. This pass runs the model's own
-modules (so adapters and hooks stay in place) with about half the operations of the general one: keys and values are written into one
-preallocated buffer, rotary angles are computed once per search, the prompt needs no mask, and the last layer of the prompt is evaluated
-only where it is read. Anything it does not know takes the general pass; results differ by rounding only.
+Decoding a small model is bound by the number of tensor operations and by memory traffic, not by arithmetic. This pass has about a third of
+the operations of the general one: keys and values are written into one preallocated buffer, rotary angles are computed once per search,
+the prompt needs no mask, and the last layer of the prompt is evaluated only where it is read. Small plain models are also packed: query,
+key and value are one matrix, so are gate and up, norms are folded in, and matrices lie as the product reads them (up to 4x faster for a
+few rows on a CPU). Otherwise the model's own modules run, so that adapters stay in place. Anything unknown takes the general pass;
+results differ by rounding only.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 FAMILY = {"LlamaModel", "MistralModel", "Phi3Model", "Qwen2Model", "Qwen3Model"}
+PACK_AT_MOST = 32_000_000  # parameters; a packed copy of a larger model is not worth its memory
 
 
 def is_slim(decoder: Any, longest: int) -> bool:
@@ -24,6 +29,7 @@ def is_slim(decoder: Any, longest: int) -> bool:
         type(decoder).__name__ in FAMILY
         and not decoder.training
         and not _windowed(config, longest)
+        and getattr(config, "hidden_act", None) == "silu"
         and rope.get("rope_type") in {"default", "linear", "llama3"}
         and rope.get("partial_rotary_factor", 1.0) == 1.0
     )
@@ -36,33 +42,171 @@ def _windowed(config: Any, longest: int) -> bool:
     return window is not None and window < longest and (kinds is None or "sliding_attention" in kinds)
 
 
+@dataclass
+class _Layer:
+    """One block as functions of rows (R, width): normed input to query-key-value, attention to the residual, and so on."""
+
+    attention_norm: Callable[[Any], Any]
+    qkv: Callable[[Any], Any]
+    out: Callable[[Any], Any]
+    mlp_norm: Callable[[Any], Any]
+    gate_up: Callable[[Any], tuple[Any, Any]]
+    down: Callable[[Any], Any]
+    attention: Any
+
+
+class SlimWeights:
+    """The layers of a stack, packed where that is possible; rebuilt by ``of`` when the model's weights have changed since."""
+
+    def __init__(self, decoder: Any) -> None:
+        self.version = _version(decoder)
+        pack = _packable(decoder)
+        make = _packed_layer if pack else _module_layer
+        self.layers = [make(layer) for layer in decoder.layers]
+
+    @staticmethod
+    def of(decoder: Any, known: SlimWeights | None) -> SlimWeights:
+        """``known`` if it is still what the model holds."""
+        return known if known is not None and known.version == _version(decoder) else SlimWeights(decoder)
+
+
+def _version(decoder: Any) -> list[tuple[int, int]]:
+    """Changes with every in-place update, move or replacement of a weight."""
+    return [(p.data_ptr(), p._version) for p in decoder.parameters()]
+
+
+def _packable(decoder: Any) -> bool:
+    import torch
+
+    plain = all(
+        type(m) is torch.nn.Linear and not m._forward_hooks and not m._forward_pre_hooks
+        for layer in decoder.layers
+        for m in (*layer.self_attn.children(), *layer.mlp.children())
+        if getattr(m, "weight", None) is not None and m.weight.ndim == 2 or hasattr(m, "base_layer")
+    )
+    weights = list(decoder.layers.parameters())
+    size = sum(w.numel() for w in weights)
+    return (
+        plain
+        and size <= PACK_AT_MOST
+        and all(w.dtype == torch.float32 and w.device.type == "cpu" for w in weights)
+    )
+
+
+def _packed_layer(layer: Any) -> _Layer:
+    import torch
+
+    attention, mlp = layer.self_attn, layer.mlp
+    fused = getattr(attention, "qkv_proj", None)
+    qkv = [fused] if fused is not None else [attention.q_proj, attention.k_proj, attention.v_proj]
+    if hasattr(mlp, "gate_up_proj"):
+        halves = mlp.gate_up_proj.weight.detach().chunk(2)
+    else:
+        halves = (mlp.gate_proj.weight.detach(), mlp.up_proj.weight.detach())
+    gate, up = (_matrix([half], [None], layer.post_attention_layernorm) for half in halves)
+
+    def gate_up(rows: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.nn.functional.silu(gate(rows), inplace=True), up(rows)
+
+    return _Layer(
+        attention_norm=_unit(layer.input_layernorm),
+        qkv=_matrix([m.weight for m in qkv], [m.bias for m in qkv], layer.input_layernorm),
+        out=_matrix([attention.o_proj.weight], [attention.o_proj.bias]),
+        mlp_norm=_unit(layer.post_attention_layernorm),
+        gate_up=gate_up,
+        down=_matrix([mlp.down_proj.weight], [mlp.down_proj.bias]),
+        attention=attention,
+    )
+
+
+def _matrix(
+    weights: list[Tensor], biases: list[Tensor | None], norm: Any = None
+) -> Callable[[Tensor], Tensor]:
+    """Several linear maps as one product, behind a norm whose weight and sqrt(width) are multiplied in."""
+    import torch
+
+    weight = torch.cat([w.detach() for w in weights])
+    if norm is not None:
+        weight = weight * (norm.weight.detach() * norm.weight.shape[0] ** 0.5)
+    turned = weight.t().contiguous()
+    if all(b is None for b in biases):
+        return lambda rows: torch.mm(rows, turned)
+    pairs = zip(weights, biases, strict=True)
+    bias = torch.cat([torch.zeros(len(w)) if b is None else b.detach() for w, b in pairs])
+    return lambda rows: torch.addmm(bias, rows, turned)
+
+
+def _unit(norm: Any) -> Callable[[Tensor], Tensor]:
+    """Rows divided by sqrt(|row|^2 + width * eps): the RMS norm without its weight and the factor sqrt(width)."""
+    import torch
+
+    floor = torch.full((1, 1), norm.weight.shape[0] * norm.variance_epsilon)
+
+    def run(rows: Tensor) -> Tensor:
+        length = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
+        return rows * torch.addcmul(floor, length, length).rsqrt_()
+
+    return run
+
+
+def _module_layer(layer: Any) -> _Layer:
+    """The block through its own modules."""
+    import torch
+
+    attention, mlp = layer.self_attn, layer.mlp
+    if hasattr(attention, "qkv_proj"):
+        qkv: Callable[[Any], Any] = attention.qkv_proj
+    else:
+        parts = (attention.q_proj, attention.k_proj, attention.v_proj)
+
+        def qkv(rows: Any) -> Any:
+            return torch.cat([part(rows) for part in parts], dim=-1)
+
+    def gate_up(rows: Any) -> tuple[Any, Any]:
+        gate, up = (
+            mlp.gate_up_proj(rows).chunk(2, dim=-1)
+            if hasattr(mlp, "gate_up_proj")
+            else (mlp.gate_proj(rows), mlp.up_proj(rows))
+        )
+        return torch.nn.functional.silu(gate), up
+
+    return _Layer(
+        layer.input_layernorm,
+        qkv,
+        attention.o_proj,
+        layer.post_attention_layernorm,
+        gate_up,
+        mlp.down_proj,
+        attention,
+    )
+
+
 class SlimDecoder:
     """The key-value state of one batch.
 
     Args:
         decoder: a stack for which ``is_slim`` holds.
+        weights: its layers.
         prompts: int64 (B, P) vocabulary ids, padded on the right.
         room: tokens per row to be fed after the prompt.
     """
 
-    def __init__(self, decoder: Any, prompts: Tensor, room: int) -> None:
+    def __init__(self, decoder: Any, weights: SlimWeights, prompts: Tensor, room: int) -> None:
         import torch
 
-        self.decoder = decoder
-        self.prompts = prompts
+        self.decoder, self.layers, self.prompts = decoder, weights.layers, prompts
         config = decoder.config
-        self.heads = config.num_attention_heads
-        self.kv_heads = config.num_key_value_heads
+        self.heads, self.kv_heads = config.num_attention_heads, config.num_key_value_heads
         self.head_dim = getattr(config, "head_dim", None) or config.hidden_size // self.heads
-        self.capacity = prompts.shape[1] + room
+        capacity = prompts.shape[1] + room
         self.filled = 0
         weight = decoder.norm.weight
-        at = torch.arange(self.capacity, device=prompts.device)[None]
+        at = torch.arange(capacity, device=prompts.device)[None]
         cos, sin = decoder.rotary_emb(weight[None, None], at)
         half = self.head_dim // 2
         self.cos = cos[0, :, None]  # (positions, 1, head dim)
         self.sin = torch.cat([-sin[0, :, None, :half], sin[0, :, None, half:]], dim=-1)
-        shape = (2, len(decoder.layers), len(prompts), self.capacity, self.kv_heads, self.head_dim)
+        shape = (2, len(self.layers), len(prompts), capacity, self.kv_heads, self.head_dim)
         self.keys, self.values = torch.empty(shape, dtype=weight.dtype, device=prompts.device)
 
     def prefill(self, last: Tensor, mask: Tensor | None) -> Tensor:
@@ -74,13 +218,8 @@ class SlimDecoder:
         import torch
 
         width = self.prompts.shape[1]
-        return self._run(
-            self.prompts,
-            self.cos[:width],
-            self.sin[:width],
-            mask,
-            (torch.arange(len(last), device=last.device), last),
-        )
+        rows = torch.arange(len(last), device=last.device)
+        return self._run(self.prompts, self.cos[:width], self.sin[:width], mask, (rows, last))
 
     def feed(self, tokens: Tensor, positions: Tensor, mask: Tensor) -> Tensor:
         """Append (B, K) tokens at positions (B, K) under an additive mask (B, 1, K, columns so far + K); returns (B, K, d)."""
@@ -94,79 +233,47 @@ class SlimDecoder:
         mask: Tensor | None,
         read: tuple[Tensor, Tensor] | None,
     ) -> Tensor:
-        from torch.nn.functional import scaled_dot_product_attention, silu
+        from torch.nn.functional import scaled_dot_product_attention
 
-        heads, begin = self.heads, self.filled
+        turned_heads = self.heads + self.kv_heads
         batch, width = tokens.shape
-        self.filled = end = begin + width
-        layers = self.decoder.layers
-        x = self.decoder.embed_tokens(tokens)
-        for number, layer in enumerate(layers):
-            attention = layer.self_attn
-            turned, value = self._project(attention, _rms_norm(layer.input_layernorm, x), cos, sin)
-            query, key = turned[:, :, :heads], turned[:, :, heads:]
+        begin, end = self.filled, self.filled + width
+        self.filled = end
+        x = self.decoder.embed_tokens(tokens).flatten(0, 1)
+        for number, layer in enumerate(self.layers):
+            qkv = layer.qkv(layer.attention_norm(x)).view(batch, width, -1, self.head_dim)
+            both, value = qkv[:, :, :turned_heads], qkv[:, :, turned_heads:]
+            if hasattr(layer.attention, "q_norm"):
+                both = _normed(layer.attention, both, self.heads)
+            # rotate_half(x) * sin is x with its halves swapped, times sin with its first half negated
+            swapped = both.roll(self.head_dim // 2, dims=-1)
+            both = (both * cos).addcmul_(swapped, sin)
+            query, key = both[:, :, : self.heads], both[:, :, self.heads :]
             self.keys[number, :, begin:end] = key
             self.values[number, :, begin:end] = value
-            causal = read is not None
             if begin:
                 key, value = self.keys[number, :, :end], self.values[number, :, :end]
+            causal = read is not None
             if (
-                read is not None and number == len(layers) - 1
-            ):  # nothing but the last column is read of the last layer
-                query, x, causal = query[read][:, None], x[read][:, None], False
+                read is not None and number == len(self.layers) - 1
+            ):  # only the last column is read of the last layer
+                query, x, causal = query[read][:, None], x.view(batch, width, -1)[read], False
             seen = scaled_dot_product_attention(
                 query.transpose(1, 2),
                 key.transpose(1, 2),
                 value.transpose(1, 2),
                 attn_mask=None if causal else mask,
                 is_causal=causal,
-                scale=attention.scaling,
-                enable_gqa=heads != self.kv_heads,
+                scale=layer.attention.scaling,
+                enable_gqa=self.heads != self.kv_heads,
             )
-            x = attention.o_proj(seen.transpose(1, 2).flatten(2)).add_(x)
-            block = layer.mlp
-            h = _rms_norm(layer.post_attention_layernorm, x)
-            if hasattr(block, "gate_up_proj"):
-                gate, up = block.gate_up_proj(h).chunk(2, dim=-1)
-                gate = block.activation_fn(gate)
-            else:
-                gate, up = block.gate_proj(h), block.up_proj(h)
-                gate = (
-                    silu(gate, inplace=True)
-                    if self.decoder.config.hidden_act == "silu"
-                    else block.act_fn(gate)
-                )
-            x = block.down_proj(gate.mul_(up)).add_(x)
-        return _rms_norm(self.decoder.norm, x)
-
-    def _project(self, attention: Any, h: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
-        """Rotated queries and keys (B, T, heads + kv heads, head dim), and values (B, T, kv heads, head dim)."""
-        import torch
-
-        size = (*h.shape[:2], -1, self.head_dim)
-        if hasattr(attention, "qkv_proj"):
-            split = attention.qkv_proj(h).view(size)
-            both, value = split[:, :, : -self.kv_heads], split[:, :, -self.kv_heads :]
-        else:
-            query, key = attention.q_proj(h).view(size), attention.k_proj(h).view(size)
-            if hasattr(attention, "q_norm"):
-                query, key = attention.q_norm(query), attention.k_norm(key)
-            both, value = torch.cat([query, key], dim=2), attention.v_proj(h).view(size)
-        # rotate_half(x) * sin is x with its halves swapped, times sin with its first half negated
-        swapped = both.roll(self.head_dim // 2, dims=-1)
-        return (both * cos).addcmul_(swapped, sin), value
+            x = layer.out(seen.transpose(1, 2).reshape(len(x), -1)).add_(x)
+            gate, up = layer.gate_up(layer.mlp_norm(x))
+            x = layer.down(gate.mul_(up)).add_(x)
+        return self.decoder.norm(x).view(batch, -1, x.shape[1])
 
 
-def _rms_norm(norm: Any, x: Tensor) -> Tensor:
-    """The module's own RMS norm, in three passes over the data instead of six."""
+def _normed(attention: Any, both: Tensor, heads: int) -> Tensor:
     import torch
 
-    if x.dtype != torch.float32 or norm.weight.dtype != torch.float32:
-        return norm(x)
-    scale = (
-        torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-        .square_()
-        .mul_(1 / x.shape[-1])
-        .add_(norm.variance_epsilon)
-    )
-    return (x * scale.rsqrt_()).mul_(norm.weight)
+    return torch.cat([attention.q_norm(both[:, :, :heads]), attention.k_norm(both[:, :, heads:])], dim=2)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dig_ray.recommender.slim_decoder import SlimDecoder, is_slim
+from dig_ray.recommender.slim_decoder import SlimDecoder, SlimWeights, is_slim
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,9 +24,17 @@ class TreeCache:
         prompts: int64 (B, P) vocabulary ids, padded on the right.
         lengths: int64 (B,) real lengths, at least 1.
         room: tokens per row that will be fed after the prompt, at most.
+        weights: of an earlier search with this policy, to be used again where they still hold.
     """
 
-    def __init__(self, policy: SidPolicy, prompts: Tensor, lengths: Tensor, room: int) -> None:
+    def __init__(
+        self,
+        policy: SidPolicy,
+        prompts: Tensor,
+        lengths: Tensor,
+        room: int,
+        weights: SlimWeights | None = None,
+    ) -> None:
         import torch
 
         self.lengths = lengths
@@ -35,11 +43,13 @@ class TreeCache:
         self.dtype = policy.causal_lm.get_input_embeddings().weight.dtype
         self.blocked = torch.finfo(self.dtype).min
         decoder = policy.causal_lm.get_decoder()
-        self._stack: SlimDecoder | _GeneralDecoder = (
-            SlimDecoder(decoder, prompts, room)
-            if is_slim(decoder, self.width + room)
-            else _GeneralDecoder(policy, prompts)
-        )
+        self.weights: SlimWeights | None = None
+        self._stack: SlimDecoder | _GeneralDecoder
+        if is_slim(decoder, self.width + room):
+            self.weights = SlimWeights.of(decoder, weights)
+            self._stack = SlimDecoder(decoder, self.weights, prompts, room)
+        else:
+            self._stack = _GeneralDecoder(policy, prompts)
         self._padding: Tensor | None = (
             None  # additive (B, 1, 1, P), where some prompt is shorter than the widest
         )

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import io
+import json
 import os
 import shutil
 import tempfile
@@ -50,7 +52,7 @@ class SftJob:
 
 
 def steps_per_epoch(job: SftJob) -> int:
-    """Optimisation steps an epoch: the last, smaller one counts."""
+    """Optimisation steps an epoch; rows are filled up to whole steps."""
     return -(-len(job.arrays["input_ids"]) // job.sft.rows_per_step)
 
 
@@ -140,7 +142,44 @@ def sft_worker(config: dict[str, Any]) -> None:
     job: SftJob = ray.get(config["job"]) if isinstance(config["job"], ray.ObjectRef) else config["job"]
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     torch.set_num_threads(job.threads)
-    _train(job, config["lines"].put)
+    from dig_ray.training.sft_trainer import LossIsNaN
+
+    try:
+        _train(job, config["lines"].put)
+    except (
+        LossIsNaN
+    ) as stop:  # every try would end here, so the run ends as it is and no worker is started again
+        rank = ray.train.get_context().get_world_rank()
+        batch = io.BytesIO()
+        kept: dict[str, Any] = {name: values.cpu().numpy() for name, values in stop.batch.items()}
+        np.savez(batch, **kept)
+        write_bytes(config["failed"], f"batch-rank{rank}.npz", batch.getvalue())
+        if rank == 0:
+            write_bytes(config["failed"], "nan.json", json.dumps({"step": stop.step}).encode())
+
+
+def write_bytes(folder: str, name: str, content: bytes) -> None:
+    """Write a small file into a local folder or a URI."""
+    from pyarrow.fs import FileSystem
+
+    system, base = FileSystem.from_uri(folder)
+    system.create_dir(base, recursive=True)
+    with system.open_output_stream(f"{base}/{name}") as stream:
+        stream.write(content)
+
+
+def take_bytes(folder: str, name: str) -> bytes | None:
+    """Read and remove what ``write_bytes`` wrote; None when there is nothing."""
+    from pyarrow.fs import FileSystem
+
+    system, base = FileSystem.from_uri(folder)
+    try:
+        with system.open_input_stream(f"{base}/{name}") as stream:
+            content = bytes(stream.read())
+    except FileNotFoundError:
+        return None
+    system.delete_file(f"{base}/{name}")
+    return content
 
 
 def _train(job: SftJob, say: Callable[[str], None]) -> None:

@@ -89,6 +89,14 @@ class ValidationSet:
         return total
 
 
+class LossIsNaN(Exception):
+    """The gradients of a step are not finite; every rank raises it at the same step, before the weights are touched."""
+
+    def __init__(self, step: int, batch: dict[str, torch.Tensor]) -> None:
+        super().__init__(f"the loss became NaN at step {step}")
+        self.step, self.batch = step, batch
+
+
 class SidTrainer(SFTTrainer):
     """See the module's docstring. ``policy.model`` is trained in place."""
 
@@ -125,6 +133,7 @@ class SidTrainer(SFTTrainer):
             processing_class=tokenizer,
             callbacks=callbacks,
         )
+        self.add_callback(_BeforeEachStep(self._check_finite))
         self.model_accepts_loss_kwargs = True  # the loss is already divided by the tokens of the whole step
         attach_loss(policy, loss.to(self.args.device))
 
@@ -136,6 +145,16 @@ class SidTrainer(SFTTrainer):
         # Ranks average their gradients, while the count is that of all ranks together.
         loss = total / count * (self.accelerator.num_processes if num_items_in_batch is not None else 1)
         return (loss, {"loss": loss}) if return_outputs else loss
+
+    def training_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+        self._batch = inputs
+        return super().training_step(model, inputs, *args, **kwargs)
+
+    def _check_finite(self) -> None:
+        """Raise ``LossIsNaN`` when the step's gradients are not finite. They are averaged by now, so all ranks agree."""
+        grads = [p.grad for p in self._policy.model.parameters() if p.grad is not None]
+        if not bool(torch.isfinite(torch.nn.utils.get_total_norm(grads))):
+            raise LossIsNaN(self.state.global_step + 1, self._batch)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Decode the validation users: ``eval_ndcg@10``, ``eval_hr@10`` and the seconds it took. Draws no random number."""
@@ -165,6 +184,14 @@ def validations_since_best(log_history: list[dict[str, Any]]) -> int:
     """How many validations came after the one with the best NDCG@10 (the first of equals)."""
     scores = [entry["eval_ndcg@10"] for entry in log_history if "eval_ndcg@10" in entry]
     return len(scores) - 1 - int(np.argmax(scores)) if scores else 0
+
+
+class _BeforeEachStep(TrainerCallback):
+    def __init__(self, check: Callable[[], None]) -> None:
+        self.check = check
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.check()
 
 
 class StopWhenStale(TrainerCallback):

@@ -93,7 +93,7 @@ def build_job(
 ) -> SftJob:
     """Documents, packing and validation prompts: everything the workers need."""
     from dig_ray.recommender.backbone import build_tokenizer
-    from dig_ray.recommender.packing import pack, packed_arrays
+    from dig_ray.recommender.packing import fill_rows, pack, packed_arrays
     from dig_ray.recommender.tasks import SidStream, TaskInputs, build_documents
     from dig_ray.semantic_ids.prefix_table import build_prefix_table
     from dig_ray.training.sft_loop import SftJob
@@ -116,6 +116,7 @@ def build_job(
             "or lower recommender.max_history"
         )
     rows = pack(np.diff(documents.offsets), sft.row_length)
+    pad = int(tokenizer.pad_token_id)
     cases = dataset.cases("valid")
     if not len(cases.target):
         raise UserError(
@@ -140,7 +141,7 @@ def build_job(
         recommender=recommender,
         seed=seed,
         table=build_prefix_table(sids.codes, sids.suffix, sids.sizes, sids.n_suffix),
-        arrays=packed_arrays(documents, rows, sft.row_length, int(tokenizer.pad_token_id)),
+        arrays=fill_rows(packed_arrays(documents, rows, sft.row_length, pad), sft.rows_per_step, pad),
         valid_prompts=prompts,
         valid_targets=cases.target[chosen].astype(np.int64),
         sids=sids,
@@ -164,14 +165,17 @@ def read_codebooks(semantic_ids_dir: Path) -> list[np.ndarray] | None:
 
 
 def fit(job: SftJob, storage: str, name: str, log: Callable[[str], None]) -> Any:
-    """Run the job on Ray Train; resumes when ``storage/name`` holds a checkpoint."""
+    """Run the job on Ray Train; resumes when ``storage/name`` holds a checkpoint.
+
+    Raises:
+        UserError: the loss became NaN; the step is named and its batch is kept beside the checkpoints.
+    """
     import ray
     import ray.train
     from ray.train.torch import TorchConfig, TorchTrainer
-    from ray.train.v2.api.exceptions import TrainingFailedError
     from ray.util.queue import Queue
 
-    from dig_ray.training.sft_loop import sft_worker
+    from dig_ray.training.sft_loop import sft_worker, take_bytes
 
     sft = job.sft
     if not ray.is_initialized():
@@ -179,6 +183,8 @@ def fit(job: SftJob, storage: str, name: str, log: Callable[[str], None]) -> Any
     if "://" not in storage:
         storage = str(Path(storage).resolve())
         Path(storage).mkdir(parents=True, exist_ok=True)
+    failed = f"{storage}/{name}/failed"
+    take_bytes(failed, "nan.json")  # of an earlier try
     free = ray.cluster_resources().get("CPU", 1)
     cpus = sft.cpus_per_worker or max(0.5, min(job.threads, (free - 1) // sft.num_workers))
     resources: dict[str, float] = {"CPU": cpus}
@@ -187,7 +193,7 @@ def fit(job: SftJob, storage: str, name: str, log: Callable[[str], None]) -> Any
     lines = Queue(actor_options={"num_cpus": 0})
     trainer = TorchTrainer(
         sft_worker,
-        train_loop_config={"job": ray.put(job), "lines": lines},
+        train_loop_config={"job": ray.put(job), "lines": lines, "failed": failed},
         scaling_config=ray.train.ScalingConfig(
             num_workers=sft.num_workers, use_gpu=sft.use_gpu, resources_per_worker=resources
         ),
@@ -201,17 +207,15 @@ def fit(job: SftJob, storage: str, name: str, log: Callable[[str], None]) -> Any
         ),
         torch_config=TorchConfig(backend="nccl" if sft.use_gpu else "gloo"),
     )
-    try:
-        with _forwarded(lines, log):
-            return trainer.fit()
-    except TrainingFailedError as error:
-        causes = getattr(error, "worker_failures", None) or {}
-        reasons = [str(e).strip() for e in causes.values() if str(e).strip()]
-        if any("sft-nan" in reason for reason in reasons):
-            raise UserError(
-                "sft: the loss became NaN; lower sft.learning_rate or use sft.precision=float32"
-            ) from None
-        raise
+    with _forwarded(lines, log):
+        result = trainer.fit()
+    stopped = take_bytes(failed, "nan.json")
+    if stopped is not None:
+        raise UserError(
+            f"sft: the loss became NaN at step {json.loads(stopped)['step']} (its batch is in {failed}); "
+            "lower sft.learning_rate, or set sft.precision to float32"
+        )
+    return result
 
 
 @contextmanager

@@ -1,0 +1,161 @@
+"""A small world that a tiny policy learns in seconds, on disk as the stages before SFT leave it, and one Ray for all."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from dig_ray.base import Stage
+from dig_ray.catalog.dataset import Dataset
+from dig_ray.recommender.config import DecoderConfig, RecommenderConfig
+from dig_ray.semantic_ids.sid_catalog import SidCatalog
+from dig_ray.training.config import SftConfig
+
+N_ITEMS = 30
+
+
+def _walks(users: int = 70) -> list[list[int]]:
+    """Users who walk along a ring of items, with a jump now and then."""
+    rng = np.random.default_rng(0)
+    sequences = []
+    for _ in range(users):
+        at, walk = int(rng.integers(N_ITEMS)), []
+        for _ in range(int(rng.integers(5, 9))):
+            walk.append(at % N_ITEMS)
+            at += 1 if rng.random() < 0.9 else 3
+        sequences.append(walk)
+    return sequences
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory):
+    """``catalog`` and ``semantic_ids`` directories, with the objects they hold; some items share codes."""
+    root = tmp_path_factory.mktemp("world")
+    sequences = _walks()
+    lengths = np.array([len(s) for s in sequences])
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    split = np.zeros(offsets[-1], np.int8)
+    split[offsets[1:] - 2] = 1
+    split[offsets[1:] - 1] = 2
+    ids = [f"i{i}" for i in range(N_ITEMS)]
+    dataset = Dataset(
+        items=pa.table({"item_id": ids, "title": [f"red kettle number {i}" for i in range(N_ITEMS)]}),
+        user_ids=np.array([f"u{i:03d}" for i in range(len(sequences))]),
+        offsets=offsets,
+        events=np.concatenate([np.asarray(s, np.int32) for s in sequences]),
+        split=split,
+        split_name="leave_last_out",
+    )
+    dataset.save(root / "catalog")
+    codes = np.stack([np.arange(N_ITEMS) // 6, np.arange(N_ITEMS) % 5], axis=1)
+    sids = SidCatalog.from_codes(ids, codes, (5, 5))
+    assert sids.n_suffix == 2
+    (root / "semantic_ids").mkdir()
+    sids.save(root / "semantic_ids" / "semantic_ids.parquet")
+    return SimpleNamespace(
+        root=root,
+        catalog=root / "catalog",
+        semantic_ids=root / "semantic_ids",
+        dataset=Dataset.load(root / "catalog"),
+        sids=SidCatalog.load(root / "semantic_ids" / "semantic_ids.parquet"),
+    )
+
+
+TINY = RecommenderConfig(
+    decoder=DecoderConfig(
+        hidden_size=32, num_layers=1, num_heads=2, ffn_size=64, dropout=0.0, embedding_dropout=0.0
+    ),
+    max_history=8,
+)
+SFT = SftConfig(
+    epochs=3,
+    rows_per_step=4,
+    row_length=64,
+    learning_rate=1e-2,
+    warmup_steps=2,
+    valid_beam=10,
+    threads_per_worker=1,
+    cpus_per_worker=1,
+)
+
+
+@pytest.fixture(scope="session")
+def settings():
+    """(recommender, sft) configs of the tiny runs, and how to vary them."""
+    return SimpleNamespace(recommender=TINY, sft=SFT)
+
+
+@pytest.fixture(scope="session")
+def ray_cluster():
+    """One Ray of this test session's own."""
+    import ray
+
+    ours = not ray.is_initialized()
+    if ours:
+        ray.init(address="local", num_cpus=8, include_dashboard=False, log_to_driver=False)
+    yield ray
+    if ours:
+        ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def make_stage(tmp_path_factory):
+    def make(name: str, seed: int = 7) -> Stage:
+        root = tmp_path_factory.mktemp(name)
+        (root / "out").mkdir()
+        lines: list[str] = []
+        stage = Stage("sft", f"{name:0<16}", seed, root / "out", str(root / "work"), log=lines.append)
+        stage.lines = lines  # type: ignore[attr-defined]
+        return stage
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def curves():
+    def read(stage: Stage) -> list[dict]:
+        return json.loads((Path(stage.out) / "curves.json").read_text())
+
+    return read
+
+
+@pytest.fixture(scope="session")
+def language_model(tmp_path_factory):
+    """Directory of a tiny Qwen2 with a byte-pair tokenizer, as a hub would give it."""
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+
+    raw = Tokenizer(models.BPE())
+    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    raw.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=300,
+        special_tokens=["<|endoftext|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    raw.train_from_iterator(["red kettle number 1"], trainer)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, eos_token="<|endoftext|>")
+    torch.manual_seed(0)
+    config = Qwen2Config(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=512,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    path = tmp_path_factory.mktemp("qwen2")
+    Qwen2ForCausalLM(config).save_pretrained(path)
+    tokenizer.save_pretrained(path)
+    return path
