@@ -21,6 +21,7 @@ START_ROWS, START_WIDTH, START_TRIALS = (
     64,
     4,
 )  # k-means++ start: rows per code, dimensions, candidates per step
+COARSE_ROWS, SETTLE_STEPS = 32, 2  # rows per code of the coarse pass, and Lloyd steps on all rows after it
 LLOYD_TOLERANCE = 1e-4  # relative gain in distortion below which Lloyd stops early
 
 
@@ -104,13 +105,25 @@ def lloyd(
     A centroid that loses all its rows is put on the farthest row of the cluster with the largest error, so no code is
     dead while there are distinct rows left to give it.
     """
-    square = float((x.double() ** 2).sum())
     centroids = _start(x, size, rng, init)
-    previous = None
+    if (
+        len(x) >= 2 * COARSE_ROWS * size
+    ):  # move centroids most of the way on fewer rows, then settle on all of them
+        step = len(x) // (COARSE_ROWS * size)
+        centroids = _iterate(x[::step].contiguous(), centroids, iterations)
+        iterations = min(iterations, SETTLE_STEPS)
+    centroids = _iterate(x, centroids, iterations)
+    codes, best = _assign(x, centroids)
+    return centroids, codes, max(_sum_of_squares(x) - 2.0 * float(best.sum(dtype=torch.float64)), 0.0)
+
+
+def _iterate(x: torch.Tensor, centroids: torch.Tensor, iterations: int) -> torch.Tensor:
+    """Lloyd steps until the squared error hardly falls, or ``iterations`` of them."""
+    square, previous = _sum_of_squares(x), None
     for _ in range(iterations):
         codes, best = _assign(x, centroids)
-        inertia = square - 2.0 * float(best.double().sum())
-        sums, counts = _cluster_sums(x, codes, size)
+        inertia = square - 2.0 * float(best.sum(dtype=torch.float64))
+        sums, counts = _cluster_sums(x, codes, len(centroids))
         centroids = torch.where(counts[:, None] > 0, sums / counts.clamp(min=1)[:, None], centroids)
         dead = torch.nonzero(counts == 0).flatten()
         if dead.numel():
@@ -118,8 +131,11 @@ def lloyd(
         elif previous is not None and previous - inertia <= LLOYD_TOLERANCE * max(previous, 1e-12):
             break
         previous = inertia
-    codes, best = _assign(x, centroids)
-    return centroids, codes, max(square - 2.0 * float(best.double().sum()), 0.0)
+    return centroids
+
+
+def _sum_of_squares(x: torch.Tensor) -> float:
+    return float(torch.linalg.vector_norm(x, dim=1).square().sum(dtype=torch.float64))
 
 
 def encode(x: np.ndarray, codebooks: Sequence[np.ndarray], device: str = "cpu") -> np.ndarray:
