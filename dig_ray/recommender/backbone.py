@@ -94,7 +94,8 @@ def build_policy(
 
     set_seed(seed)
     names = sids.token_strings
-    sid_start = tokenizer.convert_tokens_to_ids(names[0])
+    sid_start = token_id(tokenizer, names[0])
+    model: Any
     if config.backbone == "decoder":
         model = _scratch_decoder(config, tokenizer)
         if codebooks is not None and config.decoder.codebook_init > 0:
@@ -108,13 +109,22 @@ def build_policy(
             model = AutoModelForCausalLM.from_pretrained(
                 config.backbone, revision=config.revision, dtype=getattr(torch, config.dtype)
             )
-        except (OSError, ValueError) as error:
+        except (
+            Exception
+        ) as error:  # missing, damaged, or a pickle that torch refuses to read: each has its own type
             raise _cannot_load(config, error) from None
         if len(tokenizer) > model.get_input_embeddings().num_embeddings:
             model.resize_token_embeddings(len(tokenizer), mean_resizing=True)
         if config.lora is not None:
             model = _with_lora(model, config, range(sid_start, sid_start + len(names)))
     return policy_of(model, tokenizer, sid_start, len(names))
+
+
+def token_id(tokenizer: PreTrainedTokenizerBase, token: str) -> int:
+    """The vocabulary id of one token."""
+    found = tokenizer.convert_tokens_to_ids(token)
+    assert isinstance(found, int)
+    return found
 
 
 def policy_of(model: Any, tokenizer: PreTrainedTokenizerBase, sid_start: int, n_sid: int) -> SidPolicy:
@@ -202,7 +212,7 @@ def _with_lora(model: Any, config: RecommenderConfig, sid_ids: range) -> Any:
         peft.LoraConfig(
             task_type="CAUSAL_LM",
             r=config.lora.rank,
-            lora_alpha=config.lora.alpha,
+            lora_alpha=config.lora.alpha,  # type: ignore[arg-type]
             lora_dropout=config.lora.dropout,
             target_modules=target if isinstance(target, str) else list(target),
             trainable_token_indices=trainable,
@@ -235,8 +245,12 @@ def load_policy(
         raise UserError(
             f"{directory}: no policy.json here, so this is not a saved policy; train one first"
         ) from None
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{about_path}: not valid JSON ({error}); train the policy again") from None
+    if not isinstance(about, dict) or not {"base_model", "base_revision", "first_sid_token", "n_sid"} <= set(
+        about
+    ):
+        raise UserError(f"{about_path}: not the policy.json of a saved policy; train the policy again")
     if about.get("sid_fingerprint") != sids.fingerprint:
         raise UserError(
             f"{directory}: this policy was trained on Semantic IDs {str(about.get('sid_fingerprint'))[:12]}, not on "
@@ -247,21 +261,21 @@ def load_policy(
         if about["base_model"] is not None:
             import peft
 
-            base = AutoModelForCausalLM.from_pretrained(
+            base: Any = AutoModelForCausalLM.from_pretrained(
                 about["base_model"], revision=about["base_revision"], dtype="auto"
             )
             if len(tokenizer) > base.get_input_embeddings().num_embeddings:
                 base.resize_token_embeddings(len(tokenizer), mean_resizing=False)
             model: Any = peft.PeftModel.from_pretrained(base, str(directory))
         else:
-            model = AutoModelForCausalLM.from_pretrained(directory, dtype="auto")
-    except (SafetensorError, OSError, ValueError) as error:
+            model = AutoModelForCausalLM.from_pretrained(directory, dtype="auto", use_safetensors=True)
+    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0][:200]
         raise UserError(
             f"{directory}: the policy's files cannot be read ({reason}); train it again"
         ) from None
     model.eval()
-    sid_start = tokenizer.convert_tokens_to_ids(about["first_sid_token"])
+    sid_start = token_id(tokenizer, about["first_sid_token"])
     return policy_of(model, tokenizer, sid_start, about["n_sid"]), tokenizer, about
 
 

@@ -275,7 +275,7 @@ def _document(
     return tokens, target, depths, np.zeros(len(tokens), bool)
 
 
-def _join(parts: list[tuple[NDArray[Any], ...]]) -> Documents:
+def _join(parts: Sequence[tuple[NDArray[Any], ...]]) -> Documents:
     if not parts:
         return Documents(
             np.zeros(0, np.int32),

@@ -92,7 +92,7 @@ def build_job(
     codebooks: list[np.ndarray] | None = None,
 ) -> SftJob:
     """Documents, packing and validation prompts: everything the workers need."""
-    from dig_ray.recommender.backbone import build_tokenizer
+    from dig_ray.recommender.backbone import build_tokenizer, token_id
     from dig_ray.recommender.packing import fill_rows, pack, packed_arrays
     from dig_ray.recommender.tasks import SidStream, TaskInputs, build_documents
     from dig_ray.semantic_ids.prefix_table import build_prefix_table
@@ -100,7 +100,7 @@ def build_job(
 
     texts = [t for t in dataset.items.column("title").to_pylist() if t]
     tokenizer = build_tokenizer(recommender, sids, texts)
-    sid_start = tokenizer.convert_tokens_to_ids(sids.token_strings[0])
+    sid_start = token_id(tokenizer, sids.token_strings[0])
     bos = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
     documents = build_documents(
         TaskInputs(dataset, sids, tokenizer, recommender, sid_start, bos, tokenizer.eos_token_id)
