@@ -47,9 +47,9 @@ def hierarchical_vectors(rows: int, width: int, seed: int = 0) -> np.ndarray:
     return (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32)
 
 
-def timed(function: Callable[[], Any]) -> tuple[float, Any]:
+def timed(function: Callable[..., Any], *args: Any) -> tuple[float, Any]:
     start = time.perf_counter()
-    result = function()
+    result = function(*args)
     return time.perf_counter() - start, result
 
 
@@ -74,18 +74,18 @@ def speed(rows: int, rounds: int) -> dict[str, Any]:
     ours, theirs, used = [], [], 0
     encode(x[:4096], [x[:256]] * 3)  # first calls load kernels and start threads
     for turn in range(rounds):
-        seconds, codebooks = timed(lambda turn=turn: fit_residual_kmeans(x, SIZES, seed=turn))
+        seconds, codebooks = timed(fit_residual_kmeans, x, SIZES, turn)
         times["ours_fit"].append(seconds)
         for _ in range(2):
-            seconds, codes = timed(lambda codebooks=codebooks: encode(x, codebooks))
+            seconds, codes = timed(encode, x, codebooks)
             times["ours_encode"].append(seconds)
-            times["floor"].append(timed(lambda: torch.mm(tensor, books))[0])
+            times["floor"].append(timed(torch.mm, tensor, books)[0])
         ours.append(float(((x - reconstruct(codes, codebooks)) ** 2).sum(1).mean()) / variance)
         used = min(len(np.unique(codes[:, level])) for level in range(3))
 
         quantizer = faiss.ResidualQuantizer(384, 3, 8)
-        times["faiss_fit"].append(timed(lambda q=quantizer: q.train(x))[0])
-        seconds, packed = timed(lambda q=quantizer: q.compute_codes(x))
+        times["faiss_fit"].append(timed(quantizer.train, x)[0])
+        seconds, packed = timed(quantizer.compute_codes, x)
         times["faiss_encode"].append(seconds)
         theirs.append(float(((x - quantizer.decode(packed)) ** 2).sum(1).mean()) / variance)
         print(
@@ -133,7 +133,7 @@ def beauty_health(limit: int | None) -> dict[str, Any]:
         "\n".join(filter(None, [r["title"], r["brand"], " ".join(r["categories"] or [])])) for r in items
     ]
     print(f"embedding {len(texts)} Beauty items ...", flush=True)
-    seconds, vectors = timed(lambda: embed_texts(texts, TextEmbeddingConfig(max_seq_length=64)))
+    seconds, vectors = timed(embed_texts, texts, TextEmbeddingConfig(max_seq_length=64))
     codes = encode(vectors, fit_residual_kmeans(vectors, SIZES, seed=42))
     report = quality_report(SidCatalog.from_codes([str(r["item_id"]) for r in items], codes, SIZES), vectors)
     return {

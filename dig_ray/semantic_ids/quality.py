@@ -161,7 +161,8 @@ def draw_quality(report: dict[str, Any], path: str | Path, title: str = "Semanti
     width = max(10.0, 3.4 * shown)
     figure = Figure(figsize=(width, 6.6), dpi=120, facecolor="white", layout="constrained")
     FigureCanvasAgg(figure)
-    above, below = np.ravel(figure.subfigures(2, 1, height_ratios=(1, 1.05)))
+    halves: Any = figure.subfigures(2, 1, height_ratios=(1, 1.05))
+    above, below = halves
     collisions = report["collisions"]
     figure.suptitle(
         f"{title}: {report['items']:,} items, {' × '.join(str(s) for s in report['codebook_sizes'])} codes",
