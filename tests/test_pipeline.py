@@ -220,12 +220,12 @@ def pipeline_process(store: Path, body: str, on_ray: bool = False) -> subprocess
 
 
 def test_interrupted(tmp_path: Path) -> None:
-    process = pipeline_process(tmp_path, "stage.log('waiting')\ntime.sleep(60)")
+    process = pipeline_process(tmp_path, "stage.log('waiting')\ntime.sleep(600)")
     assert process.stdout is not None
     while "waiting" not in process.stdout.readline():
         pass
     process.send_signal(signal.SIGINT)
-    _, error = process.communicate(timeout=30)
+    _, error = process.communicate(timeout=120)
     assert process.returncode == 130
     assert error.startswith("interrupted") and error.count("\n") == 1
     assert not any((tmp_path / ".staging").iterdir())
