@@ -19,8 +19,8 @@ from dig_ray.training.config import SftConfig
 N_ITEMS = 30
 
 
-def _walks(users: int = 70) -> list[list[int]]:
-    """Users who walk along a ring of items, with a jump now and then."""
+def _walks(users: int = 69) -> list[list[int]]:
+    """Users who walk along a ring of items, with a jump now and then; one for long."""
     rng = np.random.default_rng(0)
     sequences = []
     for _ in range(users):
@@ -29,7 +29,7 @@ def _walks(users: int = 70) -> list[list[int]]:
             walk.append(at % N_ITEMS)
             at += 1 if rng.random() < 0.9 else 3
         sequences.append(walk)
-    return sequences
+    return [*sequences, [i % N_ITEMS for i in range(5, 19)]]
 
 
 @pytest.fixture(scope="session")
