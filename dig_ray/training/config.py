@@ -53,11 +53,17 @@ class SftConfig(Config):
     threads_per_worker: int | None = Field(
         None, ge=1, description="torch threads; the machine's cores over the workers when unset"
     )
-    parallel: Literal["ddp", "fsdp"] = "ddp"
+    parallel: Literal["ddp", "fsdp"] = Field(
+        "ddp", description="fsdp shards a model that does not fit one GPU over all workers"
+    )
     max_failures: int = Field(2, ge=0, description="worker deaths survived before giving up")
 
     @model_validator(mode="after")
-    def _rows_divide(self) -> SftConfig:
+    def _possible(self) -> SftConfig:
+        if self.parallel == "fsdp" and not (self.use_gpu and self.num_workers > 1):
+            raise ValueError(
+                "parallel=fsdp shards a model over several GPUs; set use_gpu=true and num_workers to at least 2, or parallel=ddp"
+            )
         parts = self.num_workers * self.gradient_accumulation
         if self.rows_per_step % parts:
             raise ValueError(

@@ -63,7 +63,7 @@ def trainer_arguments(job: SftJob, output: str) -> Any:
     sft = job.sft
     every = steps_per_epoch(job) * sft.eval_every_epochs
     options: dict[str, Any] = {}
-    if sft.parallel == "fsdp" and sft.num_workers > 1:
+    if sft.parallel == "fsdp":
         options["fsdp"] = "full_shard auto_wrap"
     return TrlSftConfig(
         output_dir=output,

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import time
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -89,6 +90,23 @@ class ValidationSet:
         return total
 
 
+@contextmanager
+def gathered(model: torch.nn.Module) -> Iterator[None]:
+    """Hold the whole of an FSDP-sharded model on every rank, so that ranks may decode different numbers of batches; else do nothing."""
+    from torch.distributed.fsdp import FSDPModule
+
+    sharded = [module for module in model.modules() if isinstance(module, FSDPModule)]
+    for module in sharded:
+        module.set_reshard_after_forward(False, recurse=False)
+        module.unshard()
+    try:
+        yield
+    finally:
+        for module in sharded:
+            module.set_reshard_after_forward(True, recurse=False)
+            module.reshard()
+
+
 class LossIsNaN(Exception):
     """The gradients of a step are not finite; every rank raises it at the same step, before the weights are touched."""
 
@@ -153,7 +171,10 @@ class SidTrainer(SFTTrainer):
     def _check_finite(self) -> None:
         """Raise ``LossIsNaN`` when the step's gradients are not finite. They are averaged by now, so all ranks agree."""
         grads = [p.grad for p in self._policy.model.parameters() if p.grad is not None]
-        if not bool(torch.isfinite(torch.nn.utils.get_total_norm(grads))):
+        norm: Any = torch.nn.utils.get_total_norm(grads)
+        if hasattr(norm, "full_tensor"):  # FSDP: each rank holds a shard
+            norm = norm.full_tensor()
+        if not bool(torch.isfinite(norm)):
             raise LossIsNaN(self.state.global_step + 1, self._batch)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
@@ -161,9 +182,9 @@ class SidTrainer(SFTTrainer):
         started = time.monotonic()
         was_training = self._policy.model.training
         self._policy.model.eval()
-        sums = torch.from_numpy(
-            self._valid.sums(self._searcher(), self.args.process_index, self.args.world_size)
-        ).to(self.args.device)
+        with gathered(self._policy.model):
+            found = self._valid.sums(self._searcher(), self.args.process_index, self.args.world_size)
+        sums = torch.from_numpy(found).to(self.args.device)
         if self.args.world_size > 1:
             torch.distributed.all_reduce(sums)
         self._policy.model.train(was_training)

@@ -28,14 +28,14 @@ if TYPE_CHECKING:
     from dig_ray.semantic_ids.sid_catalog import SidCatalog
     from dig_ray.training.sft_loop import SftJob
 
-NOT_WEIGHTS = (
-    "optimizer.pt",
-    "scheduler.pt",
-    "rng_state",
-    "trainer_state.json",
-    "training_args.bin",
-    "scaler.pt",
-)
+PUBLISHED = {
+    ".safetensors",
+    ".json",
+    ".txt",
+    ".model",
+    ".jinja",
+}  # weights, configs and tokenizers; no pickles
+STATE = {"trainer_state.json"}
 
 
 def run(
@@ -261,7 +261,7 @@ def publish(checkpoint: Path, target: Path, job: SftJob, sids: SidCatalog) -> No
 
     target.mkdir(parents=True)
     for file in sorted(checkpoint.iterdir()):
-        if file.is_file() and not file.name.startswith(NOT_WEIGHTS):
+        if file.is_file() and file.suffix in PUBLISHED and file.name not in STATE:
             shutil.copyfile(file, target / file.name)
     names = sids.token_strings
     write_about(

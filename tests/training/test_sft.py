@@ -245,12 +245,3 @@ def test_a_backbone_that_cannot_be_loaded_is_one_sentence(world, settings, make_
     recommender = settings.recommender.model_copy(update={"backbone": str(tmp_path / "nothing")})
     with pytest.raises(UserError, match=r"recommender\.backbone=.*could not be loaded"):
         run(settings.sft, recommender, make_stage("absent"), world.catalog, world.semantic_ids)
-
-
-def test_rows_that_do_not_divide_over_the_workers_are_refused():
-    from pydantic import ValidationError
-
-    from dig_ray.training.config import SftConfig
-
-    with pytest.raises(ValidationError, match=r"rows_per_step=32 does not divide .* use 30"):
-        SftConfig(num_workers=3)
