@@ -9,6 +9,7 @@ Source of the idea: residual (multi-stage) vector quantization, Chen et al. 2010
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -152,22 +153,26 @@ def encode(x: np.ndarray, codebooks: Sequence[np.ndarray], device: str = "cpu") 
         table[level][0] += bias[level]
     codes = np.empty((len(x), len(books)), dtype=np.int32)
     source = torch.from_numpy(np.ascontiguousarray(x, dtype=np.float32))
-    scores = [torch.empty(CHUNK, len(c), device=device) for c in books]
-    for start in range(0, len(x), CHUNK):
-        block = source[start : start + CHUNK].to(device)
-        rows = len(block)
-        if rows < CHUNK:
-            block = torch.cat([block, block.new_zeros(CHUNK - rows, block.shape[1])])
-        chosen: list[torch.Tensor] = []
-        for level, out in enumerate(scores):
-            if level == 0:
-                torch.addmm(bias[0], block, transposed[0], out=out)
-            else:
-                torch.mm(block, transposed[level], out=out)
-                for k, code in enumerate(chosen):
-                    out += table[level][k].index_select(0, code)
-            chosen.append(_argmax(out))
-            codes[start : start + rows, level] = chosen[-1][:rows].cpu().numpy()
+
+    def work(starts: Sequence[int]) -> None:
+        scores = [torch.empty(CHUNK, len(c), device=device) for c in books]
+        for start in starts:
+            block = source[start : start + CHUNK].to(device)
+            rows = len(block)
+            if rows < CHUNK:
+                block = torch.cat([block, block.new_zeros(CHUNK - rows, block.shape[1])])
+            chosen: list[torch.Tensor] = []
+            for level, out in enumerate(scores):
+                if level == 0:
+                    torch.addmm(bias[0], block, transposed[0], out=out)
+                else:
+                    torch.mm(block, transposed[level], out=out)
+                    for k, code in enumerate(chosen):
+                        out += table[level][k].index_select(0, code)
+                chosen.append(_argmax(out))
+                codes[start : start + rows, level] = chosen[-1][:rows].cpu().numpy()
+
+    _share_chunks(len(x), torch.device(device), work)
     return codes
 
 
@@ -193,12 +198,37 @@ def _assign(x: torch.Tensor, centroids: torch.Tensor) -> tuple[torch.Tensor, tor
     bias = -0.5 * (centroids * centroids).sum(1)
     codes = torch.empty(len(x), dtype=torch.int64, device=x.device)
     best = torch.empty(len(x), device=x.device)
-    for start in range(0, len(x), CHUNK):
-        scores = torch.addmm(bias, x[start : start + CHUNK], transposed)
-        code = _argmax(scores)
-        codes[start : start + CHUNK] = code
-        best[start : start + CHUNK] = scores.gather(1, code[:, None])[:, 0]
+
+    def work(starts: Sequence[int]) -> None:
+        buffer = torch.empty(CHUNK, len(centroids), device=x.device)
+        for start in starts:
+            block = x[start : start + CHUNK]
+            scores = torch.addmm(bias, block, transposed, out=buffer[: len(block)])
+            code = _argmax(scores)
+            codes[start : start + CHUNK] = code
+            best[start : start + CHUNK] = scores.gather(1, code[:, None])[:, 0]
+
+    _share_chunks(len(x), x.device, work)
     return codes, best
+
+
+def _share_chunks(rows: int, device: torch.device, work: Callable[[Sequence[int]], None]) -> None:
+    """Deal the chunk starts of ``rows`` out to as many threads as torch has, each running its operators on one thread.
+
+    Threads over chunks instead of threads inside every small product: no barrier per chunk (on a machine with other work
+    those cost 3x), the arg-max is shared too, and the bits of a chunk do not depend on how many threads there are.
+    """
+    starts = range(0, rows, CHUNK)
+    threads = torch.get_num_threads()
+    if device.type != "cpu" or threads == 1:
+        work(starts)
+        return
+    used = max(1, min(threads, len(starts)))
+    try:
+        with ThreadPoolExecutor(used, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            list(pool.map(work, [starts[turn::used] for turn in range(used)]))
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _cluster_sums(x: torch.Tensor, codes: torch.Tensor, size: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -239,19 +269,27 @@ def _start(x: torch.Tensor, size: int, rng: np.random.Generator, init: str) -> t
     # D^2 sampling only needs distances to a few percent: a subsample of 32 rows per code, projected to 64 dimensions,
     # gives the spread of the full data at a hundredth of the cost
     rows = np.sort(rng.choice(len(x), min(len(x), START_ROWS * size), replace=False))
-    some = x[torch.from_numpy(rows).to(x.device)].cpu().numpy()
+    some = x[torch.from_numpy(rows).to(x.device)].cpu()
     if some.shape[1] > START_WIDTH:
-        some = some @ rng.standard_normal((some.shape[1], START_WIDTH), dtype=np.float32)
-    squares = np.einsum("nd,nd->n", some, some)
-    chosen = [int(rng.integers(len(some)))]
-    nearest = np.maximum(squares - 2.0 * (some @ some[chosen[0]]) + squares[chosen[0]], 0.0)
-    for _ in range(size - 1):
-        total = np.cumsum(nearest, dtype=np.float64)
-        draws = np.searchsorted(total, rng.random(START_TRIALS) * total[-1], side="right")
-        draws = np.minimum(draws, len(some) - 1)
-        distance = np.maximum(squares[:, None] - 2.0 * (some @ some[draws].T) + squares[draws], 0.0)
-        distance = np.minimum(distance, nearest[:, None])
-        best = int(distance.sum(axis=0, dtype=np.float64).argmin())
-        chosen.append(int(draws[best]))
-        nearest = np.ascontiguousarray(distance[:, best])
+        some = some @ torch.from_numpy(rng.standard_normal((some.shape[1], START_WIDTH), dtype=np.float32))
+    squares = (some * some).sum(1).numpy()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # each step is far too small to share
+    try:
+        chosen = [int(rng.integers(len(some)))]
+        nearest = np.maximum(
+            squares - 2.0 * torch.mv(some, some[chosen[0]]).numpy() + squares[chosen[0]], 0.0
+        )
+        for _ in range(size - 1):
+            total = np.cumsum(nearest, dtype=np.float64)
+            draws = np.searchsorted(total, rng.random(START_TRIALS) * total[-1], side="right")
+            draws = np.minimum(draws, len(some) - 1)
+            products = torch.mm(some[torch.from_numpy(draws)], some.T).numpy()
+            distance = np.maximum(squares - 2.0 * products + squares[draws, None], 0.0)
+            distance = np.minimum(distance, nearest)
+            best = int(distance.sum(axis=1, dtype=np.float64).argmin())
+            chosen.append(int(draws[best]))
+            nearest = distance[best]
+    finally:
+        torch.set_num_threads(threads)
     return x[torch.from_numpy(rows[chosen]).to(x.device)].clone()
