@@ -3,8 +3,8 @@
 Decoding a small model is bound by the number of tensor operations and by memory traffic, not by arithmetic. This pass has about a third of
 the operations of the general one: keys and values are written into one preallocated buffer, rotary angles are computed once per search,
 the prompt needs no mask, and the last layer of the prompt is evaluated only where it is read. Small plain models are also packed: query,
-key and value are one matrix, so are gate and up, norms are folded in, and matrices lie as the product reads them (up to 4x faster for a
-few rows on a CPU). Otherwise the model's own modules run, so that adapters stay in place. Anything unknown takes the general pass;
+key and value are one matrix, norms are folded in, matrices lie as the product reads them (up to 4x faster for a few rows on a CPU), and
+results go into buffers that are used again (fresh memory costs twice the product that fills it). Otherwise the model's own modules run, so that adapters stay in place. Anything unknown takes the general pass;
 results differ by rounding only.
 """
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 FAMILY = {"LlamaModel", "MistralModel", "Phi3Model", "Qwen2Model", "Qwen3Model"}
+MOST_BUFFERS = 64
 PACK_AT_MOST = 32_000_000  # parameters; a packed copy of a larger model is not worth its memory
 
 
@@ -60,9 +61,23 @@ class SlimWeights:
 
     def __init__(self, decoder: Any) -> None:
         self.version = _version(decoder)
-        pack = _packable(decoder)
-        make = _packed_layer if pack else _module_layer
-        self.layers = [make(layer) for layer in decoder.layers]
+        self.packed = _packable(decoder)
+        self._buffers: dict[tuple[Any, ...], Tensor] = {}
+        self.layers = [
+            _packed_layer(layer, self.buffer) if self.packed else _module_layer(layer)
+            for layer in decoder.layers
+        ]
+
+    def buffer(self, name: str, *shape: int) -> Tensor:
+        """Memory for one intermediate result, the same at every call with one name and shape. Not for use by two threads at once."""
+        import torch
+
+        key = (name, *shape)
+        if key not in self._buffers:
+            if len(self._buffers) > MOST_BUFFERS:  # other batch shapes; only the latest are worth keeping
+                self._buffers.clear()
+            self._buffers[key] = torch.empty(shape)
+        return self._buffers[key]
 
     @staticmethod
     def of(decoder: Any, known: SlimWeights | None) -> SlimWeights:
@@ -93,7 +108,7 @@ def _packable(decoder: Any) -> bool:
     )
 
 
-def _packed_layer(layer: Any) -> _Layer:
+def _packed_layer(layer: Any, buffer: Callable[..., Tensor]) -> _Layer:
     import torch
 
     attention, mlp = layer.self_attn, layer.mlp
@@ -103,37 +118,45 @@ def _packed_layer(layer: Any) -> _Layer:
         halves = mlp.gate_up_proj.weight.detach().chunk(2)
     else:
         halves = (mlp.gate_proj.weight.detach(), mlp.up_proj.weight.detach())
-    gate, up = (_matrix([half], [None], layer.post_attention_layernorm) for half in halves)
+    norm = layer.post_attention_layernorm
+    gate, up = (
+        _matrix(buffer, name, [half], [None], norm) for name, half in zip(("gate", "up"), halves, strict=True)
+    )
 
     def gate_up(rows: Tensor) -> tuple[Tensor, Tensor]:
         return torch.nn.functional.silu(gate(rows), inplace=True), up(rows)
 
     return _Layer(
         attention_norm=_unit(layer.input_layernorm),
-        qkv=_matrix([m.weight for m in qkv], [m.bias for m in qkv], layer.input_layernorm),
-        out=_matrix([attention.o_proj.weight], [attention.o_proj.bias]),
+        qkv=_matrix(buffer, "qkv", [m.weight for m in qkv], [m.bias for m in qkv], layer.input_layernorm),
+        out=_matrix(buffer, "out", [attention.o_proj.weight], [attention.o_proj.bias]),
         mlp_norm=_unit(layer.post_attention_layernorm),
         gate_up=gate_up,
-        down=_matrix([mlp.down_proj.weight], [mlp.down_proj.bias]),
+        down=_matrix(buffer, "down", [mlp.down_proj.weight], [mlp.down_proj.bias]),
         attention=attention,
     )
 
 
 def _matrix(
-    weights: list[Tensor], biases: list[Tensor | None], norm: Any = None
+    buffer: Callable[..., Tensor],
+    name: str,
+    weights: list[Tensor],
+    biases: list[Tensor | None],
+    norm: Any = None,
 ) -> Callable[[Tensor], Tensor]:
-    """Several linear maps as one product, behind a norm whose weight and sqrt(width) are multiplied in."""
+    """Several linear maps as one product into a buffer, behind a norm whose weight and sqrt(width) are multiplied in."""
     import torch
 
     weight = torch.cat([w.detach() for w in weights])
     if norm is not None:
         weight = weight * (norm.weight.detach() * norm.weight.shape[0] ** 0.5)
     turned = weight.t().contiguous()
+    width = len(weight)
     if all(b is None for b in biases):
-        return lambda rows: torch.mm(rows, turned)
+        return lambda rows: torch.mm(rows, turned, out=buffer(name, len(rows), width))
     pairs = zip(weights, biases, strict=True)
     bias = torch.cat([torch.zeros(len(w)) if b is None else b.detach() for w, b in pairs])
-    return lambda rows: torch.addmm(bias, rows, turned)
+    return lambda rows: torch.addmm(bias, rows, turned, out=buffer(name, len(rows), width))
 
 
 def _unit(norm: Any) -> Callable[[Tensor], Tensor]:
@@ -205,9 +228,14 @@ class SlimDecoder:
         cos, sin = decoder.rotary_emb(weight[None, None], at)
         half = self.head_dim // 2
         self.cos = cos[0, :, None]  # (positions, 1, head dim)
-        self.sin = torch.cat([-sin[0, :, None, :half], sin[0, :, None, half:]], dim=-1)
+        self.sin = sin[0, :, None, :half]  # its halves are equal
+        self._buffer = weights.buffer if weights.packed else None
         shape = (2, len(self.layers), len(prompts), capacity, self.kv_heads, self.head_dim)
-        self.keys, self.values = torch.empty(shape, dtype=weight.dtype, device=prompts.device)
+        self.keys, self.values = (
+            self._buffer("kv", *shape)
+            if self._buffer is not None
+            else torch.empty(shape, dtype=weight.dtype, device=prompts.device)
+        )
 
     def prefill(self, last: Tensor, mask: Tensor | None) -> Tensor:
         """Run the prompts; returns the states at column ``last`` (B,), (B, 1, d).
@@ -245,9 +273,7 @@ class SlimDecoder:
             both, value = qkv[:, :, :turned_heads], qkv[:, :, turned_heads:]
             if hasattr(layer.attention, "q_norm"):
                 both = _normed(layer.attention, both, self.heads)
-            # rotate_half(x) * sin is x with its halves swapped, times sin with its first half negated
-            swapped = both.roll(self.head_dim // 2, dims=-1)
-            both = (both * cos).addcmul_(swapped, sin)
+            both = self._turn(both, cos, sin)
             query, key = both[:, :, : self.heads], both[:, :, self.heads :]
             self.keys[number, :, begin:end] = key
             self.values[number, :, begin:end] = value
@@ -271,6 +297,17 @@ class SlimDecoder:
             gate, up = layer.gate_up(layer.mlp_norm(x))
             x = layer.down(gate.mul_(up)).add_(x)
         return self.decoder.norm(x).view(batch, -1, x.shape[1])
+
+    def _turn(self, both: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """Rotary positions: x * cos + rotate_half(x) * sin, where rotate_half gives (-second half, first half)."""
+        import torch
+
+        half = self.head_dim // 2
+        out = None if self._buffer is None else self._buffer("turned", *both.shape)
+        turned = torch.mul(both, cos, out=out)
+        turned[..., :half].addcmul_(both[..., half:], sin, value=-1)
+        turned[..., half:].addcmul_(both[..., :half], sin)
+        return turned
 
 
 def _normed(attention: Any, both: Tensor, heads: int) -> Tensor:
