@@ -2,10 +2,12 @@
 
 Decoding a small model is bound by the number of tensor operations and by memory traffic, not by arithmetic. This pass has about a third of
 the operations of the general one: keys and values are written into one preallocated buffer, rotary angles are computed once per search,
-the prompt needs no mask, and the last layer of the prompt is evaluated only where it is read. Small plain models are also packed: query,
-key and value are one matrix, norms are folded in, matrices lie as the product reads them (up to 4x faster for a few rows on a CPU), and
-results go into buffers that are used again (fresh memory costs twice the product that fills it). Otherwise the model's own modules run, so that adapters stay in place. Anything unknown takes the general pass;
-results differ by rounding only.
+the prompt needs no mask, and the last layer of the prompt is evaluated only where it is read.
+
+Small plain models are also packed: query, key and value are one matrix, norms are folded in, matrices lie as the product reads them (up to
+4x faster for a few rows on a CPU), and results go into buffers that are used again (fresh memory costs as much as the product that fills
+it). Otherwise the model's own modules run, so that adapters stay in place. Anything unknown takes the general pass; results differ by
+rounding only.
 """
 
 from __future__ import annotations
