@@ -244,10 +244,10 @@ class ProgressLines(TrainerCallback):
         self._last = now
         steps = state.global_step - self._start[1]
         rate = steps / max(now - self._start[0], 1e-9)
-        loss = next((h["loss"] for h in reversed(state.log_history) if "loss" in h), float("nan"))
+        loss = next((f"loss {h['loss']:.3f}, " for h in reversed(state.log_history) if "loss" in h), "")
         self.say(
             f"sft: epoch {state.epoch or 0:.1f}/{args.num_train_epochs:g}, step {state.global_step}/{state.max_steps}, "
-            f"loss {loss:.3f}, {rate * self.tokens_per_step:,.0f} tokens/s, "
+            f"{loss}{rate * self.tokens_per_step:,.0f} tokens/s, "
             f"at most {(state.max_steps - state.global_step) / max(rate, 1e-9):.0f} s left"
         )
 
