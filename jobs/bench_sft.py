@@ -1,6 +1,6 @@
 """Bench: packed against padded histories, and SFT through Ray Train and TRL against a bare PyTorch loop.
 
-    python jobs/bench_sft.py [--steps 16] [--threads 2]
+    python jobs/bench_sft.py [--steps 12] [--threads 1]
 
 Histories are Amazon Beauty's training events ($DIG_RAY_DATA or ../shared/data), or generated ones of the same lengths. Packed rows of 256
 tokens and rows padded to 50 items go through the same model and loss by turns; the trainer and the bare loop take the same batch one
@@ -257,15 +257,15 @@ def through_ray(job: Any, steps: int) -> dict[str, Any]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--steps", type=int, default=16, help="timed steps of each kind")
-    parser.add_argument("--rows", type=int, default=16, help="packed rows of 256 tokens a step")
+    parser.add_argument("--steps", type=int, default=12, help="timed steps of each kind")
+    parser.add_argument("--rows", type=int, default=8, help="packed rows of 256 tokens a step")
     parser.add_argument(
-        "--threads", type=int, default=None, help="torch threads (default: the cores, at most 2)"
+        "--threads", type=int, default=1, help="torch threads; more than one needs an idle machine"
     )
     args = parser.parse_args()
     import torch
 
-    threads = args.threads or min(2, os.cpu_count() or 1)
+    threads = args.threads
     torch.set_num_threads(threads)
     job, dataset, source = build_job(threads, args.rows)
     figures: dict[str, Any] = {"histories": source, "threads": threads, "rows_per_step": args.rows}

@@ -22,8 +22,8 @@ from dig_ray.semantic_ids.prefix_table import PrefixTable
 if TYPE_CHECKING:
     from torch import Tensor
 
-ROWS_AT_ONCE = 1024
-"""Prompt tokens that run together on a CPU: more only leave its cache (measured: 1.2x slower at twice as many)."""
+ROWS_AT_ONCE = 4096
+"""Prompt tokens that run together on a CPU: more only take memory (measured: 1.1x faster than 1024, equal to 8192)."""
 
 Normalizer = Literal["head", "trie"]
 """Over which tokens a step's probabilities sum to one: every SID token, or only those the prefix allows."""
