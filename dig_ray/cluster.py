@@ -77,8 +77,8 @@ class RaySession:
             # a token guards the dashboard and its job server; said here, Ray does not warn that it is so. The native
             # log prints a line per actor pool ("constructor arguments in the object store"); set info to see it
             quiet |= {"RAY_AUTH_MODE": "token", "RAY_BACKEND_LOG_LEVEL": "fatal"}
-            # Beside other work on the same cores, threads that spin while they wait cost most of the machine: training
-            # went from 1,600 to 9,400 tokens/s with one sleeping thread. And Ray's workers start at niceness 15, so that
+            # Beside other work on the same cores, threads that spin while they wait cost most of the machine: two made 1,600
+            # tokens/s in training where a single thread made 9,400. And Ray's workers start at niceness 15, so that
             # anything else that runs starves them.
             quiet |= {"OMP_WAIT_POLICY": "PASSIVE", "RAY_worker_niceness": "0"}
         for name, value in quiet.items():
