@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 FAMILY = {"LlamaModel", "MistralModel", "Phi3Model", "Qwen2Model", "Qwen3Model"}
 MOST_BUFFERS = 64
+TABLE_AT_MOST = 8192  # tokens
+SHORT = 128  # tokens of a prompt up to which attention as two plain products is faster than the fused kernel
 PACK_AT_MOST = 32_000_000  # parameters; a packed copy of a larger model is not worth its memory
 
 
@@ -65,10 +67,18 @@ class SlimWeights:
         self.version = _version(decoder)
         self.packed = _packable(decoder)
         self._buffers: dict[tuple[Any, ...], Tensor] = {}
-        self.layers = [
+        self.layers: list[_Layer] = [
             _packed_layer(layer, self.buffer) if self.packed else _module_layer(layer)
             for layer in decoder.layers
         ]
+
+        # Query, key and value of the first layer depend on the token alone: a table, where the vocabulary is small
+        self.first: Tensor | None = None
+        embedding = decoder.embed_tokens
+        if self.packed and _is_plain(embedding) and embedding.num_embeddings <= TABLE_AT_MOST:
+            first = self.layers[0]
+            self.first = first.qkv(first.attention_norm(embedding.weight.detach())).clone()
+            self._buffers.clear()
 
     def buffer(self, name: str, *shape: int) -> Tensor:
         """Memory for one intermediate result, the same at every call with one name and shape. Not for use by two threads at once."""
@@ -92,11 +102,20 @@ def _version(decoder: Any) -> list[tuple[int, int]]:
     return [(p.data_ptr(), p._version) for p in decoder.parameters()]
 
 
+def _is_plain(module: Any) -> bool:
+    """Whether the module is torch's own and nothing is hooked to it."""
+    import torch
+
+    return type(module) in (torch.nn.Linear, torch.nn.Embedding) and not (
+        module._forward_hooks or module._forward_pre_hooks
+    )
+
+
 def _packable(decoder: Any) -> bool:
     import torch
 
     plain = all(
-        type(m) is torch.nn.Linear and not m._forward_hooks and not m._forward_pre_hooks
+        _is_plain(m)
         for layer in decoder.layers
         for m in (*layer.self_attn.children(), *layer.mlp.children())
         if getattr(m, "weight", None) is not None and m.weight.ndim == 2 or hasattr(m, "base_layer")
@@ -232,7 +251,14 @@ class SlimDecoder:
         self.cos = cos[0, :, None]  # (positions, 1, head dim)
         self.sin = sin[0, :, None, :half]  # its halves are equal
         self._buffer = weights.buffer if weights.packed else None
-        shape = (2, len(self.layers), len(prompts), capacity, self.kv_heads, self.head_dim)
+        self._first = weights.first
+        self._causal: Tensor | None = (
+            None  # additive (1, P, P), where attention to a prompt is two plain products
+        )
+        width = prompts.shape[1]
+        if self._buffer is not None and self.heads == self.kv_heads and width <= SHORT:
+            self._causal = torch.full((1, width, width), -torch.inf).triu_(1)
+        shape = (2, len(self.layers), len(prompts), self.kv_heads, capacity, self.head_dim)
         self.keys, self.values = (
             self._buffer("kv", *shape)
             if self._buffer is not None
@@ -263,6 +289,7 @@ class SlimDecoder:
         mask: Tensor | None,
         read: tuple[Tensor, Tensor] | None,
     ) -> Tensor:
+        import torch
         from torch.nn.functional import scaled_dot_product_attention
 
         turned_heads = self.heads + self.kv_heads
@@ -271,45 +298,83 @@ class SlimDecoder:
         self.filled = end
         x = self.decoder.embed_tokens(tokens).flatten(0, 1)
         for number, layer in enumerate(self.layers):
-            qkv = layer.qkv(layer.attention_norm(x)).view(batch, width, -1, self.head_dim)
-            both, value = qkv[:, :, :turned_heads], qkv[:, :, turned_heads:]
+            if number or self._first is None:
+                qkv = layer.qkv(layer.attention_norm(x))
+            else:
+                out = self._buffer("qkv", len(x), self._first.shape[1]) if self._buffer is not None else None
+                qkv = torch.index_select(self._first, 0, tokens.flatten(), out=out)
+            qkv = qkv.view(batch, width, -1, self.head_dim)
+            both, value = qkv[:, :, :turned_heads], qkv[:, :, turned_heads:].transpose(1, 2)
             if hasattr(layer.attention, "q_norm"):
                 both = _normed(layer.attention, both, self.heads)
-            both = self._turn(both, cos, sin)
-            query, key = both[:, :, : self.heads], both[:, :, self.heads :]
-            self.keys[number, :, begin:end] = key
-            self.values[number, :, begin:end] = value
+            query, key = self._turn(both, cos, sin)
+            self.keys[number, :, :, begin:end] = key
+            self.values[number, :, :, begin:end] = value
             if begin:
-                key, value = self.keys[number, :, :end], self.values[number, :, :end]
+                key = self.keys[number, :, :, :end]
+            value = self.values[number, :, :, :end]
             causal = read is not None
             if (
                 read is not None and number == len(self.layers) - 1
             ):  # only the last column is read of the last layer
-                query, x, causal = query[read][:, None], x.view(batch, width, -1)[read], False
-            seen = scaled_dot_product_attention(
-                query.transpose(1, 2),
-                key.transpose(1, 2),
-                value.transpose(1, 2),
-                attn_mask=None if causal else mask,
-                is_causal=causal,
-                scale=layer.attention.scaling,
-                enable_gqa=self.heads != self.kv_heads,
-            )
+                rows, last = read
+                query, x, causal = query[rows, :, last][:, :, None], x.view(batch, width, -1)[read], False
+            if causal and self._causal is not None:
+                seen = self._attend(query, key, value, layer.attention.scaling)
+            else:
+                seen = scaled_dot_product_attention(
+                    query,
+                    key,
+                    value,
+                    attn_mask=None if causal else mask,
+                    is_causal=causal,
+                    scale=layer.attention.scaling,
+                    enable_gqa=self.heads != self.kv_heads,
+                )
             x = layer.out(seen.transpose(1, 2).reshape(len(x), -1)).add_(x)
             gate, up = layer.gate_up(layer.mlp_norm(x))
             x = layer.down(gate.mul_(up)).add_(x)
         return self.decoder.norm(x).view(batch, -1, x.shape[1])
 
-    def _turn(self, both: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        """Rotary positions: x * cos + rotate_half(x) * sin, where rotate_half gives (-second half, first half)."""
+    def _turn(self, both: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+        """Rotary positions of queries and keys, (B, T, heads + kv heads, D), as (B, heads, T, D) and (B, kv heads, T, D).
+
+        x * cos + rotate_half(x) * sin, where rotate_half gives (-second half, first half).
+        """
         import torch
 
         half = self.head_dim // 2
-        out = None if self._buffer is None else self._buffer("turned", *both.shape)
-        turned = torch.mul(both, cos, out=out)
+        if self._buffer is not None and self.heads == self.kv_heads:
+            batch, width = both.shape[:2]
+            both = both.unflatten(2, (2, self.heads))
+            query_key = self._buffer("turned", 2, batch, self.heads, width, self.head_dim)
+            cos, sin = cos[..., None, :], sin[..., None, :]
+            turned = torch.mul(both, cos, out=query_key.permute(1, 3, 0, 2, 4))
+        else:
+            turned = both * cos
         turned[..., :half].addcmul_(both[..., half:], sin, value=-1)
         turned[..., half:].addcmul_(both[..., :half], sin)
-        return turned
+        if turned.ndim == 5:
+            return query_key[0], query_key[1]
+        return turned[:, :, : self.heads].transpose(1, 2), turned[:, :, self.heads :].transpose(1, 2)
+
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+        """Causal attention within the prompt as two plain products, (B, heads, P, D) each."""
+        import torch
+
+        assert self._causal is not None and self._buffer is not None
+        size = query.shape
+        one = (size[0] * size[1], *size[2:])
+        square = (one[0], one[1], one[1])
+        scores = torch.baddbmm(
+            self._causal.expand(square),
+            query.reshape(one),
+            key.reshape(one).transpose(1, 2),
+            alpha=scale,
+            out=self._buffer("scores", *square),
+        )
+        shares = torch.softmax(scores, -1, out=self._buffer("shares", *square))
+        return torch.bmm(shares, value.reshape(one), out=self._buffer("seen", *one)).view(size)
 
 
 def _normed(attention: Any, both: Tensor, heads: int) -> Tensor:
