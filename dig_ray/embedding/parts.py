@@ -7,11 +7,11 @@ run wrote it. On a local disk: write aside, fsync, rename. An object store publi
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
+
+from dig_ray import parts
 
 
 def part_name(fingerprint: str, texts: Sequence[str]) -> str:
@@ -27,57 +27,22 @@ def part_name(fingerprint: str, texts: Sequence[str]) -> str:
 def write_part(folder: str, name: str, vectors: np.ndarray) -> None:
     """Publish float32 (n, D) vectors as ``folder/name``, whole or not at all."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
     column = pa.FixedSizeListArray.from_arrays(
         pa.array(np.ascontiguousarray(vectors).reshape(-1)), vectors.shape[1]
     )
-    sink = pa.BufferOutputStream()
-    pq.write_table(pa.table({"vector": column}), sink, compression="none")
-    payload = sink.getvalue()
-    if "://" in folder:
-        from pyarrow.fs import FileSystem
-
-        system, base = FileSystem.from_uri(folder)
-        system.create_dir(base, recursive=True)
-        with system.open_output_stream(f"{base}/{name}") as stream:
-            stream.write(payload)
-        return
-    target = Path(folder) / name
-    target.parent.mkdir(parents=True, exist_ok=True)
-    aside = target.with_name(f".{name}.{os.getpid()}.tmp")
-    try:
-        with open(aside, "wb") as file:
-            file.write(payload)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(aside, target)
-    except BaseException:
-        aside.unlink(missing_ok=True)
-        raise
+    parts.write_part(folder, name, pa.table({"vector": column}))
 
 
 def read_part(folder: str, name: str, rows: int) -> np.ndarray | None:
     """The (rows, D) vectors of a part, or None when it is missing, truncated or not what it should be."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
-    try:
-        if "://" in folder:
-            from pyarrow.fs import FileSystem
-
-            system, base = FileSystem.from_uri(folder)
-            table = pq.read_table(f"{base}/{name}", filesystem=system)
-        else:
-            table = pq.read_table(Path(folder) / name)
-        column = table.column("vector").combine_chunks()
-        vectors = column.flatten().to_numpy(zero_copy_only=False)
-        if (
-            len(column) != rows
-            or not pa.types.is_float32(column.type.value_type)
-            or len(vectors) % max(rows, 1)
-        ):
-            return None
-        return np.array(vectors.reshape(rows, -1))
-    except (OSError, pa.ArrowInvalid, KeyError):
+    table = parts.read_part(folder, name, rows)
+    if table is None or "vector" not in table.column_names:
         return None
+    column = table.column("vector").combine_chunks()
+    if not pa.types.is_fixed_size_list(column.type) or not pa.types.is_float32(column.type.value_type):
+        return None
+    vectors = column.flatten().to_numpy(zero_copy_only=False)
+    return np.array(vectors.reshape(rows, -1)) if len(vectors) % max(rows, 1) == 0 else None
