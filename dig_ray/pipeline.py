@@ -120,6 +120,8 @@ def _report_files(config: Any) -> Iterable[Path]:
 
 ROOMS = ("catalog", "embedding", "semantic_ids", "recommender", "sft", "evaluation", "baselines")
 
+DECODING_RESOURCES = ("evaluation.num_actors", "evaluation.num_cpus", "evaluation.num_gpus")
+
 STAGES: tuple[StageSpec, ...] = (
     StageSpec(
         name="catalog",
@@ -182,9 +184,7 @@ STAGES: tuple[StageSpec, ...] = (
         ignore=(
             "evaluation.n_bootstrap",
             "evaluation.seed",
-            "evaluation.num_actors",
-            "evaluation.num_cpus",
-            "evaluation.num_gpus",
+            *DECODING_RESOURCES,
         ),
     ),
     StageSpec(
@@ -199,9 +199,7 @@ STAGES: tuple[StageSpec, ...] = (
             "evaluation.beam",
             "evaluation.batch_size",
             "evaluation.unconstrained",
-            "evaluation.num_actors",
-            "evaluation.num_cpus",
-            "evaluation.num_gpus",
+            *DECODING_RESOURCES,
         ),
     ),
     StageSpec(

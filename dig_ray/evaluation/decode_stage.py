@@ -11,7 +11,8 @@ import logging
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +26,9 @@ from dig_ray.parts import read_part, write_part
 
 if TYPE_CHECKING:
     from dig_ray.catalog.dataset import Cases, Dataset
+    from dig_ray.recommender.decoding import BeamSearcher
     from dig_ray.recommender.policy import SidPolicy
+    from dig_ray.recommender.tasks import SidStream
     from dig_ray.semantic_ids.prefix_table import PrefixTable
     from dig_ray.semantic_ids.sid_catalog import SidCatalog
 
@@ -45,6 +48,7 @@ class Decoder:
     sids: SidCatalog
     table: PrefixTable
     about: dict[str, Any]
+    _searchers: dict[int, BeamSearcher] = field(default_factory=dict, init=False, repr=False)
 
     @staticmethod
     def load(policy_dir: Path, sids: SidCatalog, use_gpu: bool = False) -> Decoder:
@@ -62,24 +66,40 @@ class Decoder:
             about=about,
         )
 
+    @cached_property
+    def _stream(self) -> SidStream:
+        from dig_ray.recommender.tasks import SidStream
+
+        return SidStream(self.sids, self.policy.sid_start)
+
+    def _searcher(self, beam: int) -> BeamSearcher:
+        """One searcher per width: it holds the catalogue's table and the packed weights, which no batch changes."""
+        from dig_ray.recommender.decoding import BeamSearcher
+
+        if beam not in self._searchers:
+            self._searchers[beam] = BeamSearcher(self.policy, self.table, beam, self.about["normalizer"])
+        return self._searchers[beam]
+
+    def _prompts(self, histories: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """The latest items of each history as the policy reads them, padded: int64 (B, P), lengths int64 (B,)."""
+        from dig_ray.recommender.decoding import pad_prompts
+
+        latest = int(self.about["max_history"])
+        return pad_prompts(
+            [self._stream.prompt(h[-latest:], self.policy.bos) for h in histories], self.policy.pad
+        )
+
     def recommend(
         self, histories: list[np.ndarray], beam: int, k: int
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Best ``k`` items per history, seen ones allowed and left out: (items, scores, items, scores), each (B, k)."""
         import torch
 
-        from dig_ray.recommender.decoding import BeamSearcher, pad_prompts
-        from dig_ray.recommender.tasks import SidStream
-
-        stream = SidStream(self.sids, self.policy.sid_start)
-        latest = int(self.about["max_history"])
-        prompts, lengths = pad_prompts(
-            [stream.prompt(h[-latest:], self.policy.bos) for h in histories], self.policy.pad
-        )
+        prompts, lengths = self._prompts(histories)
         seen = np.full((len(histories), max(len(h) for h in histories)), -1, np.int64)
         for row, history in enumerate(histories):
             seen[row, : len(history)] = history
-        searcher = BeamSearcher(self.policy, self.table, max(beam, k), self.about["normalizer"])
+        searcher = self._searcher(max(beam, k))
         device = self.policy.device
         tensors = [torch.from_numpy(a).to(device) for a in (prompts, lengths, seen)]
         both = searcher.search_both(*tensors)
@@ -95,14 +115,9 @@ class Decoder:
         """Bool (B, beam): which beams of unconstrained decoding are no item's codes."""
         import torch
 
-        from dig_ray.recommender.decoding import pad_prompts, unconstrained_invalid
-        from dig_ray.recommender.tasks import SidStream
+        from dig_ray.recommender.decoding import unconstrained_invalid
 
-        stream = SidStream(self.sids, self.policy.sid_start)
-        latest = int(self.about["max_history"])
-        prompts, lengths = pad_prompts(
-            [stream.prompt(h[-latest:], self.policy.bos) for h in histories], self.policy.pad
-        )
+        prompts, lengths = self._prompts(histories)
         device = self.policy.device
         return unconstrained_invalid(
             self.policy,
