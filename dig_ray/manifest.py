@@ -12,7 +12,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -53,7 +53,7 @@ class Recipe:
         inputs: input name -> fingerprint of that artifact.
         code: hash of the code the stage depends on.
         seed: seed of the stage, 0 where it draws nothing.
-        files: name -> sha256 of files from outside the store.
+        files: purpose and name -> sha256 of files from outside the store.
     """
 
     stage: str
@@ -181,8 +181,11 @@ def redact(value: Any) -> Any:
     return clean(plain(value))
 
 
-def hash_input_files(paths: Iterable[str | Path], verdicts: Path | None = None) -> dict[str, str]:
-    """File name -> sha256 for files from outside, remembering hashes of unchanged files in ``verdicts``.
+def hash_input_files(files: Mapping[str, str | Path], verdicts: Path | None = None) -> dict[str, str]:
+    """sha256 of files from outside, remembering hashes of unchanged files in ``verdicts``.
+
+    Args:
+        files: what each file is for -> its path. Only the path's last part enters the result, so that a file may move.
 
     Raises:
         UserError: a file is missing or cannot be read.
@@ -194,7 +197,7 @@ def hash_input_files(paths: Iterable[str | Path], verdicts: Path | None = None) 
         except (OSError, ValueError):
             known = {}
     result, changed = {}, False
-    for path in sorted({Path(p) for p in paths}):
+    for purpose, path in sorted((purpose, Path(p)) for purpose, p in files.items()):
         try:
             stat = path.stat()
             mark = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
@@ -205,7 +208,7 @@ def hash_input_files(paths: Iterable[str | Path], verdicts: Path | None = None) 
                 changed = True
         except OSError as error:
             raise UserError(f"input file {path} cannot be read: {error.strerror}; correct the path") from None
-        result[path.name if path.name not in result else str(path)] = entry[1]
+        result[f"{purpose}: {path.name}"] = entry[1]
     if verdicts is not None and changed:
         with suppress(OSError):  # a verdict only saves time
             write_json(verdicts, known)

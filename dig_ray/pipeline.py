@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,7 @@ class StageSpec:
         seeded: whether the run's seed changes its result under this config.
         on_ray: whether it needs Ray.
         ignore: dotted keys below ``parts`` that change its speed and not its result.
-        files: files from outside the store that it reads.
+        files: files from outside the store that it reads, by purpose; their content counts, not where they lie.
         wanted: whether this config asks for it at all.
     """
 
@@ -52,7 +52,7 @@ class StageSpec:
     seeded: Callable[[Any], bool] = lambda config: True
     on_ray: bool = True
     ignore: tuple[str, ...] = ()
-    files: Callable[[Any], Iterable[str | Path]] = lambda config: ()
+    files: Callable[[Any], Mapping[str, str | Path]] = lambda config: {}
     wanted: Callable[[Any], bool] = lambda config: True
 
 
@@ -62,7 +62,7 @@ def _catalog(config: Any, stage: Stage, inputs: Inputs) -> None:
     run(config.catalog, stage)
 
 
-def _catalog_files(config: Any) -> Iterable[str]:
+def _catalog_files(config: Any) -> Mapping[str, str]:
     from dig_ray.catalog.config import input_files
 
     return input_files(config.catalog)
@@ -112,10 +112,10 @@ def _report(config: Any, stage: Stage, inputs: Inputs) -> None:
     run(config, stage, inputs)
 
 
-def _report_files(config: Any) -> Iterable[Path]:
+def _report_files(config: Any) -> Mapping[str, Path]:
     from dig_ray.report.page import template_files
 
-    return template_files()
+    return {path.name: path for path in template_files()}
 
 
 ROOMS = ("catalog", "embedding", "semantic_ids", "recommender", "sft", "evaluation", "baselines")
@@ -131,6 +131,7 @@ STAGES: tuple[StageSpec, ...] = (
         run=_catalog,
         seeded=lambda config: config.catalog.source == "demo" and config.catalog.demo.seed is None,
         on_ray=False,
+        ignore=("catalog.items.path", "catalog.interactions.path", "catalog.download.directory"),
         files=_catalog_files,
     ),
     StageSpec(
@@ -155,8 +156,8 @@ STAGES: tuple[StageSpec, ...] = (
         code=("dig_ray.semantic_ids.stage",),
         run=_semantic_ids,
         on_ray=False,
-        ignore=("semantic_ids.rqvae.checkpoint_seconds",),
-        files=lambda config: [config.semantic_ids.path] if config.semantic_ids.path else [],
+        ignore=("semantic_ids.path", "semantic_ids.rqvae.checkpoint_seconds"),
+        files=lambda config: {"sids": config.semantic_ids.path} if config.semantic_ids.path else {},
     ),
     StageSpec(
         name="baselines",

@@ -455,12 +455,12 @@ def test_hash_depends_on_the_value_alone(value: Any) -> None:
 def test_hashes_of_input_files_follow_the_content(tmp_path: Path) -> None:
     path, verdicts = tmp_path / "a.csv", tmp_path / "verdicts.json"
     path.write_text("1")
-    first = hash_input_files([path], verdicts)
-    assert hash_input_files([str(path)], verdicts) == first
+    first = hash_input_files({"items": path}, verdicts)
+    assert hash_input_files({"items": str(path)}, verdicts) == first
     path.write_text("2")
-    assert hash_input_files([path], verdicts) != first
+    assert hash_input_files({"items": path}, verdicts) != first
     with pytest.raises(UserError, match="nowhere.csv"):
-        hash_input_files([tmp_path / "nowhere.csv"])
+        hash_input_files({"items": tmp_path / "nowhere.csv"})
 
 
 def test_code_version_follows_imports_and_not_comments(

@@ -258,6 +258,7 @@ class CatalogConfig(Config):
         return self
 
 
-def input_files(config: CatalogConfig) -> list[str]:
-    """Files from outside that decide the result; downloads are checked by their own checksums."""
-    return [part.path for part in (config.items, config.interactions) if part is not None]
+def input_files(config: CatalogConfig) -> dict[str, str]:
+    """Files from outside that decide the result, by purpose; downloads are checked by their own checksums."""
+    parts = {"items": config.items, "interactions": config.interactions}
+    return {purpose: part.path for purpose, part in parts.items() if part is not None}

@@ -8,8 +8,8 @@ from dig_ray.baselines import item_knn, popularity
 from dig_ray.baselines.config import ItemKnnConfig, PopularityConfig
 
 
-def test_popularity_order_ties_and_history(small):
-    world = small([[2, 2, 1, 0, 3], [1, 4, 3, 0, 2]], 6)  # counts: 1 twice, 2 twice, 3 and 4 once
+def test_popularity_order_ties_and_history(make_dataset):
+    world = make_dataset([[2, 2, 1, 0, 3], [1, 4, 3, 0, 2]], 6)  # counts: 1 twice, 2 twice, 3 and 4 once
     cases = world.cases("test")
     recs, _ = popularity.recommend_popular(world, cases, 6, exclude_seen=False)
     assert recs.tolist() == [[1, 2, 3, 4, 0, 5]] * 2
@@ -18,14 +18,14 @@ def test_popularity_order_ties_and_history(small):
     assert np.isneginf(scores[recs == -1]).all() and (np.diff(scores[0, :3]) < 0).all()
 
 
-def test_a_half_life_favours_late_events(small):
-    world = small([[0, 0, 0, 1, 5, 5]], 6)
+def test_a_half_life_favours_late_events(make_dataset):
+    world = make_dataset([[0, 0, 0, 1, 5, 5]], 6)
     late = popularity.popularity_scores(world, PopularityConfig(half_life=0.5))
     assert late[1] == 1 and late[0] == pytest.approx(1 / 4 + 1 / 16 + 1 / 64)
 
 
-def test_repeat_last_is_newest_first_then_popular(small):
-    world = small([[2, 1, 2, 0, 3], [4, 4, 4, 1, 5]], 6)
+def test_repeat_last_is_newest_first_then_popular(make_dataset):
+    world = make_dataset([[2, 1, 2, 0, 3], [4, 4, 4, 1, 5]], 6)
     cases = world.cases("test")
     recs, _ = popularity.recommend_repeat_last(world, cases, 5, exclude_seen=False)
     assert recs.tolist() == [[0, 2, 1, 4, 3], [1, 4, 2, 0, 3]]
@@ -71,10 +71,10 @@ def test_lists_do_not_depend_on_the_chunk(chains, monkeypatch, exclude_seen):
             assert not set(row) & set(chains.events[cases.start[case] : cases.end[case]])
 
 
-def test_training_events_only(small):
+def test_training_events_only(make_dataset):
     base = [[0, 1, 2, 3], [0, 1, 3, 2], [0, 1, 2, 4]]
     moved = [s[:2] + s[:1:-1] for s in base]  # swap what is held out
-    a, b = (item_knn.similarity(small(s, 5)) for s in (base, moved))
+    a, b = (item_knn.similarity(make_dataset(s, 5)) for s in (base, moved))
     assert (a != b).nnz == 0
 
 

@@ -128,6 +128,6 @@ def test_other_settings_start_anew(chains, tmp_path):
     assert "other settings" in lines[0]
 
 
-def test_nothing_to_learn_from_is_one_sentence(small):
+def test_nothing_to_learn_from_is_one_sentence(make_dataset):
     with pytest.raises(UserError, match="two training events"):
-        sasrec.train(small([[0, 1, 2], [2, 1, 0]], 3), TINY, log=quiet)
+        sasrec.train(make_dataset([[0, 1, 2], [2, 1, 0]], 3), TINY, log=quiet)

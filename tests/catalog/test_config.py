@@ -14,7 +14,7 @@ FILES = {"interactions": {"path": "x.parquet"}}
 def test_default_is_the_demo_world():
     config = CatalogConfig()
     assert config.source == "demo" and config.demo.n_items == 500 and config.demo.n_users == 2000
-    assert input_files(config) == []
+    assert input_files(config) == {}
 
 
 def test_text_fields_take_one_column_or_several():
@@ -26,7 +26,7 @@ def test_text_fields_take_one_column_or_several():
     assert config.items is not None
     columns = config.items.columns
     assert columns.title == ("name",) and columns.description == ("a", "b") and columns.brand == ()
-    assert input_files(config) == ["i.csv", "x.parquet"]
+    assert input_files(config) == {"items": "i.csv", "interactions": "x.parquet"}
 
 
 def test_the_config_file_gives_lists():

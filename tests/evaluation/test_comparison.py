@@ -8,9 +8,9 @@ from dig_ray.evaluation.comparison import compare
 
 
 @pytest.fixture
-def world(small):
+def world(make_dataset):
     rng = np.random.default_rng(0)
-    return small([rng.integers(0, 50, 4).tolist() for _ in range(800)], 50)
+    return make_dataset([rng.integers(0, 50, 4).tolist() for _ in range(800)], 50)
 
 
 def lists(world, hits):

@@ -13,9 +13,9 @@ from dig_ray.evaluation.metrics import beyond_accuracy, evaluate
 
 
 @pytest.fixture
-def world(small):
+def world(make_dataset):
     # targets (test): 3, 0, 4; the second repeats an item of its history; item 4 never occurs in training
-    return small([[0, 1, 2, 3], [0, 1, 1, 0], [3, 0, 0, 4]], 6)
+    return make_dataset([[0, 1, 2, 3], [0, 1, 1, 0], [3, 0, 0, 4]], 6)
 
 
 def test_figures_by_hand(world):
@@ -56,7 +56,7 @@ def test_lists_that_cannot_be_scored(world, recs, word):
         evaluate(world, world.cases("test"), recs, ks=(1, 2))
 
 
-def test_interval_is_about_two_standard_errors(small):
+def test_interval_is_about_two_standard_errors(make_dataset):
     rng = np.random.default_rng(0)
     values = (rng.random(4000) < 0.2).astype(float)[:, None]
     samples = bootstrap_means(np.arange(4000), values, np.ones((4000, 1), bool), 1000, seed=0)[:, 0, 0]
@@ -89,9 +89,9 @@ def test_history_is_all_that_precedes_the_target(world):
     assert row.tolist() == [0, 0, 1, 1] and item.tolist() == [1, 1, 0, 0] and age.tolist() == [0, 1, 0, 1]
 
 
-def test_twenty_two_thousand_cases_take_seconds(small):
+def test_twenty_two_thousand_cases_take_seconds(make_dataset):
     rng = np.random.default_rng(0)
-    world = small([rng.integers(0, 12_000, 4).tolist() for _ in range(22_000)], 12_000)
+    world = make_dataset([rng.integers(0, 12_000, 4).tolist() for _ in range(22_000)], 12_000)
     recs = (rng.integers(0, 12_000, (22_000, 1)) + np.arange(20)) % 12_000
     began = time.perf_counter()
     evaluate(world, world.cases("test"), recs)

@@ -10,8 +10,8 @@ from dig_ray.evaluation.recommendations import read_recommendations, write_recom
 
 
 @pytest.fixture
-def world(small):
-    return small([[0, 1, 2], [1, 2, 3], [2, 3, 4]], 5)
+def world(make_dataset):
+    return make_dataset([[0, 1, 2], [1, 2, 3], [2, 3, 4]], 5)
 
 
 def test_round_trip_in_any_row_order(world, tmp_path):

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-import pyarrow as pa
 import pytest
 
-from dig_ray.catalog.dataset import Dataset
 from dig_ray.recommender.policy import SidPolicy
 from dig_ray.semantic_ids.prefix_table import build_prefix_table
 from dig_ray.semantic_ids.sid_catalog import SidCatalog
@@ -102,26 +100,6 @@ def _prompts(policy: SidPolicy, sids: SidCatalog, lengths: list[int], seed: int 
     return torch.from_numpy(prompts), torch.from_numpy(real), torch.from_numpy(seen)
 
 
-def _dataset(sequences: list[list[int]], n_items: int, titles: bool = True) -> Dataset:
-    """One user per sequence: the last event is test, the one before it valid."""
-    lengths = np.array([len(s) for s in sequences])
-    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    split = np.zeros(offsets[-1], np.int8)
-    split[offsets[1:] - 2] = 1
-    split[offsets[1:] - 1] = 2
-    columns = {"item_id": [f"i{i}" for i in range(n_items)]}
-    if titles:
-        columns["title"] = [None if i == 2 else f"red kettle number {i}" for i in range(n_items)]
-    return Dataset(
-        items=pa.table(columns),
-        user_ids=np.array([f"u{i}" for i in range(len(sequences))]),
-        offsets=offsets,
-        events=np.concatenate([np.asarray(s, np.int32) for s in sequences]),
-        split=split,
-        split_name="leave_last_out",
-    )
-
-
 @pytest.fixture(scope="session")
 def make_sids():
     return _sids
@@ -140,49 +118,3 @@ def make_policy():
 @pytest.fixture(scope="session")
 def make_prompts():
     return _prompts
-
-
-@pytest.fixture(scope="session")
-def make_dataset():
-    return _dataset
-
-
-@pytest.fixture(scope="session")
-def language_model(tmp_path_factory):
-    """Directories of tiny Qwen2 models with a byte-pair tokenizer, as a hub would give them: tied and untied."""
-    import torch
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
-
-    raw = Tokenizer(models.BPE())
-    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    raw.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=300,
-        special_tokens=["<|endoftext|>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    raw.train_from_iterator(["red kettle number 1", "a history of titles and interests"], trainer)
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, eos_token="<|endoftext|>")
-    paths = {}
-    for name in ("tied", "untied"):
-        torch.manual_seed(0)
-        model = Qwen2ForCausalLM(
-            Qwen2Config(
-                vocab_size=len(tokenizer),
-                hidden_size=32,
-                intermediate_size=64,
-                num_hidden_layers=2,
-                num_attention_heads=4,
-                num_key_value_heads=2,
-                max_position_embeddings=512,
-                tie_word_embeddings=name == "tied",
-                bos_token_id=None,
-                eos_token_id=tokenizer.eos_token_id,
-            )
-        )
-        paths[name] = tmp_path_factory.mktemp(f"qwen2-{name}")
-        model.save_pretrained(paths[name])
-        tokenizer.save_pretrained(paths[name])
-    return paths

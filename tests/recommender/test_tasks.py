@@ -85,7 +85,7 @@ def text_world(request, make_sids, make_dataset, language_model):
     from dig_ray.recommender.backbone import build_tokenizer
 
     sids = make_sids(12, (3, 3))
-    dataset = make_dataset([[0, 1, 2, 3, 4], [5, 6, 7]], 12)
+    dataset = make_dataset([[0, 1, 2, 3, 4], [5, 6, 7]], 12, titles=True)
     backbone = "decoder" if request.param == "scratch" else str(language_model["tied"])
     weights = {"next_sid": 1.0, "title_to_sid": 1.0, "sid_to_title": 1.0}
     config = RecommenderConfig(backbone=backbone, tasks=weights, decoder=DecoderConfig(text_vocabulary=300))

@@ -63,7 +63,9 @@ class Reader(HTMLParser):
 
 
 def page_of(inputs: dict[str, Path], **more: Any) -> str:
-    return build_page(gather(more.pop("name", "a run"), 3, more.pop("config", {"sft": {"epochs": 4}}), inputs))
+    return build_page(
+        gather(more.pop("name", "a run"), 3, more.pop("config", {"sft": {"epochs": 4}}), inputs)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +118,9 @@ def test_headings_tables_and_pictures_can_be_read_aloud(page: str) -> None:
     levels = [int(tag[1]) for tag, _ in seen.elements if re.fullmatch("h[1-6]", tag)]
     assert levels[0] == 1 and levels.count(1) == 1
     assert all(after <= before + 1 for before, after in zip(levels, levels[1:], strict=False))
-    assert all(attrs.get("scope") in {"row", "col", "rowgroup"} for tag, attrs in seen.elements if tag == "th")
+    assert all(
+        attrs.get("scope") in {"row", "col", "rowgroup"} for tag, attrs in seen.elements if tag == "th"
+    )
     tags = [tag for tag, _ in seen.elements]
     assert tags.count("caption") == tags.count("table") > 5
     for tag, attrs in seen.elements:
@@ -185,7 +189,9 @@ def test_the_stage_writes_the_page_and_no_secret(
 
 
 def test_a_catalogue_of_12k_items_stays_light(world: ModuleType, tmp_path: Path) -> None:
-    titles = [f"{i} " + "A long product title as shops write them, with size and colour " * 2 for i in range(12_101)]
+    titles = [
+        f"{i} " + "A long product title as shops write them, with size and colour " * 2 for i in range(12_101)
+    ]
     inputs = world.write_run(tmp_path, world.dataset(12_101, 50, titles), (256, 256, 256), n_bootstrap=0)
     page = page_of(inputs)
     assert len(page.encode()) < 3_000_000
@@ -246,5 +252,7 @@ def test_light_to_import() -> None:
     heavy = "{'torch', 'ray', 'pandas', 'matplotlib', 'transformers', 'jinja2', 'pyarrow'}"
     code = f"import sys, dig_ray.report.page, dig_ray.report.stage; print({heavy} & set(sys.modules))"
     root = Path(__file__).parents[2]
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root, timeout=120)
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=root, timeout=120
+    )
     assert result.stdout.strip() == "set()", result.stderr

@@ -40,7 +40,10 @@ def dataset(n_items: int, n_users: int, titles: list[str] | None = None) -> Data
     split = np.zeros(offsets[-1], np.int8)
     split[offsets[1:] - 2], split[offsets[1:] - 1] = 1, 2
     if titles is None:
-        titles = [f"Maison No. {i} {KINDS[i % len(KINDS)]} with almond oil, {10 + i % 90} ml" for i in range(n_items)]
+        titles = [
+            f"Maison No. {i} {KINDS[i % len(KINDS)]} with almond oil, {10 + i % 90} ml"
+            for i in range(n_items)
+        ]
     return Dataset(
         items=pa.table({"item_id": [f"i{i}" for i in range(n_items)], "title": titles}),
         user_ids=np.array([f"u{i:05d}" for i in range(n_users)]),
@@ -90,7 +93,9 @@ def write_run(
         codes = np.stack([rng.integers(0, size, data.n_items) for size in sizes], axis=1).astype(np.int32)
     sids = SidCatalog.from_codes(data.item_ids, codes, sizes)
     sids.save(paths["semantic_ids"] / "semantic_ids.parquet")
-    report = quality_report(sids, rng.normal(size=(data.n_items, 8)).astype(np.float32), [0.6, 0.4, 0.3][: len(sizes)])
+    report = quality_report(
+        sids, rng.normal(size=(data.n_items, 8)).astype(np.float32), [0.6, 0.4, 0.3][: len(sizes)]
+    )
     (paths["semantic_ids"] / "sid_quality.json").write_text(json.dumps(report))
     draw_quality(report, paths["semantic_ids"] / "sid_quality.png")
 
@@ -99,12 +104,17 @@ def write_run(
         folder = paths["recommend" if name == "policy" else "baselines"]
         for rule in ("seen", "unseen"):
             share = (0.34, 0.1, 0.15, 0.3, 0.33)[number] + (0.02 if rule == "unseen" else 0)
-            write_recommendations(folder / f"recommendations_{name}_{rule}.parquet", data, cases, lists(data, share, number))
+            write_recommendations(
+                folder / f"recommendations_{name}_{rule}.parquet", data, cases, lists(data, share, number)
+            )
     decoding = {"beam": 50, "short_lists": 2, "unconstrained_invalid_rate": 0.0312}
     (paths["recommend"] / "decoding.json").write_text(json.dumps(decoding))
     stage = Stage("evaluation", "e" * 16, 0, paths["evaluation"], str(root / "work"), log=lambda line: None)
     evaluate(
-        EvaluationConfig(n_bootstrap=n_bootstrap), stage, paths["catalog"], [paths["recommend"], paths["baselines"]]
+        EvaluationConfig(n_bootstrap=n_bootstrap),
+        stage,
+        paths["catalog"],
+        [paths["recommend"], paths["baselines"]],
     )
 
     curves: list[dict[str, float]] = []
@@ -113,11 +123,18 @@ def write_run(
             at = epoch - 1 + (quarter + 1) / 4
             curves.append({"loss": 2 + 4 * float(np.exp(-at / 3)), "epoch": at})
         gain = 0.04 * (1 - float(np.exp(-epoch / 3))) - 0.0004 * max(0, epoch - 9) ** 2
-        curves.append({"eval_ndcg@10": gain, "eval_hr@10": 1.8 * gain, "eval_seconds": 2.5, "epoch": float(epoch)})
+        curves.append(
+            {"eval_ndcg@10": gain, "eval_hr@10": 1.8 * gain, "eval_seconds": 2.5, "epoch": float(epoch)}
+        )
     curves.append({"train_runtime": 512.3, "train_loss": 3.1, "epoch": 12.0})
     (paths["sft"] / "curves.json").write_text(json.dumps(curves))
     (paths["sft"] / "policy").mkdir()
-    about = {"normalizer": "trie", "levels": len(sizes), "base_model": None, "sid_fingerprint": sids.fingerprint}
+    about = {
+        "normalizer": "trie",
+        "levels": len(sizes),
+        "base_model": None,
+        "sid_fingerprint": sids.fingerprint,
+    }
     (paths["sft"] / "policy" / "policy.json").write_text(json.dumps(about))
     for number, (name, path) in enumerate(paths.items()):
         publish(path, name, {"rows": 1000 * number + 7}, 3.5 * 4.0**number)

@@ -7,7 +7,6 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
-import pyarrow as pa
 import pytest
 
 from dig_ray.base import Stage
@@ -33,27 +32,13 @@ def _walks(users: int = 69) -> list[list[int]]:
 
 
 @pytest.fixture(scope="session")
-def world(tmp_path_factory):
+def world(tmp_path_factory, make_dataset):
     """``catalog`` and ``semantic_ids`` directories, with the objects they hold; some items share codes."""
     root = tmp_path_factory.mktemp("world")
-    sequences = _walks()
-    lengths = np.array([len(s) for s in sequences])
-    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    split = np.zeros(offsets[-1], np.int8)
-    split[offsets[1:] - 2] = 1
-    split[offsets[1:] - 1] = 2
-    ids = [f"i{i}" for i in range(N_ITEMS)]
-    dataset = Dataset(
-        items=pa.table({"item_id": ids, "title": [f"red kettle number {i}" for i in range(N_ITEMS)]}),
-        user_ids=np.array([f"u{i:03d}" for i in range(len(sequences))]),
-        offsets=offsets,
-        events=np.concatenate([np.asarray(s, np.int32) for s in sequences]),
-        split=split,
-        split_name="leave_last_out",
-    )
+    dataset = make_dataset(_walks(), N_ITEMS, titles=True)
     dataset.save(root / "catalog")
     codes = np.stack([np.arange(N_ITEMS) // 6, np.arange(N_ITEMS) % 5], axis=1)
-    sids = SidCatalog.from_codes(ids, codes, (5, 5))
+    sids = SidCatalog.from_codes(dataset.item_ids, codes, (5, 5))
     assert sids.n_suffix == 2
     (root / "semantic_ids").mkdir()
     sids.save(root / "semantic_ids" / "semantic_ids.parquet")
@@ -122,40 +107,3 @@ def curves():
         return json.loads((Path(stage.out) / "curves.json").read_text())
 
     return read
-
-
-@pytest.fixture(scope="session")
-def language_model(tmp_path_factory):
-    """Directory of a tiny Qwen2 with a byte-pair tokenizer, as a hub would give it."""
-    import torch
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
-
-    raw = Tokenizer(models.BPE())
-    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    raw.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=300,
-        special_tokens=["<|endoftext|>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    raw.train_from_iterator(["red kettle number 1"], trainer)
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, eos_token="<|endoftext|>")
-    torch.manual_seed(0)
-    config = Qwen2Config(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=512,
-        tie_word_embeddings=True,
-        bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
-    )
-    path = tmp_path_factory.mktemp("qwen2")
-    Qwen2ForCausalLM(config).save_pretrained(path)
-    tokenizer.save_pretrained(path)
-    return path

@@ -209,18 +209,23 @@ def test_a_language_model_with_lora_trains_its_new_tokens(
     stage = make_stage("lora")
     recommender = settings.recommender.model_copy(
         update={
-            "backbone": str(language_model),
+            "backbone": str(language_model["tied"]),
             "lora": LoraConfig(rank=4, dropout=0.0),
             "tasks": {"next_sid": 1.0, "title_to_sid": 1.0, "sid_to_title": 1.0},
         }
     )
     run(settings.sft, recommender, stage, world.catalog, world.semantic_ids)
     policy, tokenizer, about = load_policy(stage.out / "policy", world.sids)
-    assert about["base_model"] == str(language_model)
+    assert about["base_model"] == str(language_model["tied"])
     rows = policy.sid_rows().detach().numpy()
     assert rows.shape == (world.sids.n_tokens, 32)
     assert len(np.unique(rows.round(6), axis=0)) == len(rows)  # every new token went its own way
-    old = AutoModelForCausalLM.from_pretrained(language_model).get_input_embeddings().weight.detach().numpy()
+    old = (
+        AutoModelForCausalLM.from_pretrained(language_model["tied"])
+        .get_input_embeddings()
+        .weight.detach()
+        .numpy()
+    )
     inner = policy.causal_lm.get_input_embeddings()
     np.testing.assert_array_equal(inner.original_module.weight.detach().numpy()[: len(old)], old)
     assert (stage.out / "policy" / "adapter_model.safetensors").exists()
