@@ -12,7 +12,6 @@ own shapes. About 3 minutes. Exit code 1 when a target is missed. Verified 2026-
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 import time
@@ -20,6 +19,8 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+
+from dig_ray.bench import conclude
 
 SIZES = (256, 256, 256)
 BEAM, ITEMS_OF_HISTORY = 20, 20
@@ -233,27 +234,7 @@ def main() -> int:
 
     torch.set_num_threads(args.threads)
     figures = speed(args.rounds, lambda line: print(line, flush=True))
-    missed = []
-    print(f"\n{'figure':<34} {'value':>10}   target")
-    for name, value in figures.items():
-        if isinstance(value, dict):
-            print(f"{name:<34} " + "  ".join(f"{key} {number:g}" for key, number in value.items()))
-            continue
-        sign, limit = TARGETS.get(name, ("", None))
-        met = limit is None or (value >= limit if sign == ">=" else value <= limit)
-        if not met:
-            missed.append(name)
-        print(
-            f"{name:<34} {value!s:>10}"
-            + ("" if limit is None else f"   {sign} {limit:g}  {'ok' if met else 'MISSED'}")
-        )
-    targets = {name: f"{sign} {limit:g}" for name, (sign, limit) in TARGETS.items()}
-    print(
-        json.dumps(
-            {"bench": "decode", "figures": figures, "targets": targets, "missed": missed, "ok": not missed}
-        )
-    )
-    return 1 if missed else 0
+    return conclude("decode", figures, TARGETS)
 
 
 if __name__ == "__main__":

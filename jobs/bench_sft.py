@@ -22,6 +22,8 @@ from typing import Any
 
 import numpy as np
 
+from dig_ray.bench import conclude
+
 ROOT = Path(__file__).resolve().parents[1]
 SIZES = (256, 256, 256)
 N_ITEMS, LONGEST = 12_101, 50
@@ -274,28 +276,7 @@ def main() -> int:
     )
     figures.update(packing(job, dataset, args.steps))
     figures.update(through_ray(job, args.steps))
-    missed = []
-    print(f"\n{'figure':<30} {'value':>16}   target")
-    for name, value in figures.items():
-        if isinstance(value, dict):
-            print(f"{name:<30} " + "  ".join(f"{key} {number:g}" for key, number in value.items()))
-            continue
-        sign, limit = TARGETS.get(name, ("", None))
-        met = limit is None or (value >= limit if sign == ">=" else value <= limit)
-        if not met:
-            missed.append(name)
-        shown = f"{value:.3g}" if isinstance(value, float) else str(value)
-        print(
-            f"{name:<30} {shown:>16}"
-            + ("" if limit is None else f"   {sign} {limit:g}  {'ok' if met else 'MISSED'}")
-        )
-    targets = {name: f"{sign} {limit:g}" for name, (sign, limit) in TARGETS.items()}
-    print(
-        json.dumps(
-            {"bench": "sft", "figures": figures, "targets": targets, "missed": missed, "ok": not missed}
-        )
-    )
-    return 1 if missed else 0
+    return conclude("sft", figures, TARGETS)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ Verified 2026-11-21.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
 import sys
@@ -22,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from dig_ray.bench import conclude
 from dig_ray.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -180,27 +180,10 @@ def main() -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    missed = []
-    print(f"\n{'figure':<40} {'value':>12}   target")
-    for name, value in figures.items():
-        if isinstance(value, dict):
-            print(f"{name:<40} " + "  ".join(f"{key} {seconds:.3f}" for key, seconds in value.items()))
-            continue
-        sign, limit = TARGETS.get(name, ("", None))
-        met = limit is None or (value >= limit if sign == ">=" else value <= limit)
-        if not met:
-            missed.append(name)
-        print(
-            f"{name:<40} {value!s:>12}"
-            + ("" if limit is None else f"   {sign} {limit:g}  {'ok' if met else 'MISSED'}")
-        )
-    targets = {name: f"{sign} {limit:g}" for name, (sign, limit) in TARGETS.items() if name in figures}
-    print(
-        json.dumps(
-            {"bench": "sid", "figures": figures, "targets": targets, "missed": missed, "ok": not missed}
-        )
+    beauty = any(name.startswith("beauty") for name in figures)  # its data may not be at hand, or not wanted
+    return conclude(
+        "sid", figures, {k: v for k, v in TARGETS.items() if beauty or not k.startswith("beauty")}
     )
-    return 1 if missed else 0
 
 
 if __name__ == "__main__":

@@ -17,7 +17,10 @@ def series(curves: Sequence[Mapping[str, Any]], key: str) -> list[tuple[float, f
     return [
         (float(x), float(y))
         for x, y in found
-        if isinstance(x, (int, float)) and isinstance(y, (int, float)) and math.isfinite(x) and math.isfinite(y)
+        if isinstance(x, (int, float))
+        and isinstance(y, (int, float))
+        and math.isfinite(x)
+        and math.isfinite(y)
     ]
 
 

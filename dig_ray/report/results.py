@@ -89,7 +89,11 @@ def accuracy_table(results: Mapping[str, Mapping[str, Any]]) -> Table:
             marks = best_of([entry["mean"] for entry in entries])
             columns.append(
                 [
-                    Cell(figures.metric(e["mean"]), figures.interval(e["low"], e["high"]), "best" if mark else "")
+                    Cell(
+                        figures.metric(e["mean"]),
+                        figures.interval(e["low"], e["high"]),
+                        "best" if mark else "",
+                    )
                     for e, mark in zip(entries, marks, strict=True)
                 ]
             )
