@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from dig_ray.semantic_ids.sid_catalog import SidCatalog
 
 INVALID_SAMPLE = 1000  # users whose free decoding is looked at: +-3 points on a rate
+FREE_BEAM = 10
+ARRAYS = ("items_seen", "scores_seen", "items_unseen", "scores_unseen", "invalid")
 SECONDS_BETWEEN_LINES = 10.0
 
 
@@ -179,7 +181,7 @@ def run(
             )
     joined = {
         name: _scatter(order, np.concatenate([results[n][name] for n in range(len(batches))]))
-        for name in ("items_seen", "scores_seen", "items_unseen", "scores_unseen")
+        for name in ARRAYS
     }
     if len(joined["items_seen"]) != len(cases):
         raise RuntimeError(f"recommended for {len(joined['items_seen'])} of {len(cases)} test users")
@@ -191,25 +193,17 @@ def run(
             joined[f"items_{suffix}"],
             joined[f"scores_{suffix}"],
         )
-    figures: dict[str, Any] = {
-        "beam": max(config.beam, k),
-        "short_lists": int((joined["items_seen"] < 0).any(1).sum()),
-    }
+    short = ((joined["items_seen"] < 0) | (joined["items_unseen"] < 0)).any(1)
+    figures: dict[str, Any] = {"beam": max(config.beam, k), "short_lists": int(short.sum())}
+    if figures["short_lists"] and k < dataset.n_items:
+        stage.log(
+            f"recommend: {figures['short_lists']:,} users have a list of fewer than {k} items, since beams went to items they have "
+            f"seen; raise evaluation.beam above {config.beam}"
+        )
     if config.unconstrained:
-        figures["unconstrained_invalid_rate"] = _invalid_rate(dataset, cases, sids, policy_dir)
+        figures["unconstrained_invalid_rate"] = round(float(np.nanmean(joined["invalid"])), 4)
     (stage.out / "decoding.json").write_text(json.dumps(figures, indent=1) + "\n")
     stage.stats.update(rows=len(cases), seconds=round(time.monotonic() - started, 1), **figures)
-
-
-def _invalid_rate(dataset: Dataset, cases: Cases, sids: SidCatalog, policy_dir: Path) -> float:
-    """Share of the top-10 beams of free decoding that are no item, over evenly spaced test users."""
-    chosen = np.unique(np.linspace(0, len(cases) - 1, min(INVALID_SAMPLE, len(cases))).astype(np.int64))
-    decoder = Decoder.load(policy_dir, sids)
-    bad = [
-        decoder.free_invalid(_histories(dataset, cases, chosen[i : i + 64]), beam=10)
-        for i in range(0, len(chosen), 64)
-    ]
-    return round(float(np.concatenate(bad).mean()), 4)
 
 
 def _histories(dataset: Dataset, cases: Cases, rows: np.ndarray) -> list[np.ndarray]:
@@ -224,7 +218,7 @@ class _Worker:
         import torch
 
         torch.set_num_threads(threads)
-        sids, self.histories = ray.get(shared)
+        sids, self.histories, self.free = ray.get(shared)
         self.decoder = Decoder.load(Path(policy_dir), sids, use_gpu)
         self.beam, self.k = beam, k
 
@@ -233,14 +227,14 @@ class _Worker:
         items, scores, unseen, unseen_scores = self.decoder.recommend(
             self.histories[number], self.beam, self.k
         )
-        return {
-            "batch": [number],
-            "rows": [len(items)],
-            "items_seen": [items.tobytes()],
-            "scores_seen": [scores.tobytes()],
-            "items_unseen": [unseen.tobytes()],
-            "scores_unseen": [unseen_scores.tobytes()],
-        }
+        invalid = np.full((len(items), 1), np.nan, np.float32)  # of the users that are not looked at
+        looked_at = np.flatnonzero(self.free[number])
+        if len(looked_at):
+            histories = [self.histories[number][i] for i in looked_at]
+            invalid[looked_at, 0] = self.decoder.free_invalid(histories, FREE_BEAM).mean(axis=1)
+        arrays = (items, scores, unseen, unseen_scores, invalid)
+        columns = {name: [array.tobytes()] for name, array in zip(ARRAYS, arrays, strict=True)}
+        return {"batch": [number], "rows": [len(items)], **columns}
 
 
 def _decode_on_ray(
@@ -272,7 +266,16 @@ def _decode_on_ray(
         len(todo), config.num_actors or (int(total["GPU"] // gpus) if gpus else max(1, len(ray.nodes())))
     )
     threads = max(1, (os.cpu_count() or 1) * len(ray.nodes()) // actors)
-    shared = ray.put((sids, {n: _histories(dataset, cases, batches[n]) for n in todo}))
+    free = np.zeros(len(cases), bool)
+    if config.unconstrained:
+        free[np.linspace(0, len(cases) - 1, min(INVALID_SAMPLE, len(cases))).astype(np.int64)] = True
+    shared = ray.put(
+        (
+            sids,
+            {n: _histories(dataset, cases, batches[n]) for n in todo},
+            {n: free[batches[n]] for n in todo},
+        )
+    )
     context = DataContext.get_current()
     bars, context.enable_progress_bars = context.enable_progress_bars, False
     logger = logging.getLogger("ray.data")
@@ -303,7 +306,7 @@ def _decode_on_ray(
                     name: np.frombuffer(row[name], dtype=np.int32 if "items" in name else np.float32).reshape(
                         n, -1
                     )
-                    for name in ("items_seen", "scores_seen", "items_unseen", "scores_unseen")
+                    for name in ARRAYS
                 },
             )
     finally:

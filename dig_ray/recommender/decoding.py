@@ -151,8 +151,8 @@ class BeamSearcher:
         missing = slots >= count[..., None]
         token = self._tokens[depth][child]
         if self.normalizer == "head":
-            logits = torch.matmul(hidden, rows.T).float()
-            log_prob = logits.gather(-1, token.clamp(min=0)).sub_(logits.logsumexp(-1, keepdim=True))
+            every = torch.matmul(hidden, rows.T).float().log_softmax(-1)
+            log_prob = every.gather(-1, token.clamp(min=0))
         else:
             logits = torch.matmul(hidden, rows[first:end].T).float()
             log_prob = logits.gather(-1, (token - first).clamp(min=0))

@@ -58,6 +58,7 @@ class _Layer:
     gate_up: Callable[[Any], tuple[Any, Any]]
     down: Callable[[Any], Any]
     attention: Any
+    scale: float  # of query times key; 1 where the query's weights hold it
 
 
 class SlimWeights:
@@ -135,6 +136,13 @@ def _packed_layer(layer: Any, buffer: Callable[..., Tensor]) -> _Layer:
     attention, mlp = layer.self_attn, layer.mlp
     fused = getattr(attention, "qkv_proj", None)
     qkv = [fused] if fused is not None else [attention.q_proj, attention.k_proj, attention.v_proj]
+    scale = attention.scaling if hasattr(attention, "q_norm") else 1.0  # such a norm would undo it
+    columns = None
+    if scale == 1.0:
+        columns = torch.ones(sum(m.weight.shape[0] for m in qkv))
+        columns[: attention.o_proj.weight.shape[1]] = (
+            attention.scaling
+        )  # queries come first, as wide as the output
     if hasattr(mlp, "gate_up_proj"):
         halves = mlp.gate_up_proj.weight.detach().chunk(2)
     else:
@@ -148,13 +156,16 @@ def _packed_layer(layer: Any, buffer: Callable[..., Tensor]) -> _Layer:
         return torch.nn.functional.silu(gate(rows), inplace=True), up(rows)
 
     return _Layer(
-        attention_norm=_unit(layer.input_layernorm),
-        qkv=_matrix(buffer, "qkv", [m.weight for m in qkv], [m.bias for m in qkv], layer.input_layernorm),
+        attention_norm=_unit(buffer, layer.input_layernorm),
+        qkv=_matrix(
+            buffer, "qkv", [m.weight for m in qkv], [m.bias for m in qkv], layer.input_layernorm, columns
+        ),
         out=_matrix(buffer, "out", [attention.o_proj.weight], [attention.o_proj.bias]),
-        mlp_norm=_unit(layer.post_attention_layernorm),
+        mlp_norm=_unit(buffer, layer.post_attention_layernorm),
         gate_up=gate_up,
         down=_matrix(buffer, "down", [mlp.down_proj.weight], [mlp.down_proj.bias]),
         attention=attention,
+        scale=scale,
     )
 
 
@@ -164,23 +175,31 @@ def _matrix(
     weights: list[Tensor],
     biases: list[Tensor | None],
     norm: Any = None,
+    columns: Tensor | None = None,
 ) -> Callable[[Tensor], Tensor]:
-    """Several linear maps as one product into a buffer, behind a norm whose weight and sqrt(width) are multiplied in."""
+    """Several linear maps as one product into a buffer.
+
+    What can be multiplied in is: the weight and sqrt(width) of the norm before it, and a factor for each column of the result.
+    """
     import torch
 
     weight = torch.cat([w.detach() for w in weights])
     if norm is not None:
         weight = weight * (norm.weight.detach() * norm.weight.shape[0] ** 0.5)
+    if columns is not None:
+        weight = weight * columns[:, None]
     turned = weight.t().contiguous()
     width = len(weight)
     if all(b is None for b in biases):
         return lambda rows: torch.mm(rows, turned, out=buffer(name, len(rows), width))
     pairs = zip(weights, biases, strict=True)
     bias = torch.cat([torch.zeros(len(w)) if b is None else b.detach() for w, b in pairs])
+    if columns is not None:
+        bias = bias * columns
     return lambda rows: torch.addmm(bias, rows, turned, out=buffer(name, len(rows), width))
 
 
-def _unit(norm: Any) -> Callable[[Tensor], Tensor]:
+def _unit(buffer: Callable[..., Tensor], norm: Any) -> Callable[[Tensor], Tensor]:
     """Rows divided by sqrt(|row|^2 + width * eps): the RMS norm without its weight and the factor sqrt(width)."""
     import torch
 
@@ -188,7 +207,8 @@ def _unit(norm: Any) -> Callable[[Tensor], Tensor]:
 
     def run(rows: Tensor) -> Tensor:
         length = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
-        return rows * torch.addcmul(floor, length, length).rsqrt_()
+        scale = torch.addcmul(floor, length, length).rsqrt_()
+        return torch.mul(rows, scale, out=buffer("unit", *rows.shape))
 
     return run
 
@@ -222,6 +242,7 @@ def _module_layer(layer: Any) -> _Layer:
         gate_up,
         mlp.down_proj,
         attention,
+        attention.scaling,
     )
 
 
@@ -320,7 +341,7 @@ class SlimDecoder:
                 rows, last = read
                 query, x, causal = query[rows, :, last][:, :, None], x.view(batch, width, -1)[read], False
             if causal and self._causal is not None:
-                seen = self._attend(query, key, value, layer.attention.scaling)
+                seen = self._attend(query, key, self.values[number], layer.scale)
             else:
                 seen = scaled_dot_product_attention(
                     query,
@@ -328,7 +349,7 @@ class SlimDecoder:
                     value,
                     attn_mask=None if causal else mask,
                     is_causal=causal,
-                    scale=layer.attention.scaling,
+                    scale=layer.scale,
                     enable_gqa=self.heads != self.kv_heads,
                 )
             x = layer.out(seen.transpose(1, 2).reshape(len(x), -1)).add_(x)
@@ -358,23 +379,21 @@ class SlimDecoder:
             return query_key[0], query_key[1]
         return turned[:, :, : self.heads].transpose(1, 2), turned[:, :, self.heads :].transpose(1, 2)
 
-    def _attend(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-        """Causal attention within the prompt as two plain products, (B, heads, P, D) each."""
+    def _attend(self, query: Tensor, key: Tensor, values: Tensor, scale: float) -> Tensor:
+        """Causal attention within the prompt as two plain products, (B, heads, P, D) each; ``values`` has room for more columns."""
         import torch
 
         assert self._causal is not None and self._buffer is not None
         size = query.shape
-        one = (size[0] * size[1], *size[2:])
-        square = (one[0], one[1], one[1])
-        scores = torch.baddbmm(
-            self._causal.expand(square),
-            query.reshape(one),
-            key.reshape(one).transpose(1, 2),
-            alpha=scale,
-            out=self._buffer("scores", *square),
+        square = (size[0] * size[1], size[2], size[2])
+        scores = torch.bmm(
+            query.flatten(0, 1), key.flatten(0, 1).transpose(1, 2), out=self._buffer("scores", *square)
         )
-        shares = torch.softmax(scores, -1, out=self._buffer("shares", *square))
-        return torch.bmm(shares, value.reshape(one), out=self._buffer("seen", *one)).view(size)
+        if scale != 1.0:
+            scores.mul_(scale)
+        shares = torch.softmax(scores.add_(self._causal), -1, out=self._buffer("shares", *square))
+        values = values.flatten(0, 1)[:, : size[2]]
+        return torch.bmm(shares, values, out=self._buffer("seen", *square[:2], size[3])).view(size)
 
 
 def _normed(attention: Any, both: Tensor, heads: int) -> Tensor:

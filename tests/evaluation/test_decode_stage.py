@@ -132,6 +132,26 @@ def test_lists_are_those_of_decoding_each_user_alone(done, world):
         assert [f"i{i}" for i in without[0] if i >= 0] == unseen[case]
 
 
+def test_free_decoding_is_looked_at_for_the_users_asked_for(done, world):
+    decoder = Decoder.load(world.paths[2], world.sids)
+    cases = world.dataset.cases("test")  # fewer than are looked at, so all of them
+    bad = [
+        decoder.free_invalid([world.dataset.events[s:e]], 10)
+        for s, e in zip(cases.start, cases.end, strict=True)
+    ]
+    assert done.stats["unconstrained_invalid_rate"] == pytest.approx(float(np.mean(bad)), abs=1e-3)
+
+
+def test_lists_cut_short_by_seen_items_are_counted(world, tmp_path):
+    stage = _stage(tmp_path)
+    narrow = CONFIG.model_copy(update={"beam": 10, "unconstrained": False})
+    run(narrow, stage, *world.paths)
+    lists = [pq.read_table(stage.out / file)["item_ids"].to_pylist() for file in LISTS]
+    short = sum(len(a) < 10 or len(b) < 10 for a, b in zip(*lists, strict=True))
+    assert json.loads((stage.out / "decoding.json").read_text())["short_lists"] == short
+    assert (short > 0) == any("raise evaluation.beam" in line for line in stage.lines)
+
+
 def test_another_run_with_other_actors_gives_the_same_bytes(done, world, tmp_path):
     stage = _stage(tmp_path)
     run(CONFIG.model_copy(update={"num_actors": 2, "unconstrained": False}), stage, *world.paths)
