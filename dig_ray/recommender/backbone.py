@@ -99,9 +99,8 @@ def build_policy(
     if config.backbone == "decoder":
         model = _scratch_decoder(config, tokenizer)
         if codebooks is not None and config.decoder.codebook_init > 0:
-            start_from_codebooks(
-                model.get_input_embeddings().weight, sid_start, codebooks, config.decoder.codebook_init
-            )
+            for part in (model.get_input_embeddings(), model.get_output_embeddings()):  # twice where they are one
+                start_from_codebooks(part.weight, sid_start, codebooks, config.decoder.codebook_init)
     else:
         from transformers import AutoModelForCausalLM
 
@@ -165,7 +164,7 @@ def _scratch_decoder(config: RecommenderConfig, tokenizer: PreTrainedTokenizerBa
             original_max_position_embeddings=4096,
             resid_pdrop=size.dropout,
             attention_dropout=size.attention_dropout,
-            tie_word_embeddings=True,
+            tie_word_embeddings=size.tie_embeddings,
             bos_token_id=tokenizer.bos_token_id,
             eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,

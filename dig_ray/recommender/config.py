@@ -35,6 +35,10 @@ class DecoderConfig(Config):
         ge=0,
         description="SID tokens start as their codebook vectors with this deviation; 0 starts them at random",
     )
+    tie_embeddings: bool = Field(
+        False,
+        description="read and predict tokens with one matrix; apart (the default), an item in the history does not raise its own score",
+    )
     text_vocabulary: int = Field(
         4096, ge=300, description="byte-pair tokens, learnt only when a text task is on"
     )

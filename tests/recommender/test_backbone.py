@@ -24,13 +24,15 @@ def _built(config, sids, seed=0):
 
 
 def _config(name, language_model):
-    if name == "decoder":
-        return RecommenderConfig(decoder=DECODER)
+    if name.startswith("decoder"):
+        return RecommenderConfig(
+            decoder=DECODER.model_copy(update={"tie_embeddings": name == "decoder-tied"})
+        )
     kind, _, way = name.partition("-")
     return RecommenderConfig(backbone=str(language_model[kind]), lora=LORA if way == "lora" else None)
 
 
-ALL = ["decoder", "tied-full", "untied-full", "tied-lora", "untied-lora"]
+ALL = ["decoder", "decoder-tied", "tied-full", "untied-full", "tied-lora", "untied-lora"]
 
 
 def _step(policy, sids, table, lr=0.1):
@@ -89,7 +91,7 @@ def test_under_lora_the_new_sid_rows_train_and_old_rows_do_not(name, language_mo
     assert all("lora_" in n or "trainable_tokens" in n for n in names)
 
 
-@pytest.mark.parametrize("name", ["decoder", "tied-full", "untied-full"])
+@pytest.mark.parametrize("name", ["decoder", "decoder-tied", "tied-full", "untied-full"])
 def test_in_full_training_the_sid_rows_are_the_heads_rows(name, language_model, make_sids, make_table):
     sids = make_sids(20, (3, 3))
     policy, _ = _built(_config(name, language_model), sids)
@@ -219,7 +221,11 @@ def test_tokens_start_from_their_codebooks(make_sids):
     books = [rng.standard_normal((6, 20)), rng.standard_normal((5, 20))]
     config = RecommenderConfig(decoder=DECODER)
     tokenizer = build_tokenizer(config, sids, [])
-    rows = build_policy(config, sids, tokenizer, 0, books).sid_rows().detach().numpy()
+    policy = build_policy(config, sids, tokenizer, 0, books)
+    rows = policy.sid_rows().detach().numpy()
+    read = policy.causal_lm.get_input_embeddings().weight.detach().numpy()[policy.sid_start :][:11]
+    np.testing.assert_array_equal(read[:, :11], rows[:11, :11])
+    assert not np.array_equal(read[:, 11:], rows[:11, 11:])
     for first, book in ((0, books[0]), (6, books[1])):
         mine = rows[
             first : first + len(book), :11
