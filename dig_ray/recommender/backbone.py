@@ -99,7 +99,10 @@ def build_policy(
     if config.backbone == "decoder":
         model = _scratch_decoder(config, tokenizer)
         if codebooks is not None and config.decoder.codebook_init > 0:
-            for part in (model.get_input_embeddings(), model.get_output_embeddings()):  # twice where they are one
+            for part in (
+                model.get_input_embeddings(),
+                model.get_output_embeddings(),
+            ):  # twice where they are one
                 start_from_codebooks(part.weight, sid_start, codebooks, config.decoder.codebook_init)
     else:
         from transformers import AutoModelForCausalLM

@@ -52,7 +52,9 @@ class _Layer:
     """One block as functions of rows (R, width): normed input to query-key-value, attention to the residual, and so on."""
 
     attention_norm: Callable[[Any], Any]
-    qkv: Callable[[Any], Any]
+    qkv: Callable[
+        ..., Any
+    ]  # of rows, and of a slice of its columns where not all are wanted (packed layers only)
     out: Callable[[Any], Any]
     mlp_norm: Callable[[Any], Any]
     gate_up: Callable[[Any], tuple[Any, Any]]
@@ -176,8 +178,8 @@ def _matrix(
     biases: list[Tensor | None],
     norm: Any = None,
     columns: Tensor | None = None,
-) -> Callable[[Tensor], Tensor]:
-    """Several linear maps as one product into a buffer.
+) -> Callable[..., Tensor]:
+    """Several linear maps as one product into a buffer, or a slice of its columns.
 
     What can be multiplied in is: the weight and sqrt(width) of the norm before it, and a factor for each column of the result.
     """
@@ -189,14 +191,22 @@ def _matrix(
     if columns is not None:
         weight = weight * columns[:, None]
     turned = weight.t().contiguous()
-    width = len(weight)
-    if all(b is None for b in biases):
-        return lambda rows: torch.mm(rows, turned, out=buffer(name, len(rows), width))
-    pairs = zip(weights, biases, strict=True)
-    bias = torch.cat([torch.zeros(len(w)) if b is None else b.detach() for w, b in pairs])
-    if columns is not None:
-        bias = bias * columns
-    return lambda rows: torch.addmm(bias, rows, turned, out=buffer(name, len(rows), width))
+    bias: Tensor | None = None
+    if any(b is not None for b in biases):
+        pairs = zip(weights, biases, strict=True)
+        bias = torch.cat([torch.zeros(len(w)) if b is None else b.detach() for w, b in pairs])
+        if columns is not None:
+            bias = bias * columns
+
+    def run(rows: Tensor, part: slice | None = None) -> Tensor:
+        matrix, add, called = turned, bias, name
+        if part is not None:
+            matrix, add = turned[:, part], None if bias is None else bias[part]
+            called = f"{name} from {part.start}"
+        out = buffer(called, len(rows), matrix.shape[1])
+        return torch.mm(rows, matrix, out=out) if add is None else torch.addmm(add, rows, matrix, out=out)
+
+    return run
 
 
 def _unit(buffer: Callable[..., Tensor], norm: Any) -> Callable[[Tensor], Tensor]:
@@ -218,13 +228,12 @@ def _module_layer(layer: Any) -> _Layer:
     import torch
 
     attention, mlp = layer.self_attn, layer.mlp
-    if hasattr(attention, "qkv_proj"):
-        qkv: Callable[[Any], Any] = attention.qkv_proj
-    else:
-        parts = (attention.q_proj, attention.k_proj, attention.v_proj)
+    fused = getattr(attention, "qkv_proj", None)
+    maps = (fused,) if fused is not None else (attention.q_proj, attention.k_proj, attention.v_proj)
 
-        def qkv(rows: Any) -> Any:
-            return torch.cat([part(rows) for part in parts], dim=-1)
+    def qkv(rows: Any, part: slice | None = None) -> Any:
+        every = torch.cat([one(rows) for one in maps], dim=-1)
+        return every if part is None else every[:, part]
 
     def gate_up(rows: Any) -> tuple[Any, Any]:
         gate, up = (
@@ -310,36 +319,34 @@ class SlimDecoder:
         mask: Tensor | None,
         read: tuple[Tensor, Tensor] | None,
     ) -> Tensor:
-        import torch
         from torch.nn.functional import scaled_dot_product_attention
 
-        turned_heads = self.heads + self.kv_heads
         batch, width = tokens.shape
         begin, end = self.filled, self.filled + width
         self.filled = end
-        x = self.decoder.embed_tokens(tokens).flatten(0, 1)
+        flat = tokens.flatten()
+        x = self.decoder.embed_tokens(flat)
+        cut = self.heads * self.head_dim
         for number, layer in enumerate(self.layers):
-            if number or self._first is None:
-                qkv = layer.qkv(layer.attention_norm(x))
-            else:
-                out = self._buffer("qkv", len(x), self._first.shape[1]) if self._buffer is not None else None
-                qkv = torch.index_select(self._first, 0, tokens.flatten(), out=out)
-            qkv = qkv.view(batch, width, -1, self.head_dim)
-            both, value = qkv[:, :, :turned_heads], qkv[:, :, turned_heads:].transpose(1, 2)
-            if hasattr(layer.attention, "q_norm"):
-                both = _normed(layer.attention, both, self.heads)
-            query, key = self._turn(both, cos, sin)
+            causal = read is not None and number < len(self.layers) - 1
+            if read is None or causal:
+                heads = self._project(number, x, flat).view(batch, width, -1, self.head_dim)
+                both, value = heads[:, :, : -self.kv_heads], heads[:, :, -self.kv_heads :]
+                query, key = self._turn(layer, both, self.heads, cos, sin)
+            else:  # one column is read of the prompt's last layer: it alone needs a query, and what comes after
+                rows, last = read
+                at = rows * width + last
+                one = self._project(number, x[at], flat[at], slice(0, cut)).view(batch, 1, -1, self.head_dim)
+                query, _ = self._turn(layer, one, self.heads, cos[last, None], sin[last, None])
+                heads = self._project(number, x, flat, slice(cut, None)).view(batch, width, -1, self.head_dim)
+                _, key = self._turn(layer, heads[:, :, : self.kv_heads], 0, cos, sin)
+                value = heads[:, :, self.kv_heads :]
+                x = x[at]
             self.keys[number, :, :, begin:end] = key
-            self.values[number, :, :, begin:end] = value
+            self.values[number, :, :, begin:end] = value.transpose(1, 2)
             if begin:
                 key = self.keys[number, :, :, :end]
             value = self.values[number, :, :, :end]
-            causal = read is not None
-            if (
-                read is not None and number == len(self.layers) - 1
-            ):  # only the last column is read of the last layer
-                rows, last = read
-                query, x, causal = query[rows, :, last][:, :, None], x.view(batch, width, -1)[read], False
             if causal and self._causal is not None:
                 seen = self._attend(query, key, self.values[number], layer.scale)
             else:
@@ -357,18 +364,34 @@ class SlimDecoder:
             x = layer.down(gate.mul_(up)).add_(x)
         return self.decoder.norm(x).view(batch, -1, x.shape[1])
 
-    def _turn(self, both: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
-        """Rotary positions of queries and keys, (B, T, heads + kv heads, D), as (B, heads, T, D) and (B, kv heads, T, D).
+    def _project(self, number: int, x: Tensor, tokens: Tensor, part: slice | None = None) -> Tensor:
+        """Queries, keys and values of rows (R, width) that hold these tokens, or some columns of them."""
+        import torch
+
+        layer = self.layers[number]
+        if number or self._first is None:
+            return layer.qkv(layer.attention_norm(x), part)
+        assert self._buffer is not None
+        name = "qkv" if part is None else f"qkv from {part.start}"
+        table = self._first if part is None else self._first[:, part]
+        return torch.index_select(table, 0, tokens, out=self._buffer(name, len(tokens), table.shape[1]))
+
+    def _turn(
+        self, layer: _Layer, both: Tensor, queries: int, cos: Tensor, sin: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Rotary positions of ``queries`` query heads and the key heads after them, (B, T, heads, D), as (B, heads, T, D) each.
 
         x * cos + rotate_half(x) * sin, where rotate_half gives (-second half, first half).
         """
         import torch
 
+        if hasattr(layer.attention, "q_norm"):
+            both = _normed(layer.attention, both, queries)
         half = self.head_dim // 2
-        if self._buffer is not None and self.heads == self.kv_heads:
-            batch, width = both.shape[:2]
-            both = both.unflatten(2, (2, self.heads))
-            query_key = self._buffer("turned", 2, batch, self.heads, width, self.head_dim)
+        batch, width, heads = both.shape[:3]
+        if self._buffer is not None and heads == 2 * queries:
+            both = both.unflatten(2, (2, queries))
+            query_key = self._buffer("turned", 2, batch, queries, width, self.head_dim)
             cos, sin = cos[..., None, :], sin[..., None, :]
             turned = torch.mul(both, cos, out=query_key.permute(1, 3, 0, 2, 4))
         else:
@@ -377,7 +400,7 @@ class SlimDecoder:
         turned[..., half:].addcmul_(both[..., :half], sin)
         if turned.ndim == 5:
             return query_key[0], query_key[1]
-        return turned[:, :, : self.heads].transpose(1, 2), turned[:, :, self.heads :].transpose(1, 2)
+        return turned[:, :, :queries].transpose(1, 2), turned[:, :, queries:].transpose(1, 2)
 
     def _attend(self, query: Tensor, key: Tensor, values: Tensor, scale: float) -> Tensor:
         """Causal attention within the prompt as two plain products, (B, heads, P, D) each; ``values`` has room for more columns."""
@@ -396,7 +419,7 @@ class SlimDecoder:
         return torch.bmm(shares, values, out=self._buffer("seen", *square[:2], size[3])).view(size)
 
 
-def _normed(attention: Any, both: Tensor, heads: int) -> Tensor:
+def _normed(attention: Any, both: Tensor, queries: int) -> Tensor:
     import torch
 
-    return torch.cat([attention.q_norm(both[:, :, :heads]), attention.k_norm(both[:, :, heads:])], dim=2)
+    return torch.cat([attention.q_norm(both[:, :, :queries]), attention.k_norm(both[:, :, queries:])], dim=2)
