@@ -38,7 +38,9 @@ class SidLoss:
         self.label_smoothing = label_smoothing
         parents = item_parents(table)
         self._parents = torch.from_numpy(parents).long()  # (N, D): node before each token of each item's SID
-        self._allowed: list[Tensor] = []
+        self._forbidden: list[
+            Tensor | None
+        ] = []  # per depth (nodes, tokens); None where every token is allowed
         if normalizer == "trie":
             for depth, (first, end) in enumerate(table.level_ranges):
                 starts = table.child_start[depth]
@@ -46,11 +48,11 @@ class SidLoss:
                 owner = np.repeat(np.arange(len(starts) - 1), np.diff(starts))
                 real = table.tokens[depth] != STAY
                 allowed[owner[real], table.tokens[depth][real] - first] = True
-                self._allowed.append(torch.from_numpy(allowed))
+                self._forbidden.append(None if allowed.all() else torch.from_numpy(~allowed))
 
     def to(self, device: torch.device) -> SidLoss:
         self._parents = self._parents.to(device)
-        self._allowed = [a.to(device) for a in self._allowed]
+        self._forbidden = [None if f is None else f.to(device) for f in self._forbidden]
         return self
 
     def __call__(self, hidden: Tensor, rows: Tensor, token: Tensor, item: Tensor, depth: Tensor) -> Tensor:
@@ -74,12 +76,18 @@ class SidLoss:
             if not len(at):
                 continue
             logits = (hidden[at] @ rows[first:end].T).float()
-            allowed = self._allowed[d][self._parents[item[at], d]]
-            logits = logits.masked_fill(~allowed, -1e9)
+            forbidden = self._forbidden[d]
+            count: float | Tensor = end - first
+            if forbidden is not None:
+                forbidden = forbidden[self._parents[item[at], d]]
+                logits = logits.masked_fill(forbidden, -1e9)
             if self.label_smoothing:
                 log_prob = logits.log_softmax(-1)
                 hit = log_prob.gather(1, (token[at] - first)[:, None]).squeeze(1)
-                spread = log_prob.masked_fill(~allowed, 0.0).sum(1) / allowed.sum(1)
+                if forbidden is not None:
+                    log_prob = log_prob.masked_fill(forbidden, 0.0)
+                    count = (~forbidden).sum(1)
+                spread = log_prob.sum(1) / count
                 total = total - ((1 - self.label_smoothing) * hit + self.label_smoothing * spread).sum()
             else:
                 total = total + cross_entropy(logits, token[at] - first, reduction="sum")
