@@ -27,6 +27,12 @@ class SftConfig(Config):
     adam_beta2: float = Field(0.98, gt=0, lt=1)
     warmup_steps: int = Field(100, ge=0)
     schedule: Literal["cosine", "linear", "constant_with_warmup"] = "cosine"
+    average_decay: float = Field(
+        0.999,
+        ge=0,
+        lt=1,
+        description="moving average of the weights, which is what is validated and published; 0 takes the weights themselves",
+    )
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     max_grad_norm: float = Field(1.0, gt=0)
     precision: Literal["float32", "bfloat16"] = "float32"
@@ -63,6 +69,10 @@ class SftConfig(Config):
         if self.parallel == "fsdp" and not (self.use_gpu and self.num_workers > 1):
             raise ValueError(
                 "parallel=fsdp shards a model over several GPUs; set use_gpu=true and num_workers to at least 2, or parallel=ddp"
+            )
+        if self.parallel == "fsdp" and self.average_decay > 0:
+            raise ValueError(
+                "parallel=fsdp shards the weights, and their moving average is not sharded; set average_decay=0"
             )
         parts = self.num_workers * self.gradient_accumulation
         if self.rows_per_step % parts:

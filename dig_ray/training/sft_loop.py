@@ -111,6 +111,7 @@ def make_trainer(job: SftJob, output: str, callbacks: list[Any] | None = None) -
     from dig_ray.recommender.decoding import BeamSearcher
     from dig_ray.recommender.objective import SidLoss
     from dig_ray.training.sft_trainer import SidTrainer, StopWhenStale, ValidationSet
+    from dig_ray.training.weight_average import WeightAverage
 
     tokenizer = build_tokenizer(job.recommender, job.sids, job.texts)
     policy = build_policy(job.recommender, job.sids, tokenizer, job.seed, job.codebooks)
@@ -128,6 +129,7 @@ def make_trainer(job: SftJob, output: str, callbacks: list[Any] | None = None) -
         args=arguments,
         tokenizer=tokenizer,
         callbacks=[StopWhenStale(job.sft.patience), *(callbacks or [])],
+        average=WeightAverage(policy.model, job.sft.average_decay) if job.sft.average_decay else None,
     )
     trainer.remove_callback(PrinterCallback)
     return trainer
@@ -195,7 +197,8 @@ def _train(job: SftJob, say: Callable[[str], None]) -> None:
         if lead:
             per_step = job.useful_tokens / steps_per_epoch(job)
             callbacks.append(ProgressLines(say, per_step))
-        trainer = prepare_trainer(make_trainer(job, output, callbacks))
+        sid_trainer = make_trainer(job, output, callbacks)
+        trainer = prepare_trainer(sid_trainer)
         checkpoint = ray.train.get_checkpoint()
         if checkpoint is None:
             trainer.train()
@@ -206,6 +209,8 @@ def _train(job: SftJob, say: Callable[[str], None]) -> None:
                 return
             resume = Path(output) / "resume"
             shutil.copytree(saved, resume)
+        if sid_trainer.average is not None:
+            sid_trainer.average.load(resume)
         trainer.train(resume_from_checkpoint=str(resume))
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 import types
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,7 @@ from dig_ray.recommender.decoding import BeamSearcher, pad_prompts
 from dig_ray.recommender.objective import SidLoss
 from dig_ray.recommender.packing import document_mask
 from dig_ray.recommender.policy import SidPolicy
+from dig_ray.training.weight_average import WeightAverage
 
 
 def attach_loss(policy: SidPolicy, loss: SidLoss) -> None:
@@ -116,7 +117,7 @@ class LossIsNaN(Exception):
 
 
 class SidTrainer(SFTTrainer):
-    """See the module's docstring. ``policy.model`` is trained in place."""
+    """See the module's docstring. ``policy.model`` is trained in place; with ``average`` its moving average is what is validated."""
 
     def __init__(
         self,
@@ -128,10 +129,12 @@ class SidTrainer(SFTTrainer):
         args: TrlSftConfig,
         tokenizer: Any,
         callbacks: list[TrainerCallback],
+        average: WeightAverage | None = None,
     ) -> None:
         from datasets import Dataset
 
         self._policy = policy
+        self.average = average
         self._valid = valid
         self._searcher = searcher
         n_rows = len(arrays["input_ids"])
@@ -149,7 +152,7 @@ class SidTrainer(SFTTrainer):
             ),  # never read: ``evaluate`` decodes; the trainer insists on one
             data_collator=collate,
             processing_class=tokenizer,
-            callbacks=callbacks,
+            callbacks=[*([average] if average else []), *callbacks],
         )
         self.add_callback(_BeforeEachStep(self._check_finite))
         self.model_accepts_loss_kwargs = True  # the loss is already divided by the tokens of the whole step
@@ -182,7 +185,7 @@ class SidTrainer(SFTTrainer):
         started = time.monotonic()
         was_training = self._policy.model.training
         self._policy.model.eval()
-        with gathered(self._policy.model):
+        with gathered(self._policy.model), self.average.applied() if self.average else nullcontext():
             found = self._valid.sums(self._searcher(), self.args.process_index, self.args.world_size)
         sums = torch.from_numpy(found).to(self.args.device)
         if self.args.world_size > 1:

@@ -35,7 +35,7 @@ PUBLISHED = {
     ".model",
     ".jinja",
 }  # weights, configs and tokenizers; no pickles
-STATE = {"trainer_state.json"}
+STATE = {"trainer_state.json", "average.safetensors"}
 
 
 def run(
@@ -258,11 +258,16 @@ def best_checkpoint(result: Any) -> tuple[Any, list[dict[str, Any]]]:
 def publish(checkpoint: Path, target: Path, job: SftJob, sids: SidCatalog) -> None:
     """Copy weights and tokenizer out of a training checkpoint and say what the policy was trained for."""
     from dig_ray.recommender.backbone import write_about
+    from dig_ray.training.weight_average import FOLDER
 
     target.mkdir(parents=True)
-    for file in sorted(checkpoint.iterdir()):
-        if file.is_file() and file.suffix in PUBLISHED and file.name not in STATE:
-            shutil.copyfile(file, target / file.name)
+    for folder in (
+        checkpoint,
+        checkpoint / FOLDER,
+    ):  # the averaged weights, where there are some, over the others
+        for file in sorted(folder.iterdir()) if folder.is_dir() else ():
+            if file.is_file() and file.suffix in PUBLISHED and file.name not in STATE:
+                shutil.copyfile(file, target / file.name)
     names = sids.token_strings
     write_about(
         target,
