@@ -113,7 +113,7 @@ def test_kill_9_then_the_same_command_gives_the_same_vectors(tmp_path):
     catalogue(tmp_path / "catalog", titles)
     command = [sys.executable, "-c", DRIVER, str(tmp_path)]
     driver = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 240
+    deadline = time.monotonic() + 600
     while len(list((tmp_path / "work").glob("part-*"))) < 2:
         assert driver.poll() is None and time.monotonic() < deadline
         time.sleep(0.002)

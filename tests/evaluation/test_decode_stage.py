@@ -186,7 +186,7 @@ def test_killed_while_decoding_the_next_run_does_only_the_rest(done, world, tmp_
         start_new_session=True,
     )
     try:
-        until = time.monotonic() + 240
+        until = time.monotonic() + 600
         while len(list((tmp_path / "work").glob("decoded-*.parquet"))) < 2:
             assert process.poll() is None and time.monotonic() < until
             time.sleep(0.005)
