@@ -1,0 +1,1 @@
+"""Evidence to interests: prompts, strict answers, engines, exactly-once mining, merge, judge, quality."""

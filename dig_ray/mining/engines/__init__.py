@@ -1,0 +1,1 @@
+"""Engines behind one contract: requests in, results out, whatever answers them."""
