@@ -1,5 +1,5 @@
-"""Which baselines stand in the results table, and their settings. Item-KNN's defaults were chosen on Beauty's
-validation; SASRec's are not tuned yet."""
+"""Which baselines stand in the results table, and their settings. Item-KNN's defaults were chosen on Beauty's validation;
+SASRec's are plain ones, and the settings that Beauty's validation chose for it stand in that config."""
 
 from __future__ import annotations
 
