@@ -232,7 +232,13 @@ def pipeline_process(store: Path, body: str, on_ray: bool = False) -> subprocess
     code = SCRIPT.format(root=str(ROOT), body=indented, store=str(store), on_ray=on_ray)
     env = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
     return subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env
+        [sys.executable, "-c", code],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=env,
+        # children of a shell's background job inherit that SIGINT is ignored
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 
