@@ -35,8 +35,6 @@ TARGETS = {  # figure: (direction, limit)
     "beauty_collisions_after_suffix": ("<=", 0),
 }
 
-CPU_SECONDS = [0.0]
-
 
 def hierarchical_vectors(rows: int, width: int, seed: int = 0) -> np.ndarray:
     """Unit-norm float32 rows drawn around 32 groups x 32 subgroups x 32 kinds, as item embeddings cluster."""
@@ -49,12 +47,11 @@ def hierarchical_vectors(rows: int, width: int, seed: int = 0) -> np.ndarray:
     return (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32)
 
 
-def timed(function: Callable[..., Any], *args: Any) -> tuple[float, Any]:
-    """Wall seconds and the result; the call's processor seconds go to ``CPU_SECONDS[0]``."""
+def timed(function: Callable[..., Any], *args: Any) -> tuple[float, float, Any]:
+    """Wall seconds, processor seconds and the result of a call."""
     start, cpu = time.perf_counter(), time.process_time()
     result = function(*args)
-    CPU_SECONDS[0] = time.process_time() - cpu
-    return time.perf_counter() - start, result
+    return time.perf_counter() - start, time.process_time() - cpu, result
 
 
 def speed(rows: int, rounds: int) -> dict[str, Any]:
@@ -78,36 +75,35 @@ def speed(rows: int, rounds: int) -> dict[str, Any]:
     cpu: dict[str, list[float]] = {name: [] for name in times}
     ours, theirs, used = [], [], 0
 
-    def note(name: str, seconds: float) -> None:
-        times[name].append(seconds)
-        cpu[name].append(CPU_SECONDS[0])
+    def note(name: str, function: Callable[..., Any], *args: Any) -> Any:
+        """The call's result; its times are kept under ``name``."""
+        wall, work, result = timed(function, *args)
+        times[name].append(wall)
+        cpu[name].append(work)
+        return result
 
     encode(x[:4096], [x[:256]] * 3)  # first calls load kernels and start threads
     for turn in range(rounds):
         for _ in range(
             3
         ):  # ours are short, so a neighbour's burst hits them whole: more tries for a fair best
-            seconds, codebooks = timed(fit_residual_kmeans, x, SIZES, turn)
-            note("ours_fit", seconds)
-            seconds, codes = timed(encode, x, codebooks)
-            note("ours_encode", seconds)
-            note("floor", timed(lambda: torch.mm(tensor, books, out=out))[0])
+            codebooks = note("ours_fit", fit_residual_kmeans, x, SIZES, turn)
+            codes = note("ours_encode", encode, x, codebooks)
+            note("floor", lambda: torch.mm(tensor, books, out=out))
         ours.append(float(((x - reconstruct(codes, codebooks)) ** 2).sum(1).mean()) / variance)
         used = min(len(np.unique(codes[:, level])) for level in range(3))
 
         quantizer = faiss.ResidualQuantizer(384, 3, 8)
-        note("faiss_fit", timed(quantizer.train, x)[0])
-        seconds, packed = timed(quantizer.compute_codes, x)
-        note("faiss_encode", seconds)
+        note("faiss_fit", quantizer.train, x)
+        packed = note("faiss_encode", quantizer.compute_codes, x)
         theirs.append(float(((x - quantizer.decode(packed)) ** 2).sum(1).mean()) / variance)
         print(
             f"round {turn + 1}/{rounds}: ours fit {times['ours_fit'][-1]:.2f} s, faiss fit {times['faiss_fit'][-1]:.2f} s",
             flush=True,
         )
     best = {name: min(values) for name, values in times.items()}
-    work = {
-        name: min(values) for name, values in cpu.items()
-    }  # what is left to compare when the machine is shared
+    # processor seconds are what is left to compare when the machine is shared
+    work = {name: min(values) for name, values in cpu.items()}
     return {
         "rows": rows,
         "threads": threads,
@@ -151,7 +147,7 @@ def beauty_health(limit: int | None) -> dict[str, Any]:
         "\n".join(filter(None, [r["title"], r["brand"], " ".join(r["categories"] or [])])) for r in items
     ]
     print(f"embedding {len(texts)} Beauty items ...", flush=True)
-    seconds, vectors = timed(embed_texts, texts, TextEmbeddingConfig(max_seq_length=64))
+    seconds, _, vectors = timed(embed_texts, texts, TextEmbeddingConfig(max_seq_length=64))
     codes = encode(vectors, fit_residual_kmeans(vectors, SIZES, seed=42))
     report = quality_report(SidCatalog.from_codes([str(r["item_id"]) for r in items], codes, SIZES), vectors)
     return {

@@ -65,7 +65,7 @@ class AnswerLog:
     """The answers of one folder (local directory or URI). Many processes may write at once."""
 
     def __init__(self, folder: str) -> None:
-        self.folder = folder
+        self.folder = folder if "://" in folder else str(Path(folder).resolve())
 
     def write(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Keep some answers; columns as in ``schema``."""
@@ -85,12 +85,9 @@ class AnswerLog:
         """
         import pyarrow as pa
         import pyarrow.parquet as pq
-        from pyarrow.fs import FileSelector, FileSystem, FileType, LocalFileSystem
+        from pyarrow.fs import FileSelector, FileSystem, FileType
 
-        if "://" in self.folder:
-            system, base = FileSystem.from_uri(self.folder)
-        else:
-            system, base = LocalFileSystem(), self.folder
+        system, base = FileSystem.from_uri(self.folder)
         found = system.get_file_info(FileSelector(base, allow_not_found=True))
         paths = sorted(
             f.path

@@ -15,6 +15,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from dig_ray.catalog.text import clean_text
+
 if TYPE_CHECKING:
     import pyarrow as pa
 
@@ -47,14 +49,12 @@ class Evidence:
 
 _PIECE = re.compile(r"[A-Za-z0-9]{1,6}|\s+|.", re.DOTALL)
 _NOISE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff]")
-_SURROGATE = re.compile("[\ud800-\udfff]")
 _ESCAPED = {ord(c): f"\\u{ord(c):04x}" for c in "<>&|`[]"}
 
 
 def clean(text: str) -> str:
     """Text without control characters, direction marks and half surrogates; white space collapsed."""
-    text = _SURROGATE.sub("\ufffd", text)
-    return " ".join(_NOISE.sub(" ", text).split())
+    return " ".join(clean_text(_NOISE.sub(" ", text)).split())
 
 
 def count_tokens(text: str) -> int:

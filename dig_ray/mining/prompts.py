@@ -33,11 +33,16 @@ class Prompt:
     hash: str
 
     def messages(self, evidence: str, image: str | None = None) -> list[dict[str, Any]]:
-        """Chat messages in the OpenAI shape: instructions, then the evidence alone, with a picture (a data URL) where there is one."""
-        content: Any = evidence
-        if image is not None:
-            content = [{"type": "image_url", "image_url": {"url": image}}, {"type": "text", "text": evidence}]
-        return [{"role": "system", "content": self.system}, {"role": "user", "content": content}]
+        """See :func:`chat_messages`."""
+        return chat_messages(self.system, evidence, image)
+
+
+def chat_messages(system: str, evidence: str, image: str | None = None) -> list[dict[str, Any]]:
+    """Chat messages in the OpenAI shape: instructions, then the evidence alone, with a picture (a data URL) where there is one."""
+    content: Any = evidence
+    if image is not None:
+        content = [{"type": "image_url", "image_url": {"url": image}}, {"type": "text", "text": evidence}]
+    return [{"role": "system", "content": system}, {"role": "user", "content": content}]
 
 
 @lru_cache

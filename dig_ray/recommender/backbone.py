@@ -99,11 +99,10 @@ def build_policy(
     if config.backbone == "decoder":
         model = _scratch_decoder(config, tokenizer)
         if codebooks is not None and config.decoder.codebook_init > 0:
-            for part in (
-                model.get_input_embeddings(),
-                model.get_output_embeddings(),
-            ):  # twice where they are one
-                start_from_codebooks(part.weight, sid_start, codebooks, config.decoder.codebook_init)
+            matrices = [model.get_input_embeddings().weight]
+            if not config.decoder.tie_embeddings:
+                matrices.append(model.get_output_embeddings().weight)
+            start_from_codebooks(matrices, sid_start, codebooks, config.decoder.codebook_init)
     else:
         from transformers import AutoModelForCausalLM
 
@@ -177,16 +176,16 @@ def _scratch_decoder(config: RecommenderConfig, tokenizer: PreTrainedTokenizerBa
 
 
 def start_from_codebooks(
-    embedding: torch.Tensor, sid_start: int, codebooks: Sequence[np.ndarray], deviation: float
+    matrices: Sequence[torch.Tensor], sid_start: int, codebooks: Sequence[np.ndarray], deviation: float
 ) -> None:
-    """Set the SID tokens' rows to their codebook vectors, in place, so that tokens of similar items begin similar.
+    """Set the SID tokens' rows of each matrix (vocabulary, width) to their codebook vectors, in place.
 
-    Vectors are projected on the codebooks' leading principal directions (or laid into the first dimensions, where the model is wider)
-    and every level is scaled to the same standard deviation. Our choice.
+    Tokens of similar items so begin similar. Vectors are projected on the codebooks' leading principal directions (or laid into the
+    first dimensions, where the model is wider) and every level is scaled to the same standard deviation. Our choice.
     """
     import torch
 
-    width = embedding.shape[1]
+    width = matrices[0].shape[1]
     stacked = np.concatenate([np.asarray(book, np.float64) for book in codebooks])
     _, _, directions = np.linalg.svd(stacked - stacked.mean(axis=0), full_matrices=False)
     directions = directions[: min(width, len(directions))]
@@ -195,7 +194,8 @@ def start_from_codebooks(
         for book in codebooks:
             rows = (np.asarray(book, np.float64) - np.mean(book, axis=0)) @ directions.T
             rows *= deviation / max(float(np.sqrt((rows**2).sum() / (len(rows) * width))), 1e-12)
-            embedding[at : at + len(rows), : rows.shape[1]] = torch.from_numpy(rows).to(embedding.dtype)
+            for matrix in matrices:
+                matrix[at : at + len(rows), : rows.shape[1]] = torch.from_numpy(rows).to(matrix.dtype)
             at += len(rows)
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from dig_ray.recommender.policy import SidPolicy
-from dig_ray.recommender.slim_decoder import SlimWeights
+from dig_ray.recommender.slim_weights import SlimWeights
 from dig_ray.recommender.tree_cache import TreeCache
 from dig_ray.semantic_ids.prefix_table import PrefixTable
 

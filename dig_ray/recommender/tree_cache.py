@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dig_ray.recommender.slim_decoder import SlimDecoder, SlimWeights, is_slim
+from dig_ray.recommender.slim_decoder import SlimDecoder, is_slim
+from dig_ray.recommender.slim_weights import SlimWeights
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -261,10 +261,8 @@ def publish(checkpoint: Path, target: Path, job: SftJob, sids: SidCatalog) -> No
     from dig_ray.training.weight_average import FOLDER
 
     target.mkdir(parents=True)
-    for folder in (
-        checkpoint,
-        checkpoint / FOLDER,
-    ):  # the averaged weights, where there are some, over the others
+    # the averaged weights, where there are some, over the others
+    for folder in (checkpoint, checkpoint / FOLDER):
         for file in sorted(folder.iterdir()) if folder.is_dir() else ():
             if file.is_file() and file.suffix in PUBLISHED and file.name not in STATE:
                 shutil.copyfile(file, target / file.name)

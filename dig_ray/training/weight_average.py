@@ -81,8 +81,7 @@ class WeightAverage(TrainerCallback):
             self._set(kept)
 
     def _set(self, values: list[torch.Tensor]) -> None:
-        with (
-            torch.no_grad()
-        ):  # copying in place tells decoders that hold packed weights that these have changed
+        # copying in place tells decoders that hold packed weights that these have changed
+        with torch.no_grad():
             for parameter, value in zip(self._live, values, strict=True):
                 parameter.copy_(value)

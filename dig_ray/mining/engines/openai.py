@@ -24,6 +24,7 @@ from dig_ray.errors import UserError
 from dig_ray.mining.answers import json_schema
 from dig_ray.mining.config import OpenAIConfig
 from dig_ray.mining.engines.contract import Request, Result, judge_answer
+from dig_ray.mining.prompts import chat_messages
 
 if TYPE_CHECKING:
     import aiohttp
@@ -233,17 +234,13 @@ class ChatClient:
 
     def _body(self, request: Request, attempt: int) -> dict[str, Any]:
         config = self.config
-        content: Any = request.evidence
+        image = None
         if request.image is not None:
             data, media = request.image
-            url = f"data:{media};base64,{base64.b64encode(data).decode()}"
-            content = [
-                {"type": "image_url", "image_url": {"url": url}},
-                {"type": "text", "text": request.evidence},
-            ]
+            image = f"data:{media};base64,{base64.b64encode(data).decode()}"
         body = {
             "model": config.model,
-            "messages": [{"role": "system", "content": request.system}, {"role": "user", "content": content}],
+            "messages": chat_messages(request.system, request.evidence, image),
             "temperature": config.sampling.temperature
             if attempt == 0
             else max(0.3, config.sampling.temperature),
