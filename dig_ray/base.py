@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,8 @@ class Stage:
         work: directory (local path or URI) that survives a kill and is removed after publishing.
         stats: JSON-able figures that land in the manifest.
         log: prints one line of progress.
+        kept: directory (local path or URI) beside all artifacts, for what outlives them and is paid for once; "" where there is none.
+        hold: takes a lock of the store by name, in a ``with`` block; a UserError says who has it.
     """
 
     name: str
@@ -37,3 +40,5 @@ class Stage:
     work: str
     stats: dict[str, Any] = field(default_factory=dict)
     log: Callable[[str], None] = print
+    kept: str = ""
+    hold: Callable[[str], AbstractContextManager[Any]] = nullcontext

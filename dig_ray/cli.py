@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from dig_ray.errors import UserError
 
@@ -19,17 +20,19 @@ CONFIGS = Path("jobs/configs")
 
 def run_job(
     description: str,
-    stage: str | None = None,
+    stage: str | Sequence[str] | None = None,
     argv: Sequence[str] | None = None,
     configs: str | Path | None = None,
+    dry_run: Callable[[Any], None] | None = None,
 ) -> int:
-    """Read arguments and config and run the pipeline, or one stage with what it needs.
+    """Read arguments and config and run the pipeline, or some stages with what they need.
 
     Args:
         description: the job's first words in ``--help``.
-        stage: the one stage this job is for; None for the whole pipeline.
+        stage: the stage this job is for, or the stages, of which it runs those that the config asks for; None for the whole pipeline.
         argv: arguments; those of the process by default.
         configs: where named configs are; ``jobs/configs`` by default.
+        dry_run: adds ``--dry-run``, which calls this with the config instead.
 
     Returns:
         exit code.
@@ -51,9 +54,12 @@ def run_job(
             help="run this stage again (may be repeated)",
         )
     else:
+        named = [stage] if isinstance(stage, str) else list(stage)
         parser.add_argument(
-            "--force", action="store_true", help=f"run {stage} again although it is published"
+            "--force", action="store_true", help=f"run {', '.join(named)} again although published"
         )
+    if dry_run is not None:
+        parser.add_argument("--dry-run", action="store_true", help="say what it would cost, and stop")
     args = parser.parse_intermixed_args(argv)
 
     def work() -> None:
@@ -63,14 +69,25 @@ def run_job(
         if args.print_config:
             sys.stdout.write(to_yaml(config))
             return
+        if dry_run is not None and args.dry_run:
+            dry_run(config)
+            return
         from dig_ray.pipeline import run_pipeline
 
         if stage is None:
             run_pipeline(config, until=args.until, force=args.force)
-        else:
-            run_pipeline(config, only=stage, force=[stage] if args.force else [])
+            return
+        chosen = [name for name in named if can_run(config, name)] or named[:1]
+        run_pipeline(config, only=chosen, force=chosen if args.force else [])
 
     return guarded(work)
+
+
+def can_run(config: Any, stage: str) -> bool:
+    """Whether a stage can run under a config."""
+    from dig_ray.stages import STAGES
+
+    return any(spec.name == stage and spec.can_run(config) for spec in STAGES)
 
 
 def guarded(work: Callable[[], None]) -> int:

@@ -26,6 +26,7 @@ from dig_ray.cluster import RayConfig
 from dig_ray.embedding.config import TextEmbeddingConfig
 from dig_ray.errors import UserError
 from dig_ray.evaluation.config import EvaluationConfig
+from dig_ray.mining.config import MiningConfig
 from dig_ray.recommender.config import RecommenderConfig
 from dig_ray.semantic_ids.config import SemanticIdConfig
 from dig_ray.training.config import SftConfig
@@ -49,6 +50,7 @@ class RunConfig(Config):
     store: str = Field(default="runs", min_length=1)
     ray: RayConfig = RayConfig()
     catalog: CatalogConfig = CatalogConfig()
+    mining: MiningConfig = MiningConfig()
     embedding: TextEmbeddingConfig = TextEmbeddingConfig()
     semantic_ids: SemanticIdConfig = SemanticIdConfig()
     recommender: RecommenderConfig = RecommenderConfig()
@@ -64,6 +66,14 @@ class RunConfig(Config):
                 f"baselines.top_k={self.baselines.top_k} gives lists shorter than the longest cut-off of "
                 f"evaluation.ks, {longest}; set baselines.top_k={longest} or more"
             )
+        for field, key, miners in (
+            ("caption", "mining.caption", self.mining.caption),
+            ("interests", "mining.items", self.mining.items),
+        ):
+            if field in self.embedding.fields and not miners:
+                raise ValueError(
+                    f"embedding.fields names {field}, which nobody mines; set {key}, or leave {field} out"
+                )
         gpus = self.sft.num_workers if self.sft.use_gpu else 0
         if self.ray.num_gpus is not None and self.ray.num_gpus < gpus:
             raise ValueError(
@@ -133,10 +143,10 @@ def parse_yaml(text: str) -> Any:
 
 
 def _models(annotation: Any) -> Iterator[type[BaseModel]]:
-    """The config classes an annotation may hold: ``X``, ``X | None``, ``X | Y``, ``Annotated[X, ...]``."""
+    """The config classes an annotation may hold: ``X``, ``X | None``, ``X | Y``, ``Annotated[X, ...]``, ``tuple[X, ...]``."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield annotation
-    elif get_origin(annotation) is Annotated or get_origin(annotation) is Union or _is_pipe(annotation):
+    elif get_origin(annotation) in (Annotated, Union, tuple, list) or _is_pipe(annotation):
         for part in get_args(annotation):
             yield from _models(part)
 
@@ -283,34 +293,45 @@ def _sentence(
     error: ValidationError, data: dict[str, Any], origin: dict[str, str], keys: dict[str, Any]
 ) -> str:
     """The first problem as one sentence. Union tags, which pydantic puts into the location, are skipped."""
-    problem = error.errors(include_url=False)[0]
+    problems = error.errors(include_url=False)
+    # a misspelt key is often also a missing one; the misspelling is what helps
+    problem = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
     parts: list[str] = []
     node: Any = data
     for part in problem["loc"]:
         if isinstance(node, dict):
             if part in node:
                 node = node[part]
-            elif part != problem["loc"][-1] or ".".join([*parts, str(part)]) not in keys:
+            elif part != problem["loc"][-1] or _plain(".".join([*parts, str(part)])) not in keys:
                 continue
             parts.append(str(part))
         elif isinstance(node, list) and isinstance(part, int) and part < len(node):
             node = node[part]
             parts[-1] += f"[{part}]"
     key = ".".join(parts)
-    plain = re.sub(r"\[\d+\]", "", key)
+    plain = _plain(key)
     while plain and plain not in origin:
         plain = plain.rpartition(".")[0]
     source = origin.get(plain) or origin.get("", "the built-in defaults")
     if problem["type"] == "extra_forbidden":
-        near = nearest_key(key, list(keys))
+        near = nearest_key(_plain(key), list(keys))
         return f"{source}: unknown key {key} (value {_short(node)}); the nearest is {near}"
     message = problem["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
     message = message[:1].lower() + message[1:]
     if problem["type"] == "missing":
         return f"{source}: {key} is missing; add it"
+    if problem["type"] == "union_tag_not_found":
+        return f"{source}: {key} is {_short(node)} and does not say its {problem['ctx']['discriminator']}; add it"
     if problem["type"] == "value_error" and isinstance(node, dict):
         return f"{source}: {key + ': ' if key else ''}{message}"
+    if key.endswith("api_key_env"):
+        return f"{source}: {key}: {message}"  # whoever put a key there does not want to read it again
     return f"{source}: {key} is {_short(node)}: {message}"
+
+
+def _plain(key: str) -> str:
+    """A dotted key without places in lists."""
+    return re.sub(r"\[\d+\]", "", key)
 
 
 def _short(value: Any) -> str:

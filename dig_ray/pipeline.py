@@ -3,15 +3,13 @@
 A stage is a declaration: its name, what of the config and which artifacts it depends on, where its code starts,
 and a function that runs it. From these follows its fingerprint, before anything has run: so a whole run is
 planned at once, a finished one returns in about a second, and Ray starts only if some stage has to run.
-
-To add a stage, write the room's ``run`` and one entry in ``STAGES``.
 """
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,198 +19,9 @@ from dig_ray.cluster import RaySession, in_ray_job
 from dig_ray.code_version import code_hash
 from dig_ray.errors import UserError
 from dig_ray.manifest import Recipe, hash_input_files
+from dig_ray.stages import STAGES, Inputs, StageSpec
 from dig_ray.store import Artifact, Store
 from dig_ray.summary import artifact_lines, duration, result_lines, rows_and_rate
-
-Inputs = Mapping[str, Path]
-
-
-@dataclass(frozen=True)
-class StageSpec:
-    """What the pipeline knows about a stage.
-
-    Attributes:
-        name: its name, directory and job.
-        parts: the fields of the run's config that decide its result.
-        inputs: stages whose artifacts it reads.
-        code: modules where its code starts; all that they import counts.
-        run: ``run(config, stage, inputs)``; imports its room itself, so that planning stays light.
-        seeded: whether the run's seed changes its result under this config.
-        on_ray: whether it needs Ray.
-        ignore: dotted keys below ``parts`` that change its speed and not its result.
-        files: files from outside the store that it reads, by purpose; their content counts, not where they lie.
-        wanted: whether this config asks for it at all.
-    """
-
-    name: str
-    parts: tuple[str, ...]
-    inputs: tuple[str, ...]
-    code: tuple[str, ...]
-    run: Callable[[Any, Stage, Inputs], None]
-    seeded: Callable[[Any], bool] = lambda config: True
-    on_ray: bool = True
-    ignore: tuple[str, ...] = ()
-    files: Callable[[Any], Mapping[str, str | Path]] = lambda config: {}
-    wanted: Callable[[Any], bool] = lambda config: True
-
-
-def _catalog(config: Any, stage: Stage, inputs: Inputs) -> None:
-    from dig_ray.catalog.stage import run
-
-    run(config.catalog, stage)
-
-
-def _catalog_files(config: Any) -> Mapping[str, str]:
-    from dig_ray.catalog.config import input_files
-
-    return input_files(config.catalog)
-
-
-def _embedding(config: Any, stage: Stage, inputs: Inputs) -> None:
-    from dig_ray.embedding.stage import run
-
-    run(config.embedding, stage, inputs["catalog"])
-
-
-def _semantic_ids(config: Any, stage: Stage, inputs: Inputs) -> None:
-    from dig_ray.semantic_ids.stage import run
-
-    vectors = inputs["embedding"] / "embeddings.parquet" if "embedding" in inputs else None
-    run(config.semantic_ids, stage, vectors, inputs["catalog"])
-
-
-def _baselines(config: Any, stage: Stage, inputs: Inputs) -> None:
-    from dig_ray.baselines.stage import run
-
-    run(config.baselines, stage, inputs["catalog"])
-
-
-def _sft(config: Any, stage: Stage, inputs: Inputs) -> None:
-    from dig_ray.training.stage import run
-
-    run(config.sft, config.recommender, stage, inputs["catalog"], inputs["semantic_ids"])
-
-
-def _recommend(config: Any, stage: Stage, inputs: Inputs) -> None:
-    from dig_ray.evaluation.decode_stage import run
-
-    run(config.evaluation, stage, inputs["catalog"], inputs["semantic_ids"], inputs["sft"] / "policy")
-
-
-def _evaluation(config: Any, stage: Stage, inputs: Inputs) -> None:
-    from dig_ray.evaluation.stage import run
-
-    lists = [inputs[name] for name in ("recommend", "baselines") if name in inputs]
-    run(config.evaluation, stage, inputs["catalog"], lists)
-
-
-def _report(config: Any, stage: Stage, inputs: Inputs) -> None:
-    from dig_ray.report.stage import run
-
-    run(config, stage, inputs)
-
-
-def _report_files(config: Any) -> Mapping[str, Path]:
-    from dig_ray.report.page import template_files
-
-    return {path.name: path for path in template_files()}
-
-
-ROOMS = ("catalog", "embedding", "semantic_ids", "recommender", "sft", "evaluation", "baselines")
-
-DECODING_RESOURCES = ("evaluation.num_actors", "evaluation.num_cpus", "evaluation.num_gpus")
-
-STAGES: tuple[StageSpec, ...] = (
-    StageSpec(
-        name="catalog",
-        parts=("catalog",),
-        inputs=(),
-        code=("dig_ray.catalog.stage",),
-        run=_catalog,
-        seeded=lambda config: config.catalog.source == "demo" and config.catalog.demo.seed is None,
-        on_ray=False,
-        ignore=("catalog.items.path", "catalog.interactions.path", "catalog.download.directory"),
-        files=_catalog_files,
-    ),
-    StageSpec(
-        name="embedding",
-        parts=("embedding",),
-        inputs=("catalog",),
-        code=("dig_ray.embedding.stage",),
-        run=_embedding,
-        seeded=lambda config: False,
-        ignore=(
-            "embedding.num_actors",
-            "embedding.num_cpus",
-            "embedding.num_gpus",
-            "embedding.rows_per_part",
-        ),
-        wanted=lambda config: config.semantic_ids.method != "file",
-    ),
-    StageSpec(
-        name="semantic_ids",
-        parts=("semantic_ids",),
-        inputs=("catalog", "embedding"),
-        code=("dig_ray.semantic_ids.stage",),
-        run=_semantic_ids,
-        on_ray=False,
-        ignore=("semantic_ids.path", "semantic_ids.rqvae.checkpoint_seconds"),
-        files=lambda config: {"sids": config.semantic_ids.path} if config.semantic_ids.path else {},
-    ),
-    StageSpec(
-        name="baselines",
-        parts=("baselines",),
-        inputs=("catalog",),
-        code=("dig_ray.baselines.stage",),
-        run=_baselines,
-        wanted=lambda config: bool(config.baselines.run),
-    ),
-    StageSpec(
-        name="sft",
-        parts=("sft", "recommender"),
-        inputs=("catalog", "semantic_ids"),
-        code=("dig_ray.training.stage",),
-        run=_sft,
-        ignore=("sft.cpus_per_worker", "sft.max_failures"),
-    ),
-    StageSpec(
-        name="recommend",
-        parts=("evaluation",),
-        inputs=("catalog", "semantic_ids", "sft"),
-        code=("dig_ray.evaluation.decode_stage",),
-        run=_recommend,
-        seeded=lambda config: False,
-        ignore=(
-            "evaluation.n_bootstrap",
-            "evaluation.seed",
-            *DECODING_RESOURCES,
-        ),
-    ),
-    StageSpec(
-        name="evaluation",
-        parts=("evaluation",),
-        inputs=("catalog", "recommend", "baselines"),
-        code=("dig_ray.evaluation.stage",),
-        run=_evaluation,
-        seeded=lambda config: False,
-        on_ray=False,
-        ignore=(
-            "evaluation.beam",
-            "evaluation.batch_size",
-            "evaluation.unconstrained",
-            *DECODING_RESOURCES,
-        ),
-    ),
-    StageSpec(
-        name="report",
-        parts=("name", *ROOMS),
-        inputs=("catalog", "embedding", "semantic_ids", "baselines", "sft", "recommend", "evaluation"),
-        code=("dig_ray.report.stage",),
-        run=_report,
-        on_ray=False,
-        files=_report_files,  # its looks are no Python, so the code's hash misses them
-    ),
-)
 
 
 @dataclass(frozen=True)
@@ -224,23 +33,27 @@ class Step:
 
 
 def select(
-    config: Config, until: str | None = None, only: str | None = None, stages: Sequence[StageSpec] = STAGES
+    config: Config,
+    until: str | None = None,
+    only: str | Sequence[str] | None = None,
+    stages: Sequence[StageSpec] = STAGES,
 ) -> list[StageSpec]:
-    """The stages a run covers, in order: all, those up to ``until``, or ``only`` one and what it needs.
+    """The stages a run covers, in order: all, those up to ``until``, or ``only`` some and what they need.
 
     Raises:
         UserError: an unknown stage, or one that this config does not ask for.
     """
-    chosen = [spec for spec in stages if spec.wanted(config)]
-    for option, name in (("--until", until), ("the stage", only)):
+    named = [only] if isinstance(only, str) else list(only or ())
+    chosen = [s for s in stages if s.wanted(config) or (s.name in named and s.can_run(config))]
+    for option, name in (("--until", until), *(("the stage", name) for name in named)):
         check_stage(name, chosen, option)
     if until is not None:
         chosen = chosen[: [spec.name for spec in chosen].index(until) + 1]
-    if only is not None:
-        needed = {only}
+    if named:
+        needed = set(named)
         for spec in reversed(chosen):
             if spec.name in needed:
-                needed.update(spec.inputs)
+                needed.update(name for name in spec.inputs if spec.reads(config, name))
         chosen = [spec for spec in chosen if spec.name in needed]
     return chosen
 
@@ -271,7 +84,11 @@ def plan(config: Any, stages: Sequence[StageSpec], store: Store) -> list[Step]:
         recipe = Recipe(
             stage=spec.name,
             config=settings,
-            inputs={name: steps[name].recipe.fingerprint for name in spec.inputs if name in steps},
+            inputs={
+                name: steps[name].recipe.fingerprint
+                for name in spec.inputs
+                if name in steps and spec.reads(config, name)
+            },
             code=code_hash(spec.code),
             seed=config.seed if spec.seeded(config) else 0,
             files=hash_input_files(spec.files(config), store.local / ".verified" / "inputs.json"),
@@ -280,17 +97,30 @@ def plan(config: Any, stages: Sequence[StageSpec], store: Store) -> list[Step]:
     return list(steps.values())
 
 
+def find_published(config: Any, stage: str, stages: Sequence[StageSpec] = STAGES) -> Artifact | None:
+    """The artifact of a stage under this config, if it is published; None also where the config cannot have it."""
+    if not any(spec.name == stage and spec.can_run(config) for spec in stages):
+        return None
+    store = Store(config.store)
+    recipe = plan(config, select(config, only=stage, stages=stages), store)[-1].recipe
+    return store.find(recipe.stage, recipe.fingerprint)
+
+
 def _drop(settings: Any, key: Sequence[str]) -> None:
-    for part in key[:-1]:
-        settings = settings.get(part) if isinstance(settings, dict) else None
-    if isinstance(settings, dict):
-        settings.pop(key[-1], None)
+    """Remove a dotted key; below a list, from each of its entries."""
+    if isinstance(settings, list):
+        for entry in settings:
+            _drop(entry, key)
+    elif isinstance(settings, dict) and len(key) > 1:
+        _drop(settings.get(key[0]), key[1:])
+    elif isinstance(settings, dict):
+        settings.pop(key[0], None)
 
 
 def run_pipeline(
     config: Any,
     until: str | None = None,
-    only: str | None = None,
+    only: str | Sequence[str] | None = None,
     force: Sequence[str] = (),
     stages: Sequence[StageSpec] = STAGES,
     log: Callable[[str], None] | None = None,
@@ -300,7 +130,7 @@ def run_pipeline(
     Args:
         config: the run's config.
         until: stop after this stage.
-        only: run this stage, and before it what it needs.
+        only: run this stage, or these, and before them what they need.
         force: stages to run again although they are published. If one then comes out different, what was
             built on it in this run is built again too.
         stages: the declarations.
@@ -330,9 +160,9 @@ def run_pipeline(
         for number, step in enumerate(steps, 1):
             spec, recipe = step.spec, step.recipe
             head = f"[{number}/{len(steps)}] {spec.name} {recipe.fingerprint[:6]}"
-            forced = spec.name in force or any(name in changed for name in spec.inputs)
+            forced = spec.name in force or any(name in changed for name in recipe.inputs)
             before = store.listed_files(recipe.stage, recipe.fingerprint) if forced else None
-            inputs = {name: done[name].path for name in spec.inputs if name in done}
+            inputs = {name: done[name].path for name in recipe.inputs}
 
             def begin(head: str = head, spec: StageSpec = spec) -> None:
                 log(f"{head} ...")

@@ -7,6 +7,7 @@ made twice, two runs that share a stage share its artifact, and no name comes fr
     ROOT/<stage>/<fingerprint>/...files..., manifest.json      published: complete, listed, checksummed
     ROOT/.staging/<stage>-<fingerprint>-<n>/                   being written; renamed into place at the end
     ROOT/.work/<stage>-<fingerprint>/                          a stage's own resumable parts; survives a kill
+    ROOT/.kept/                                                what outlives artifacts: answers that were paid for
     ROOT/.locks/                                               one builder per artifact at a time
 
 The root is a local directory, or any URI that pyarrow or fsspec can open (``s3://``, ``gs://``, ``memory://``).
@@ -22,8 +23,8 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -109,6 +110,27 @@ class Store:
         """Where a stage keeps what must survive a kill: a local directory, or a URI of a remote store."""
         name = f".work/{self.directory(stage, fingerprint).parent.name}-{fingerprint}"
         return str(self.local / name) if self.remote is None else f"{self.root.rstrip('/')}/{name}"
+
+    @property
+    def kept(self) -> str:
+        """Where stages keep what outlives their artifacts: a local directory, or a URI of a remote store."""
+        return str(self.local / ".kept") if self.remote is None else f"{self.root.rstrip('/')}/.kept"
+
+    @contextmanager
+    def hold(self, name: str) -> Iterator[None]:
+        """Hold a lock of this store by name.
+
+        Raises:
+            UserError: another run holds it.
+        """
+        if not _NAME.fullmatch(name):
+            raise ValueError(f"{name!r} is no name of a lock")
+        with ExitStack() as locks:
+            what = f"{name} in {self.root}"
+            locks.enter_context(LocalLock(self.local / ".locks" / f"{name}.lock", what))
+            if self.remote is not None:
+                locks.enter_context(RemoteLock(self.remote, f".locks/{name}.json", what))
+            yield
 
     # --- reading -------------------------------------------------------------------------------------
 
@@ -241,7 +263,7 @@ class Store:
             self._collect(stage, fingerprint)
             out = free_staging_dir(self.local / ".staging", f"{stage}-{fingerprint}")
             work = self.work(stage, fingerprint)
-            handle = Stage(stage, fingerprint, recipe.seed, out, work, {}, log)
+            handle = Stage(stage, fingerprint, recipe.seed, out, work, {}, log, self.kept, self.hold)
             try:
                 if self.remote is None:
                     Path(work).mkdir(parents=True, exist_ok=True)

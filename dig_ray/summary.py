@@ -68,6 +68,46 @@ def _result_lines(report: Mapping[str, Any]) -> list[str]:
     return lines
 
 
+def cost_lines(found: Sequence[Any]) -> list[str]:
+    """What mining would cost, as a table: one row for each ``dig_ray.mining.costs.Estimate``, and their sum."""
+    if not found:
+        return ["this config mines nothing; set mining.items, mining.users or mining.caption"]
+    head = (
+        "stage",
+        "miner",
+        "rows",
+        "known",
+        "calls",
+        "tokens in",
+        "tokens out",
+        "at most",
+        "$",
+        "at most $",
+        "",
+    )
+    table: list[tuple[str, ...]] = [head]
+    for one in found:
+        counts = (one.rows, one.known, one.calls, one.tokens_in, one.tokens_out, one.most_out)
+        table.append(
+            (
+                one.stage,
+                one.miner,
+                *(f"{count:,}" for count in counts),
+                f"{one.dollars:,.2f}",
+                f"{one.most_dollars:,.2f}",
+                one.note,
+            )
+        )
+    dollars, most = (sum(getattr(one, name) for one in found) for name in ("dollars", "most_dollars"))
+    table.append(("all", "", *[""] * 6, f"{dollars:,.2f}", f"{most:,.2f}", ""))
+    return [
+        "",
+        *_aligned(table, "<<>>>>>>>><"),
+        "",
+        "estimated without the models' tokenizers; prices are the config's",
+    ]
+
+
 def _aligned(table: Sequence[Sequence[str]], sides: str) -> list[str]:
     widths = [max(len(row[column]) for row in table) for column in range(len(sides))]
     return [

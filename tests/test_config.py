@@ -162,3 +162,42 @@ def test_a_key_with_one_letter_missing_finds_itself(key: str, data: st.DataObjec
     cut = data.draw(st.integers(len(key) - len(leaf), len(key) - 1))
     near = nearest_key(key[:cut] + key[cut + 1 :], sorted(known_keys(RunConfig)))
     assert near.rpartition(".")[0] == key.rpartition(".")[0] or near.rpartition(".")[2] == leaf
+
+
+MINER = '{engine: openai, name: a, base_url: "http://x/v1"'
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        (
+            f"mining.items=[{MINER}, modle: x}}]",
+            'unknown key mining.items[0].modle (value "x"); the nearest is mining.items.model',
+        ),
+        (f"mining.items=[{MINER}}}]", "mining.items[0].model is missing"),
+        ("mining.items=[{name: a}]", "does not say its 'engine'"),
+        (f"mining.items=[{MINER}, model: m, spend_limit: 3}}]", "set price.input and price.output"),
+        (f"mining.items=[{MINER}, model: m}}, {MINER}, model: n}}]", "two miners of the name 'a'"),
+        (f"mining.judge={MINER}, model: m}}", None),
+        ("mining.judge={engine: keyphrase}", "judge needs a model"),
+        ("embedding.fields=[title, caption]", "which nobody mines; set mining.caption"),
+    ],
+)
+def test_a_miner_that_cannot_be_is_one_sentence(tmp_path: Path, override: str, said: str | None) -> None:
+    write(tmp_path, "a", "{}\n")
+    if said is None:
+        load_config("a", [override], tmp_path)
+    else:
+        assert said in sentence(tmp_path, override)
+
+
+def test_a_judge_does_not_grade_itself_unless_told_to(tmp_path: Path) -> None:
+    write(tmp_path, "a", f"mining: {{items: [{MINER}, model: m}}], judge: {MINER}, model: m}}}}\n")
+    assert "mining.self_judging=true" in sentence(tmp_path)
+    assert load_config("a", ["mining.self_judging=true"], tmp_path).mining.judged_by_itself() == ["a"]
+
+
+def test_a_key_in_the_wrong_place_is_not_said_again(tmp_path: Path) -> None:
+    write(tmp_path, "a", "{}\n")
+    text = sentence(tmp_path, f"mining.items=[{MINER}, model: m, api_key_env: sk-canary}}]")
+    assert "sk-canary" not in text and "never the key itself" in text

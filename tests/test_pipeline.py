@@ -19,7 +19,7 @@ from dig_ray.cli import guarded
 from dig_ray.cluster import RayConfig, find_user_error, init_settings
 from dig_ray.config import RunConfig, known_keys
 from dig_ray.errors import UserError
-from dig_ray.pipeline import STAGES, StageSpec, plan, run_pipeline
+from dig_ray.pipeline import STAGES, StageSpec, plan, run_pipeline, select
 from dig_ray.store import Store
 from dig_ray.summary import result_lines
 
@@ -167,9 +167,41 @@ def test_files_may_move_but_not_change_places(tmp_path: Path) -> None:
     assert fingerprint(here / "b.csv", here / "a.csv") != first
 
 
+def test_mining_is_planned_where_it_is_read_and_only_what_decides_answers_counts(tmp_path: Path) -> None:
+    def fingerprints(mining: dict[str, Any], fields: list[str], only: Any = None) -> dict[str, str]:
+        run = RunConfig.model_validate(
+            {"store": str(tmp_path), "mining": mining, "embedding": {"fields": fields}}
+        )
+        steps = plan(run, select(run, only=only), Store(tmp_path))
+        return {step.spec.name: step.recipe.fingerprint for step in steps if step.spec.name != "report"}
+
+    miner = {"engine": "openai", "name": "a", "model": "m", "base_url": "http://x/v1"}
+    plain = fingerprints({}, ["title"])
+    assert not {"captions", "item_interests", "judgements", "user_interests"} & set(plain)
+    assert list(fingerprints({}, ["title"], only="item_interests")) == ["catalog", "item_interests"]
+    read = fingerprints({"items": [miner]}, ["title", "interests"])
+    assert "item_interests" in read and read["embedding"] != plain["embedding"]
+    moved = miner | {"base_url": "http://y/v1", "max_in_flight": 2, "price": {"input": 1}, "spend_limit": 5}
+    assert fingerprints({"items": [moved], "max_failed": 1}, ["title", "interests"]) == read
+    for changed in (miner | {"model": "n"}, miner | {"sampling": {"seed": 1}}):
+        found = fingerprints({"items": [changed]}, ["title", "interests"])
+        assert found["item_interests"] != read["item_interests"] and found["embedding"] != read["embedding"]
+    users = fingerprints({"items": [miner], "users": [miner]}, ["title", "interests"])
+    assert users["item_interests"] == read["item_interests"] and "user_interests" in users
+
+
 def test_the_real_stages_can_be_planned(tmp_path: Path) -> None:
     names = [s.name for s in STAGES]
-    assert names[:3] == ["catalog", "embedding", "semantic_ids"] and len(set(names)) == len(names)
+    rooms = [
+        "catalog",
+        "captions",
+        "item_interests",
+        "judgements",
+        "user_interests",
+        "embedding",
+        "semantic_ids",
+    ]
+    assert names[: len(rooms)] == rooms and len(set(names)) == len(names)
     for number, stage in enumerate(STAGES):
         assert set(stage.inputs) <= set(names[:number]), stage.name
         for ignored in stage.ignore:

@@ -7,8 +7,7 @@ from typing import Literal
 from pydantic import Field, field_validator
 
 from dig_ray.base import Config
-
-MINILM = "minilm"
+from dig_ray.encoder import MINILM
 
 
 class TextEmbeddingConfig(Config):

@@ -12,7 +12,7 @@ import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,21 +20,34 @@ from dig_ray.base import Stage
 from dig_ray.embedding.config import TextEmbeddingConfig
 from dig_ray.embedding.parts import part_name, read_part, write_part
 from dig_ray.embedding.text import (
+    SETTING,
     clean_text,
     distinct_texts,
     encode_batches,
     load_encoder,
-    model_path,
     spread,
 )
 from dig_ray.embedding.vectors import check_finite, write_vectors
+from dig_ray.encoder import model_path
 from dig_ray.errors import UserError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 SECONDS_BETWEEN_LINES = 10.0
 
 
-def run(config: TextEmbeddingConfig, stage: Stage, catalog_dir: Path) -> None:
+def run(
+    config: TextEmbeddingConfig,
+    stage: Stage,
+    catalog_dir: Path,
+    captions_dir: Path | None = None,
+    interests_dir: Path | None = None,
+) -> None:
     """Embed the items of ``catalog_dir`` and write ``stage.out/embeddings.parquet`` in catalogue order.
+
+    The fields ``caption`` and ``interests`` are what mining found: the picture's caption, and the merged interests in their order,
+    without confidences.
 
     An item without text gets a zero vector and is counted in ``stage.stats["items_without_text"]``.
 
@@ -48,6 +61,7 @@ def run(config: TextEmbeddingConfig, stage: Stage, catalog_dir: Path) -> None:
     started = time.monotonic()
     items = pq.read_table(Path(catalog_dir) / "items.parquet")
     item_ids = items.column("item_id").to_pylist()
+    items = _with_mined(items, captions_dir, interests_dir)
     absent = [field for field in config.fields if field not in items.column_names]
     if len(absent) == len(config.fields):
         raise UserError(
@@ -66,7 +80,7 @@ def run(config: TextEmbeddingConfig, stage: Stage, catalog_dir: Path) -> None:
         stage.log(f"embedding: {blank} of {len(cleaned)} items have no text and get a zero vector")
 
     distinct = distinct_texts(cleaned)
-    model_path(config.model)  # a missing package is said before Ray starts an actor
+    model_path(config.model, SETTING)  # a missing package is said before Ray starts an actor
     step = config.rows_per_part
     texts = [distinct[start : start + step] for start in range(0, len(distinct), step)]
     settings = config.model_dump_json(exclude={"num_actors", "num_cpus", "num_gpus", "rows_per_part"})
@@ -107,6 +121,28 @@ def run(config: TextEmbeddingConfig, stage: Stage, catalog_dir: Path) -> None:
         seconds=round(time.monotonic() - started, 2),
         model=config.model,
     )
+
+
+def _with_mined(items: pa.Table, captions_dir: Path | None, interests_dir: Path | None) -> pa.Table:
+    """The items with the columns ``caption`` and ``interests`` where they were mined; columns of that name step aside."""
+    import pyarrow as pa
+
+    from dig_ray.mining.read import read_captions, read_interests
+
+    ids = items.column("item_id").to_pylist()
+    columns: dict[str, pa.Array] = {}
+    if captions_dir is not None:
+        captions = read_captions(captions_dir)
+        columns["caption"] = pa.array([captions.get(item) for item in ids], pa.string())
+    if interests_dir is not None:
+        interests = read_interests(interests_dir)
+        lines = ["\n".join(i["text"] for i in interests.get(item) or []) for item in ids]
+        columns["interests"] = pa.array(lines, pa.string())
+    for name, column in columns.items():
+        if name in items.column_names:
+            items = items.drop_columns(name)
+        items = items.append_column(name, column)
+    return items
 
 
 class Encoder:

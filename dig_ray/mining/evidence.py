@@ -78,17 +78,18 @@ def to_json(value: Mapping[str, Any]) -> str:
     """JSON in ASCII whose strings hold none of ``< > & | ` [ ]`` in the clear."""
     parts = []
     for key, entry in value.items():
-        parts.append(f"{_string(key)}: {_value(entry)}")
+        parts.append(f"{json_string(key)}: {_value(entry)}")
     return "{" + ", ".join(parts) + "}"
 
 
-def _string(text: str) -> str:
+def json_string(text: str) -> str:
+    """A JSON string as in ``to_json``."""
     return json.dumps(text).translate(_ESCAPED)
 
 
 def _value(value: Any) -> str:
     if isinstance(value, str):
-        return _string(value)
+        return json_string(value)
     if isinstance(value, Mapping):
         return to_json(value)
     if isinstance(value, (list, tuple)):

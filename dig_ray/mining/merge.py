@@ -38,7 +38,7 @@ class Interest:
 def merge(
     answers: Sequence[Mined], threshold: float = 0.9, vectors: Callable[[list[str]], np.ndarray] | None = None
 ) -> list[Interest]:
-    """Merge one subject's answers; strongest first (confidence, then support, then the order of first appearance).
+    """Merge one subject's answers, strongest first: by confidence, support, then first appearance. A single answer keeps its order.
 
     Args:
         answers: one per miner that was asked; its length is what confidences are averaged over.
@@ -73,4 +73,6 @@ def merge(
         text = max(members, key=lambda e: e[1])[0]
         confidence = sum(by_miner.values()) / len(answers)
         merged.append(Interest(text, confidence, len(by_miner), tuple(sorted(by_miner))))
+    if len(answers) == 1:
+        return merged  # the order a single miner gave is part of its answer
     return sorted(merged, key=lambda i: (-i.confidence, -i.support))

@@ -45,6 +45,11 @@ def chat_messages(system: str, evidence: str, image: str | None = None) -> list[
     return [{"role": "system", "content": system}, {"role": "user", "content": content}]
 
 
+def prompt_file(name: str) -> Path:
+    """Where a prompt is: beside this module by its name, or the path itself."""
+    return FOLDER / f"{name}.yaml" if "/" not in name and not name.endswith((".yaml", ".yml")) else Path(name)
+
+
 @lru_cache
 def load_prompt(name: str) -> Prompt:
     """A prompt by the name of a file beside this module, or by the path of a YAML file of the same shape.
@@ -54,7 +59,7 @@ def load_prompt(name: str) -> Prompt:
     """
     import yaml
 
-    path = FOLDER / f"{name}.yaml" if "/" not in name and not name.endswith((".yaml", ".yml")) else Path(name)
+    path = prompt_file(name)
     try:
         fields = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -91,7 +91,7 @@ def chart(
     said = "; ".join(f"{n}: {p[0][1]:.4f} at first, {p[-1][1]:.4f} at last" for n, p in lines)
     return {
         "title": title,
-        "said": f"{title} over {x1:g} epochs. {said}.",
+        "said": f"{title}. {said}.",
         "lines": drawn,
         "x": [(across(x), f"{x:g}") for x in ticks(x0, x1)],
         "y": [(down(y), f"{y:.{digits}f}") for y in vertical],
@@ -100,6 +100,7 @@ def chart(
         "left": LEFT,
         "right": WIDTH - RIGHT,
         "floor": HEIGHT - BOTTOM,
+        "axis": "",
     }
 
 

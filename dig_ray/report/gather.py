@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dig_ray.errors import UserError
+from dig_ray.report.mining import gather_mining
 
 if TYPE_CHECKING:
     from dig_ray.catalog.dataset import Dataset
@@ -41,6 +42,7 @@ class RunData:
         decoding: ``decoding.json``.
         metrics: ``metrics.json``.
         lists: rule -> int32 (C, k) the policy's items for every test case, padded -1.
+        mining: what ``mining.gather_mining`` found.
     """
 
     name: str
@@ -56,6 +58,7 @@ class RunData:
     decoding: Mapping[str, Any] | None = None
     metrics: Mapping[str, Any] | None = None
     lists: Mapping[str, np.ndarray] = field(default_factory=dict)
+    mining: Mapping[str, Any] | None = None
 
 
 def gather(name: str, seed: int, config: Mapping[str, Any], inputs: Mapping[str, Path]) -> RunData:
@@ -90,15 +93,16 @@ def gather(name: str, seed: int, config: Mapping[str, Any], inputs: Mapping[str,
             if path.is_file():
                 lists[rule] = read_recommendations(path, dataset, cases)
     picture = _file(inputs, "semantic_ids", "sid_quality.png")
+    manifests = {
+        stage: found
+        for stage, path in inputs.items()
+        if (found := read_json(path / "manifest.json")) is not None
+    }
     return RunData(
         name=name,
         seed=seed,
         config=config,
-        manifests={
-            stage: found
-            for stage, path in inputs.items()
-            if (found := read_json(path / "manifest.json")) is not None
-        },
+        manifests=manifests,
         dataset=dataset,
         sids=sids,
         quality=_json(inputs, "semantic_ids", "sid_quality.json"),
@@ -108,6 +112,7 @@ def gather(name: str, seed: int, config: Mapping[str, Any], inputs: Mapping[str,
         decoding=_json(inputs, "recommend", "decoding.json"),
         metrics=_json(inputs, "evaluation", "metrics.json"),
         lists=lists,
+        mining=gather_mining(inputs, manifests),
     )
 
 

@@ -89,6 +89,7 @@ def context(run: RunData) -> dict[str, Any]:
         "rules": [r for r in RULES if r in rules or any(s["rule"] == r for s in scored)],
         "rule_names": results.RULE_NAMES,
         "training": charts.training(run.curves) if run.curves else None,
+        "mining": run.mining,
         "picture": None if run.picture is None else base64.b64encode(run.picture).decode(),
         "tree": _json_script(tree(run.sids, titles, counts)),
         "n_nodes": int(run.sids.prefix_ids(1).max()) + 1,

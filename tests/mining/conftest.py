@@ -110,3 +110,77 @@ def serve():
     yield start
     for endpoint in open_ones:
         endpoint.close()
+
+
+@pytest.fixture(scope="module")
+def ray_here():
+    """A Ray of the tests' own."""
+    import ray
+
+    ray.init(address="local", num_cpus=8, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture
+def world(tmp_path):
+    """``world(n, **columns)``: the directory of a saved catalogue of n items with titles, and users who walk through them."""
+    import numpy as np
+    import pyarrow as pa
+
+    from dig_ray.catalog.dataset import Dataset
+
+    def make(n: int, titles: list[str] | None = None, name: str = "catalog", **columns: Any):
+        sequences = [[(user * 3 + step) % n for step in range(5)] for user in range(min(n, 12))]
+        split = np.tile(np.array([0, 0, 0, 1, 2], np.int8), len(sequences))
+        table = pa.table(
+            {
+                "item_id": [f"i{number}" for number in range(n)],
+                "title": titles or [f"tent number {number}" for number in range(n)],
+                **columns,
+            }
+        )
+        dataset = Dataset(
+            items=table,
+            user_ids=np.array(sorted(f"u{user}" for user in range(len(sequences)))),
+            offsets=np.arange(len(sequences) + 1, dtype=np.int64) * 5,
+            events=np.concatenate([np.array(s, np.int32) for s in sequences]),
+            split=split,
+        )
+        folder = tmp_path / name
+        dataset.save(folder)
+        return folder
+
+    return make
+
+
+@pytest.fixture
+def in_store(tmp_path):
+    """``in_store(run)``: call a stage's run as the store would, and give the stage back; answers are kept from call to call."""
+    from contextlib import nullcontext
+
+    from dig_ray.base import Stage
+
+    counter = iter(range(1000))
+
+    def build(run: Callable[[Stage], None], seed: int = 0) -> Stage:
+        number = next(counter)
+        out = tmp_path / f"out{number}"
+        out.mkdir()
+        lines: list[str] = []
+        stage = Stage(
+            "mining",
+            "f" * 16,
+            seed,
+            out,
+            str(tmp_path / "work"),
+            {},
+            lines.append,
+            str(tmp_path / "kept"),
+            nullcontext,
+        )
+        run(stage)
+        stage.stats["lines"] = lines
+        return stage
+
+    return build

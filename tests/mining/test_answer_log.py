@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import os
+import time
+
 import pytest
 
-from dig_ray.mining.answer_log import AnswerLog, Marks, answer_key
+from dig_ray.mining.answer_log import AnswerLog, answer_key, write_rows
+from dig_ray.mining.deaths import Marks
 from dig_ray.mining.engines.contract import Result
 
 
 def rows(*keys: str, status: str = "ok", raw: str = "{}") -> list[dict]:
     return [Result(key, status=status, raw=raw, calls=1).row() for key in keys]
+
+
+def write(folder: str, *keys: str, **more: str) -> None:
+    with AnswerLog(folder).writer() as journal:
+        for row in rows(*keys, **more):
+            journal.append(row)
 
 
 def test_a_key_is_all_that_decides_an_answer() -> None:
@@ -24,48 +34,74 @@ def test_a_key_is_all_that_decides_an_answer() -> None:
     assert len({one, *others}) == 5
 
 
-@pytest.mark.parametrize("where", ["local", "memory"])
-def test_what_is_written_is_read_once_per_key_and_ok_wins(where, tmp_path) -> None:
-    folder = str(tmp_path / "log") if where == "local" else f"file://{tmp_path}/log"
-    log = AnswerLog(folder)
-    assert log.read().num_rows == 0
-    log.write(rows("a", status="failed"))
-    log.write(rows("a", "b"))
-    log.write(rows("b", status="failed"))
-    found = {row["key"]: row["status"] for row in log.read().to_pylist()}
+@pytest.fixture(params=["local", "uri"])
+def folder(request, tmp_path) -> str:
+    return str(tmp_path / "log") if request.param == "local" else f"file://{tmp_path}/log"
+
+
+def test_what_is_written_is_read_once_per_key_and_ok_wins(folder) -> None:
+    assert AnswerLog(folder).read().num_rows == 0
+    write(folder, "a", status="failed")
+    write(folder, "a", "b")
+    write_rows(folder, rows("b", status="failed"))
+    found = {row["key"]: row["status"] for row in AnswerLog(folder).read().to_pylist()}
     assert found == {"a": "ok", "b": "ok"}
 
 
-def test_a_damaged_part_costs_its_own_answers_only(tmp_path) -> None:
-    log = AnswerLog(str(tmp_path))
-    log.write(rows("a"))
+def test_what_is_flushed_can_be_read_while_the_writer_lives(folder) -> None:
+    with AnswerLog(folder).writer() as journal:
+        journal.append(rows("a")[0])
+        journal.flush()
+        assert AnswerLog(folder).read()["key"].to_pylist() == ["a"]
+
+
+def test_a_local_answer_survives_its_process_without_any_flush(tmp_path) -> None:
+    child = os.fork()
+    if child == 0:
+        AnswerLog(str(tmp_path)).writer().append(rows("a")[0])
+        os.kill(os.getpid(), 9)
+    os.waitpid(child, 0)
+    assert AnswerLog(str(tmp_path)).read()["key"].to_pylist() == ["a"]
+
+
+def test_a_damaged_file_costs_its_own_answers_only(tmp_path) -> None:
+    write_rows(str(tmp_path), rows("a"))
     (part,) = tmp_path.iterdir()
-    log.write(rows("b"))
     part.write_bytes(part.read_bytes()[:50])
-    assert log.read()["key"].to_pylist() == ["b"]
+    write(str(tmp_path), "b", "c", "d")
+    (journal,) = tmp_path.glob("*.jsonl")
+    lines = journal.read_bytes().splitlines(keepends=True)
+    journal.write_bytes(lines[0] + b'{"key": nonsense\n[1]\n{"status": "ok"}\n' + lines[1] + lines[2][:20])
+    assert AnswerLog(str(tmp_path)).read()["key"].to_pylist() == ["b", "c"]
 
 
-def test_many_parts_become_one_and_say_the_same(tmp_path) -> None:
-    log = AnswerLog(str(tmp_path))
+def test_many_old_files_become_one_and_say_the_same(tmp_path) -> None:
     for number in range(70):
-        log.write(rows(f"k{number:02d}"))
+        write(str(tmp_path), f"k{number:02d}")
+    log = AnswerLog(str(tmp_path))
     before = sorted(log.read(compact=True)["key"].to_pylist())
+    assert len(list(tmp_path.iterdir())) == 70  # a living process may still write to any of them
+    for path in tmp_path.iterdir():
+        os.utime(path, (time.time() - 3600,) * 2)
+    log.read(compact=True)
     assert len(list(tmp_path.iterdir())) == 1
     assert sorted(log.read()["key"].to_pylist()) == before == [f"k{n:02d}" for n in range(70)]
 
 
-def test_text_that_no_encoding_takes_is_kept_with_replacement(tmp_path) -> None:
-    log = AnswerLog(str(tmp_path))
-    log.write(rows("a", raw="half \ud800"))
-    assert log.read()["raw"].to_pylist() == ["half ?"]
+def test_text_that_no_encoding_takes_is_kept_with_replacement(folder) -> None:
+    write(folder, "a", raw="half \ud800, \u2028 and \n a line")
+    assert AnswerLog(folder).read()["raw"].to_pylist() == ["half ?, \u2028 and \n a line"]
 
 
-def test_a_row_that_kills_its_process_is_found_in_two_deaths(tmp_path) -> None:
-    marks = Marks(str(tmp_path / "marks"))
+@pytest.mark.parametrize("scheme", ["", "file://"])
+def test_a_row_that_kills_its_process_is_found_in_two_deaths(tmp_path, scheme) -> None:
+    marks = Marks(f"{scheme}{tmp_path}/marks")
     assert marks.left() == (set(), set())
     done = marks.begin(["a", "b"])
     marks.begin(["b", "c"])  # this process dies
     marks.end(done)
     assert marks.left() == ({"b", "c"}, set())
-    marks.begin(["c"])  # asked alone, and dies
+    marks.begin(["c"], alone=True)  # and so does the next one
     assert marks.left() == ({"b"}, {"c"})
+    marks.clear()
+    assert marks.left() == (set(), set())

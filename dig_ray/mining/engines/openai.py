@@ -1,297 +1,88 @@
-"""Asking an OpenAI-compatible endpoint: many requests in flight, patient with a busy server, strict with its answers.
+"""The ``openai`` engine: an OpenAI-compatible endpoint, asked by actors of Ray Data with many requests in flight each.
 
-The status is looked at before a body is believed. 429, 408, 5xx, cut connections and timeouts are tried again with full jitter, not before
-``Retry-After``, and a 429 slows all requests of the process and not only its own; 401, 403 and 404 end the run, since every other row would
-meet the same; other 4xx fail the row. An answer that is not what was asked for is asked for once more with another seed. Redirects are not
-followed, so that a key goes nowhere else, and neither key nor headers are part of any message.
+An actor gets its whole share of rows at once, so that no batch ends in waiting for its slowest row, and writes each answer down as it
+comes. When it dies, Ray gives its rows to another one, which reads what was written and asks the rest.
 """
 
 from __future__ import annotations
 
-import asyncio
-import base64
-import json
-import os
-import random
-import time
-from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import asynccontextmanager
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from dig_ray.errors import UserError
-from dig_ray.mining.answers import json_schema
-from dig_ray.mining.config import OpenAIConfig
-from dig_ray.mining.engines.contract import Request, Result, judge_answer
-from dig_ray.mining.prompts import chat_messages
+from dig_ray.mining.answer_log import AnswerLog
+from dig_ray.mining.engines.chat_client import ChatClient
+from dig_ray.mining.engines.contract import Job, Result, SpendLimit, worth_asking
+from dig_ray.mining.progress import Meter
 
 if TYPE_CHECKING:
-    import aiohttp
-
-LONGEST_BODY = 1 << 20  # bytes read of one response
-AGAIN = {408, 409, 425, 429, 500, 502, 503, 504, 529}
-HOPELESS = {401, 403, 404}
-FIRST_WAIT, LONGEST_WAIT = 0.5, 60.0
+    import pyarrow as pa
 
 
-class SpendLimit(Exception):
-    """No more money may be spent; what was answered so far is kept."""
+def run(job: Job, requests: pa.Table) -> None:
+    """Ask every row.
 
-
-class _Retry(Exception):
-    def __init__(self, reason: str, after: float | None = None, busy: bool = False) -> None:
-        super().__init__(reason)
-        self.after, self.busy = after, busy
-
-
-class _Refused(Exception):
-    """The endpoint will not answer this row."""
-
-
-class Pace:
-    """When the next request may be sent: an even rate, and a common pause after a 429."""
-
-    def __init__(self, per_minute: float | None) -> None:
-        self.gap = 60.0 / per_minute if per_minute else 0.0
-        self.next = 0.0
-
-    async def wait(self) -> None:
-        now = time.monotonic()
-        at = max(now, self.next)
-        self.next = at + self.gap
-        if at > now:
-            await asyncio.sleep(at - now)
-
-    def pause(self, seconds: float) -> None:
-        self.next = max(self.next, time.monotonic() + seconds)
-
-
-class ChatClient:
-    """Asks one endpoint.
-
-    Args:
-        config: its settings.
-        share: part of ``max_in_flight`` and ``requests_per_minute`` that is this process's, 1 over the number of processes.
-        spent: dollars that were spent before, counted against ``spend_limit``.
+    Raises:
+        UserError: the key is not set or refused, or the address or model is unknown.
+        SpendLimit: the limit was reached.
     """
+    import ray
+    from ray.data import ActorPoolStrategy
 
-    def __init__(self, config: OpenAIConfig, share: float = 1.0, spent: float = 0.0) -> None:
-        self.config = config
-        self.in_flight = max(1, round(config.max_in_flight * share))
-        rate = config.requests_per_minute
-        self.pace = Pace(rate * share if rate else None)
-        self.limit = None if config.spend_limit is None else max(0.0, config.spend_limit - spent) * share
-        self.spent = 0.0
-        self._random = random.Random()  # noqa: S311 - jitter is no secret
+    actors = min(job.miner.actors, requests.num_rows)
+    size = -(-requests.num_rows // actors)
+    shares = [requests.slice(start, size) for start in range(0, requests.num_rows, size)]
+    outcomes = ray.data.from_arrow(shares).map_batches(
+        Asker,
+        fn_constructor_kwargs={"job": job, "share": 1 / len(shares)},
+        batch_size=None,
+        batch_format="pyarrow",
+        compute=ActorPoolStrategy(size=len(shares)),
+        num_cpus=0.1,  # it waits, nearly always
+    )
+    for outcome in outcomes.iter_rows():
+        if outcome["stopped"] == "spend":
+            raise SpendLimit
+        if outcome["stopped"]:
+            raise UserError(outcome["stopped"])
 
-    def ask_all(self, requests: Iterable[Request], done: Callable[[Result], None]) -> None:
-        """Ask everything; ``done`` gets each result as it comes.
 
-        Raises:
-            UserError: the endpoint refuses the key or does not know the model or the address.
-            SpendLimit: the limit was reached; requests that had begun are finished and given to ``done`` first.
-        """
-        asyncio.run(self._ask_all(requests, done))
+class Asker:
+    """One actor. A UserError travels back as data: Ray would wrap it until nobody finds its sentence."""
 
-    async def _ask_all(self, requests: Iterable[Request], done: Callable[[Result], None]) -> None:
-        todo = iter(requests)
-        stop: BaseException | None = None
+    def __init__(self, job: Job, share: float) -> None:
+        self.job, self.share = job, share
 
-        async with self._session() as session:
+    def __call__(self, rows: pa.Table) -> Iterator[dict[str, Any]]:
+        job = self.job
+        log = AnswerLog(job.log)
+        before = log.read()
+        keys = set(rows["key"].to_pylist())
+        # what an actor answered that died at these rows
+        done = [row for row in before.to_pylist() if row["key"] in keys and not worth_asking(row)]
+        known = {row["key"] for row in done}
+        spent = job.spent + sum(row["cost"] for row in done) / self.share
+        client = ChatClient(job.miner, self.share, spent, job.most, job.secret)
+        meter = Meter(job.board, job.miner.name)
+        stopped = ""
+        with log.writer() as journal:
 
-            async def worker() -> None:
-                nonlocal stop
-                for request in todo:  # one iterator for all: whoever is free takes the next
-                    if self.limit is not None and self.spent >= self.limit:
-                        stop = stop or SpendLimit()
-                    if stop is not None:
-                        return
-                    try:
-                        result = await self._ask(session, request)
-                    except BaseException as error:
-                        stop = stop or error
-                        return
-                    done(result)
+            def keep(result: Result) -> None:
+                journal.append(result.row())
+                meter.add(result)
 
-            await asyncio.gather(*(worker() for _ in range(self.in_flight)))
-        if stop is not None:
-            raise stop
-
-    @asynccontextmanager
-    async def _session(self) -> AsyncIterator[aiohttp.ClientSession]:
-        import aiohttp
-
-        headers = {"Accept": "application/json"}
-        name = self.config.api_key_env
-        if name is not None:
-            key = os.environ.get(name, "")
-            if not key:
-                raise UserError(
-                    f"miner {self.config.name}: the environment variable {name} is not set; set it to the endpoint's key"
-                )
-            headers["Authorization"] = f"Bearer {key}"
-        connector = aiohttp.TCPConnector(limit=self.in_flight)
-        async with aiohttp.ClientSession(
-            headers=headers, connector=connector, auto_decompress=True
-        ) as session:
-            yield session
-
-    async def _ask(self, session: aiohttp.ClientSession, request: Request) -> Result:
-        """One row: at most two answers, each with its retries, within the row's deadline."""
-        begun = time.monotonic()
-        result = Result(request.key)
-        try:
-            async with asyncio.timeout(self.config.deadline):
-                for attempt in range(2):
-                    try:
-                        raw, tokens_in, tokens_out, finish = await self._send(
-                            session, request, attempt, result
-                        )
-                    except _Refused as refusal:
-                        result.reason = str(refusal)
-                        break
-                    result.raw = raw
-                    result.tokens_in += tokens_in
-                    result.tokens_out += tokens_out
-                    cost = self.config.price.of(tokens_in, tokens_out)
-                    result.cost += cost
-                    self.spent += cost
-                    answer, result.reason = judge_answer(request.kind, raw)
-                    if answer is not None:
-                        result.status = "ok"
-                        break
-                    if finish == "length":
-                        result.reason = (
-                            f"cut_off: the answer ends at max_tokens={self.config.sampling.max_tokens}"
-                        )
-        except TimeoutError:
-            result.reason = f"deadline: no answer within {self.config.deadline:g} s"
-        result.seconds = time.monotonic() - begun
-        return result
-
-    async def _send(
-        self, session: aiohttp.ClientSession, request: Request, attempt: int, result: Result
-    ) -> tuple[str, int, int, str]:
-        """(text, tokens in, tokens out, finish reason) of one answer, through as many tries as it takes."""
-        body = json.dumps(self._body(request, attempt)).encode()
-        reason = ""
-        for number in range(self.config.max_tries):
-            await self.pace.wait()
-            result.calls += 1
+            todo = (job.request(row) for row in iterate(rows) if row["key"] not in known)
             try:
-                return await self._post(session, body)
-            except _Retry as retry:
-                reason = str(retry)
-                ceiling = min(LONGEST_WAIT, FIRST_WAIT * 2**number)
-                wait = (
-                    self._random.uniform(0, ceiling)
-                    if retry.after is None
-                    else retry.after + self._random.uniform(0, 0.1 * ceiling)
-                )
-                if retry.busy:
-                    self.pace.pause(min(wait, LONGEST_WAIT))
-                if number + 1 < self.config.max_tries:
-                    await asyncio.sleep(wait)
-        raise _Refused(f"{reason} ({self.config.max_tries} tries)")
-
-    async def _post(self, session: aiohttp.ClientSession, body: bytes) -> tuple[str, int, int, str]:
-        import aiohttp
-
-        url = self.config.base_url.rstrip("/") + "/chat/completions"
-        timeout = aiohttp.ClientTimeout(total=self.config.timeout)
-        try:
-            async with session.post(
-                url,
-                data=body,
-                headers={"Content-Type": "application/json"},
-                timeout=timeout,
-                allow_redirects=False,
-            ) as response:
-                status, retry_after = response.status, response.headers.get("Retry-After")
-                content = await _read(response)
-        except TimeoutError:
-            raise _Retry(f"timeout: no response within {self.config.timeout:g} s") from None
-        except (aiohttp.ClientError, OSError) as error:
-            raise _Retry(f"connection: {type(error).__name__}") from None
-        if status in HOPELESS:
-            hint = {
-                401: "the key is refused",
-                403: "the key may not do this",
-                404: "the address or the model is unknown",
-            }[status]
-            raise UserError(
-                f"miner {self.config.name}: {url} answers {status}, {hint}; check base_url, model and "
-                f"{self.config.api_key_env or 'api_key_env'}"
-            )
-        if status in AGAIN or status >= 500:
-            raise _Retry(f"status_{status}", _seconds(retry_after), busy=status in (429, 503, 529))
-        if status != 200:
-            raise _Refused(f"status_{status}: the endpoint refuses this request")
-        if content is None:
-            raise _Refused(f"too_long: the response has more than {LONGEST_BODY:,} bytes")
-        return _completion(content)
-
-    def _body(self, request: Request, attempt: int) -> dict[str, Any]:
-        config = self.config
-        image = None
-        if request.image is not None:
-            data, media = request.image
-            image = f"data:{media};base64,{base64.b64encode(data).decode()}"
-        body = {
-            "model": config.model,
-            "messages": chat_messages(request.system, request.evidence, image),
-            "temperature": config.sampling.temperature
-            if attempt == 0
-            else max(0.3, config.sampling.temperature),
-            "max_tokens": config.sampling.max_tokens,
-            "seed": config.sampling.seed + attempt,
-        }
-        if config.response_format == "json_schema" and request.kind != "judgement":
-            schema = {"name": request.kind, "schema": json_schema(request.kind), "strict": True}
-            body["response_format"] = {"type": "json_schema", "json_schema": schema}
-        elif config.response_format == "json_object" and request.kind != "judgement":
-            body["response_format"] = {"type": "json_object"}
-        return body | config.extra_body
+                client.ask_all(todo, keep)
+            except SpendLimit:
+                stopped = "spend"
+            except UserError as error:
+                stopped = str(error)
+        meter.flush()
+        yield {"stopped": [stopped]}
 
 
-async def _read(response: aiohttp.ClientResponse) -> bytes | None:
-    """The body, or None when it is longer than we read."""
-    chunks, size = [], 0
-    async for chunk in response.content.iter_chunked(65_536):
-        size += len(chunk)
-        if size > LONGEST_BODY:
-            response.close()
-            return None
-        chunks.append(chunk)
-    return b"".join(chunks)
-
-
-def _completion(content: bytes) -> tuple[str, int, int, str]:
-    try:
-        body = json.loads(content)
-        if "error" in body and body["error"]:
-            raise _Retry("error_body: status 200 with an error inside")
-        choice = body["choices"][0]
-        text = choice["message"]["content"]
-        usage = body.get("usage") or {}
-        tokens = int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0)
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
-        raise _Retry("half_body: the response is not a whole chat completion") from None
-    if not isinstance(text, str):
-        text = ""  # a refusal or a tool call: no answer
-    return text, *tokens, str(choice.get("finish_reason"))
-
-
-def _seconds(header: str | None) -> float | None:
-    """Seconds of a ``Retry-After`` header: a number, or a date."""
-    if header is None:
-        return None
-    try:
-        return min(max(0.0, float(header)), 3600.0)
-    except ValueError:
-        pass
-    try:
-        return min(max(0.0, (parsedate_to_datetime(header) - datetime.now(UTC)).total_seconds()), 3600.0)
-    except (ValueError, TypeError):
-        return None
+def iterate(rows: pa.Table) -> Iterator[dict[str, Any]]:
+    """Rows one after another, without all of them as Python objects at once."""
+    for batch in rows.to_batches(max_chunksize=256):
+        yield from batch.to_pylist()

@@ -9,8 +9,8 @@ import pytest
 
 from dig_ray.errors import UserError
 from dig_ray.mining.config import OpenAIConfig
+from dig_ray.mining.engines.chat_client import ChatClient, SpendLimit
 from dig_ray.mining.engines.contract import Request, Result
-from dig_ray.mining.engines.openai import ChatClient, SpendLimit
 
 GOOD = json.dumps({"descriptors": [{"descriptor": "camping in rain", "confidence": 0.9}]})
 BAD = '{"descriptors": []}'

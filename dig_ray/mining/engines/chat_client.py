@@ -1,0 +1,316 @@
+"""Asking an OpenAI-compatible endpoint: many requests in flight, patient with a busy server, strict with its answers.
+
+The status is looked at before a body is believed. 429, 408, 5xx, cut connections and timeouts are tried again with full jitter, not before
+``Retry-After``, and 429s slow all requests of the process once they are frequent; 401, 403 and 404 end the run, since every other row would
+meet the same; other 4xx fail the row. An answer that is not what was asked for is asked for once more with another seed. Redirects are not
+followed, so that a key goes nowhere else, and neither key nor headers are part of any message.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import os
+import random
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING, Any
+
+from dig_ray.errors import UserError
+from dig_ray.mining.answers import MOST, json_schema
+from dig_ray.mining.config import OpenAIConfig
+from dig_ray.mining.engines.contract import Request, Result, SpendLimit, judge_answer
+from dig_ray.mining.prompts import chat_messages
+
+if TYPE_CHECKING:
+    import aiohttp
+
+LONGEST_BODY = 1 << 20  # bytes read of one response
+AGAIN = {408, 409, 425, 429, 500, 502, 503, 504, 529}
+HOPELESS = {401, 403, 404}
+FIRST_WAIT, LONGEST_WAIT = 0.5, 60.0
+
+
+class _Retry(Exception):
+    def __init__(self, reason: str, after: float | None = None, busy: bool = False) -> None:
+        super().__init__(reason)
+        self.after, self.busy = after, busy
+
+
+class _Refused(Exception):
+    """The endpoint will not answer this row."""
+
+
+class Pace:
+    """When the next request may be sent: an even rate, and a common pause while the endpoint is busy.
+
+    One 429 among many answers delays its own request only; when a quarter of the latest answers say busy, all wait.
+    """
+
+    def __init__(self, per_minute: float | None) -> None:
+        self.gap = 60.0 / per_minute if per_minute else 0.0
+        self.next = 0.0
+        self._busy: deque[bool] = deque(maxlen=20)
+
+    async def wait(self) -> None:
+        now = time.monotonic()
+        at = max(now, self.next)
+        self.next = at + self.gap
+        if at > now:
+            await asyncio.sleep(at - now)
+
+    def answered(self) -> None:
+        """A request was not told to wait."""
+        self._busy.append(False)
+
+    def told_to_wait(self, seconds: float) -> None:
+        """A request was."""
+        self._busy.append(True)
+        if sum(self._busy) >= max(2, len(self._busy) / 4):
+            self.next = max(self.next, time.monotonic() + seconds)
+
+
+class ChatClient:
+    """Asks one endpoint.
+
+    Args:
+        config: its settings.
+        share: part of ``max_in_flight`` and ``requests_per_minute`` that is this process's, 1 over the number of processes.
+        most: entries that an answer's schema allows.
+        secret: the key, where this process's environment has none.
+        spent: dollars that were spent before, counted against ``spend_limit``.
+    """
+
+    def __init__(
+        self,
+        config: OpenAIConfig,
+        share: float = 1.0,
+        spent: float = 0.0,
+        most: int = MOST,
+        secret: str | None = None,
+    ) -> None:
+        self.config, self.most, self._secret = config, most, secret
+        self.in_flight = max(1, round(config.max_in_flight * share))
+        rate = config.requests_per_minute
+        self.pace = Pace(rate * share if rate else None)
+        self.limit = None if config.spend_limit is None else max(0.0, config.spend_limit - spent) * share
+        self.spent = 0.0
+        self._random = random.Random()  # noqa: S311 - jitter is no secret
+
+    def ask_all(self, requests: Iterable[Request], done: Callable[[Result], None]) -> None:
+        """Ask everything; ``done`` gets each result as it comes.
+
+        Raises:
+            UserError: the endpoint refuses the key or does not know the model or the address.
+            SpendLimit: the limit was reached; requests that had begun are finished and given to ``done`` first.
+        """
+        asyncio.run(self._ask_all(requests, done))
+
+    async def _ask_all(self, requests: Iterable[Request], done: Callable[[Result], None]) -> None:
+        todo = iter(requests)
+        stop: BaseException | None = None
+
+        async with self._session() as session:
+
+            async def worker() -> None:
+                nonlocal stop
+                for request in todo:  # one iterator for all: whoever is free takes the next
+                    if self.limit is not None and self.spent >= self.limit:
+                        stop = stop or SpendLimit()
+                    if stop is not None:
+                        return
+                    try:
+                        result = await self._ask(session, request)
+                    except BaseException as error:
+                        stop = stop or error
+                        return
+                    done(result)
+
+            await asyncio.gather(*(worker() for _ in range(self.in_flight)))
+        if stop is not None:
+            raise stop
+
+    @asynccontextmanager
+    async def _session(self) -> AsyncIterator[aiohttp.ClientSession]:
+        import aiohttp
+
+        headers = {"Accept": "application/json"}
+        name = self.config.api_key_env
+        if name is not None:
+            key = os.environ.get(name) or self._secret
+            if not key:
+                raise UserError(
+                    f"miner {self.config.name}: the environment variable {name} is not set; set it to the endpoint's key"
+                )
+            headers["Authorization"] = f"Bearer {key}"
+        connector = aiohttp.TCPConnector(limit=self.in_flight)
+        async with aiohttp.ClientSession(
+            headers=headers, connector=connector, auto_decompress=True
+        ) as session:
+            yield session
+
+    async def _ask(self, session: aiohttp.ClientSession, request: Request) -> Result:
+        """One row: at most two answers, each with its retries, within the row's deadline."""
+        begun = time.monotonic()
+        result = Result(request.key)
+        try:
+            async with asyncio.timeout(self.config.deadline):
+                for attempt in range(2):
+                    try:
+                        raw, tokens_in, tokens_out, finish = await self._send(
+                            session, request, attempt, result
+                        )
+                    except _Refused as refusal:
+                        result.reason = str(refusal)
+                        break
+                    result.raw = raw
+                    result.tokens_in += tokens_in
+                    result.tokens_out += tokens_out
+                    cost = self.config.price.of(tokens_in, tokens_out)
+                    result.cost += cost
+                    self.spent += cost
+                    answer, result.reason = judge_answer(request.kind, raw)
+                    if answer is not None:
+                        result.status = "ok"
+                        break
+                    if finish == "length":
+                        result.reason = (
+                            f"cut_off: the answer ends at max_tokens={self.config.sampling.max_tokens}"
+                        )
+        except TimeoutError:
+            result.reason = f"deadline: no answer within {self.config.deadline:g} s"
+        result.seconds = time.monotonic() - begun
+        return result
+
+    async def _send(
+        self, session: aiohttp.ClientSession, request: Request, attempt: int, result: Result
+    ) -> tuple[str, int, int, str]:
+        """(text, tokens in, tokens out, finish reason) of one answer, through as many tries as it takes."""
+        body = json.dumps(self._body(request, attempt)).encode()
+        reason = ""
+        for number in range(self.config.max_tries):
+            await self.pace.wait()
+            result.calls += 1
+            try:
+                found = await self._post(session, body)
+                self.pace.answered()
+                return found
+            except _Retry as retry:
+                reason = str(retry)
+                ceiling = min(LONGEST_WAIT, FIRST_WAIT * 2**number)
+                wait = (
+                    self._random.uniform(0, ceiling)
+                    if retry.after is None
+                    else retry.after + self._random.uniform(0, 0.1 * ceiling)
+                )
+                if retry.busy:
+                    self.pace.told_to_wait(min(wait, LONGEST_WAIT))
+                if number + 1 < self.config.max_tries:
+                    await asyncio.sleep(wait)
+        raise _Refused(f"{reason} ({self.config.max_tries} tries)")
+
+    async def _post(self, session: aiohttp.ClientSession, body: bytes) -> tuple[str, int, int, str]:
+        import aiohttp
+
+        url = self.config.base_url.rstrip("/") + "/chat/completions"
+        timeout = aiohttp.ClientTimeout(total=self.config.timeout)
+        try:
+            async with session.post(
+                url,
+                data=body,
+                headers={"Content-Type": "application/json"},
+                timeout=timeout,
+                allow_redirects=False,
+            ) as response:
+                status, retry_after = response.status, response.headers.get("Retry-After")
+                content = await _read(response)
+        except TimeoutError:
+            raise _Retry(f"timeout: no response within {self.config.timeout:g} s") from None
+        except (aiohttp.ClientError, OSError) as error:
+            raise _Retry(f"connection: {type(error).__name__}") from None
+        if status in HOPELESS:
+            hint = {
+                401: "the key is refused",
+                403: "the key may not do this",
+                404: "the address or the model is unknown",
+            }[status]
+            raise UserError(
+                f"miner {self.config.name}: {url} answers {status}, {hint}; check base_url, model and "
+                f"{self.config.api_key_env or 'api_key_env'}"
+            )
+        if status in AGAIN or status >= 500:
+            raise _Retry(f"status_{status}", _seconds(retry_after), busy=status in (429, 503, 529))
+        if status != 200:
+            raise _Refused(f"status_{status}: the endpoint refuses this request")
+        if content is None:
+            raise _Refused(f"too_long: the response has more than {LONGEST_BODY:,} bytes")
+        return _completion(content)
+
+    def _body(self, request: Request, attempt: int) -> dict[str, Any]:
+        config = self.config
+        image = None
+        if request.image is not None:
+            data, media = request.image
+            image = f"data:{media};base64,{base64.b64encode(data).decode()}"
+        body = {
+            "model": config.model,
+            "messages": chat_messages(request.system, request.evidence, image),
+            "temperature": config.sampling.temperature
+            if attempt == 0
+            else max(0.3, config.sampling.temperature),
+            "max_tokens": config.sampling.max_tokens,
+            "seed": config.sampling.seed + attempt,
+        }
+        if config.response_format == "json_schema" and request.kind != "judgement":
+            schema = {"name": request.kind, "schema": json_schema(request.kind, self.most), "strict": True}
+            body["response_format"] = {"type": "json_schema", "json_schema": schema}
+        elif config.response_format == "json_object" and request.kind != "judgement":
+            body["response_format"] = {"type": "json_object"}
+        return body | config.extra_body
+
+
+async def _read(response: aiohttp.ClientResponse) -> bytes | None:
+    """The body, or None when it is longer than we read."""
+    chunks, size = [], 0
+    async for chunk in response.content.iter_chunked(65_536):
+        size += len(chunk)
+        if size > LONGEST_BODY:
+            response.close()
+            return None
+        chunks.append(chunk)
+    return b"".join(chunks)
+
+
+def _completion(content: bytes) -> tuple[str, int, int, str]:
+    try:
+        body = json.loads(content)
+        if "error" in body and body["error"]:
+            raise _Retry("error_body: status 200 with an error inside")
+        choice = body["choices"][0]
+        text = choice["message"]["content"]
+        usage = body.get("usage") or {}
+        tokens = int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0)
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
+        raise _Retry("half_body: the response is not a whole chat completion") from None
+    if not isinstance(text, str):
+        text = ""  # a refusal or a tool call: no answer
+    return text, *tokens, str(choice.get("finish_reason"))
+
+
+def _seconds(header: str | None) -> float | None:
+    """Seconds of a ``Retry-After`` header: a number, or a date."""
+    if header is None:
+        return None
+    try:
+        return min(max(0.0, float(header)), 3600.0)
+    except ValueError:
+        pass
+    try:
+        return min(max(0.0, (parsedate_to_datetime(header) - datetime.now(UTC)).total_seconds()), 3600.0)
+    except (ValueError, TypeError):
+        return None

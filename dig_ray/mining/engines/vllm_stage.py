@@ -1,0 +1,160 @@
+"""What an engine of ray.data.llm does with a batch of mining's rows. Imported where vLLM runs, and by ``engines.vllm`` alone.
+
+Of its base class it uses the engine, and the way one row is asked without an exception that would take its batch along.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from ray.llm._internal.batch.stages.vllm_engine_stage import vLLMEngineStageUDF
+
+from dig_ray.mining.answer_log import AnswerLog
+from dig_ray.mining.answers import json_schema
+from dig_ray.mining.config import VllmConfig
+from dig_ray.mining.deaths import Marks
+from dig_ray.mining.engines.contract import Result, judge_answer, worth_asking
+from dig_ray.mining.progress import Meter
+
+
+class Gate:
+    """Many may pass together, or one alone. Used from one event loop."""
+
+    def __init__(self) -> None:
+        self._inside = 0
+        self._changed = asyncio.Condition()
+
+    @asynccontextmanager
+    async def together(self) -> AsyncIterator[None]:
+        async with self._changed:
+            await self._changed.wait_for(lambda: self._inside >= 0)
+            self._inside += 1
+        try:
+            yield
+        finally:
+            async with self._changed:
+                self._inside -= 1
+                self._changed.notify_all()
+
+    @asynccontextmanager
+    async def alone(self) -> AsyncIterator[None]:
+        async with self._changed:
+            await self._changed.wait_for(lambda: self._inside == 0)
+            self._inside = -1
+        try:
+            yield
+        finally:
+            async with self._changed:
+                self._inside = 0
+                self._changed.notify_all()
+
+
+class AskingEngine(vLLMEngineStageUDF):
+    """Asks rows, writes answers down, asks again for a bad one, and sets aside what kills the engine."""
+
+    def __init__(self, *args: Any, job: str, board: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        settings = json.loads(job)
+        self.miner = VllmConfig(**settings["miner"])
+        self.kind, self.most = settings["kind"], settings["most"]
+        self.log = AnswerLog(settings["log"])
+        self.marks = Marks(settings["marks"])
+        self.journal = self.log.writer()
+        self.meter = Meter(board, self.miner.name)
+        self.gate = Gate()
+        if self.kind == "judgement":
+            self.structured: dict[str, Any] = {"choice": ["0", "1"]}
+        else:
+            self.structured = {"json": json.dumps(json_schema(self.kind, self.most))}
+
+    async def udf(self, batch: list[dict[str, Any]]) -> AsyncIterator[dict[str, Any]]:  # type: ignore[override,misc]
+        """Rows with ``key``, and ``prompt`` and what else the stages before have made; out comes each one's status."""
+        keys = {row["key"] for row in batch}
+        in_flight, died_alone = (found & keys for found in self.marks.left())
+        answered: dict[str, str] = {}
+        if in_flight or died_alone:  # an engine died at this batch
+            answered = {
+                row["key"]: row["status"]
+                for row in self.log.read().to_pylist()
+                if row["key"] in keys and not worth_asking(row)
+            }
+        suspects: list[dict[str, Any]] = []
+        plain: list[dict[str, Any]] = []
+        for row in batch:
+            key = row["key"]
+            if key in answered:
+                yield self._outcome(row, answered[key])
+            elif key in died_alone:
+                reason = "killed_engine: the engine died twice at this row, the second time with nothing else asked"
+                yield self._outcome(row, self._keep(Result(key, reason=reason, calls=2)))
+            else:
+                (suspects if key in in_flight else plain).append(row)
+        if plain:
+            async with self.gate.together():
+                mark = self.marks.begin(row["key"] for row in plain)
+                for asked in asyncio.as_completed([asyncio.create_task(self._ask(row)) for row in plain]):
+                    row, result = await asked
+                    yield self._outcome(row, self._keep(result))
+                self.journal.flush()
+                self.marks.end(mark)
+        for row in suspects:
+            async with self.gate.alone():
+                mark = self.marks.begin([row["key"]], alone=True)
+                row, result = await self._ask(row)
+                status = self._keep(result)
+                self.journal.flush()
+                self.marks.end(mark)
+            yield self._outcome(row, status)
+        self.meter.flush()
+
+    async def _ask(self, row: dict[str, Any]) -> tuple[dict[str, Any], Result]:
+        """At most two answers."""
+        begun = time.monotonic()
+        result = Result(row["key"])
+        sampling = self.miner.sampling
+        for attempt in range(2):
+            params = {
+                "temperature": sampling.temperature if attempt == 0 else max(0.3, sampling.temperature),
+                "max_tokens": sampling.max_tokens,
+                "seed": sampling.seed + attempt,
+                "structured_outputs": dict(self.structured),
+            }
+            output = await self._generate_with_error_handling(
+                {**row, "sampling_params": params}, uuid.uuid4()
+            )
+            result.calls += 1
+            if output["__inference_error__"]:
+                result.reason = f"engine: {output['__inference_error__']}"
+                break
+            result.raw = output["generated_text"]
+            result.tokens_in += output["num_input_tokens"]
+            result.tokens_out += output["num_generated_tokens"]
+            answer, result.reason = judge_answer(self.kind, result.raw)
+            if answer is not None:
+                result.status = "ok"
+                break
+            if output["num_generated_tokens"] >= sampling.max_tokens:
+                result.reason = f"cut_off: the answer ends at max_tokens={sampling.max_tokens}"
+        result.cost = self.miner.price.of(result.tokens_in, result.tokens_out)
+        result.seconds = time.monotonic() - begun
+        return row, result
+
+    def _keep(self, result: Result) -> str:
+        self.journal.append(result.row())
+        self.meter.add(result)
+        return result.status
+
+    def _outcome(self, row: dict[str, Any], status: str) -> dict[str, Any]:
+        return {
+            self.IDX_IN_BATCH_COLUMN: row[self.IDX_IN_BATCH_COLUMN],
+            "status": status,
+            "__inference_error__": "",
+            "prompt": "",
+            "multimodal_data": None,
+        }

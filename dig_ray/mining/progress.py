@@ -1,0 +1,145 @@
+"""What is going on while rows are asked: one place that counts, workers that report to it, a line for people, metrics for the dashboard."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from dig_ray.mining.engines.contract import Result
+from dig_ray.telemetry import counter
+
+REPORT_SECONDS = 0.5
+
+
+@dataclass
+class Totals:
+    """Sums over answers.
+
+    Attributes:
+        ok, failed: rows.
+        calls: requests sent, those tried again included.
+        tokens_in, tokens_out: as the engine counts them.
+        cost: US dollars.
+        reasons: first word of a failure -> rows.
+    """
+
+    ok: int = 0
+    failed: int = 0
+    calls: int = 0
+    tokens_in: int = 0
+    tokens_out: int = 0
+    cost: float = 0.0
+    reasons: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def rows(self) -> int:
+        return self.ok + self.failed
+
+    def add(self, row: Any) -> None:
+        """Count one answer: a ``Result``, or a row of the answer log."""
+        fields_of = row if isinstance(row, dict) else vars(row)
+        if fields_of["status"] == "ok":
+            self.ok += 1
+        else:
+            self.failed += 1
+            self.reasons[reason_word(fields_of["reason"])] += 1
+        for name in ("calls", "tokens_in", "tokens_out", "cost"):
+            setattr(self, name, getattr(self, name) + fields_of[name])
+
+    def plus(self, other: Totals) -> Totals:
+        """The sum of both."""
+        return Totals(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
+
+    def as_dict(self) -> dict[str, Any]:
+        """For a manifest."""
+        return {
+            "ok": self.ok,
+            "failed": self.failed,
+            "calls": self.calls,
+            "tokens_in": self.tokens_in,
+            "tokens_out": self.tokens_out,
+            "cost": round(self.cost, 6),
+            "reasons": dict(sorted(self.reasons.items())),
+        }
+
+
+def reason_word(reason: str) -> str:
+    """The part of a reason that tables and metrics count: what stands before the colon or a bracket."""
+    return reason.split(":", 1)[0].split(" (", 1)[0][:40] or "unknown"
+
+
+class Board:
+    """The actor that counts, per miner. ``ray.remote(num_cpus=0)`` makes it one."""
+
+    def __init__(self) -> None:
+        self.totals: dict[str, Totals] = {}
+
+    def add(self, miner: str, totals: Totals) -> None:
+        self.totals[miner] = self.totals.get(miner, Totals()).plus(totals)
+
+    def read(self) -> dict[str, Totals]:
+        return self.totals
+
+
+class Meter:
+    """Reports one worker's answers to the board, now and then, and to the dashboard."""
+
+    def __init__(self, board: Any, miner: str) -> None:
+        self.board, self.miner = board, miner
+        self._new = Totals()
+        self._sent = time.monotonic()
+        tags = ("miner", "status")
+        self._rows = counter("dig_mining_rows", "Rows answered or failed", tags)
+        self._failures = counter("dig_mining_failures", "Rows that failed, by reason", ("miner", "reason"))
+        self._calls = counter("dig_mining_calls", "Requests sent, repeated ones included", ("miner",))
+        self._tokens = counter("dig_mining_tokens", "Tokens read and written", ("miner", "direction"))
+        self._spend = counter("dig_mining_spend_usd", "Money spent, by the config's prices", ("miner",))
+
+    def add(self, result: Result) -> None:
+        """Count one answer."""
+        self._new.add(result)
+        if time.monotonic() - self._sent >= REPORT_SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Report what was counted since the last time."""
+        new, self._new, self._sent = self._new, Totals(), time.monotonic()
+        if not new.rows:
+            return
+        if self.board is not None:
+            self.board.add.remote(self.miner, new)
+        tag = {"miner": self.miner}
+        for status, rows in (("ok", new.ok), ("failed", new.failed)):
+            if rows:
+                self._rows.inc(rows, tag | {"status": status})
+        for reason, rows in new.reasons.items():
+            self._failures.inc(rows, tag | {"reason": reason})
+        for direction, tokens in (("in", new.tokens_in), ("out", new.tokens_out)):
+            if tokens:
+                self._tokens.inc(tokens, tag | {"direction": direction})
+        if new.calls:
+            self._calls.inc(new.calls, tag)
+        if new.cost:
+            self._spend.inc(new.cost, tag)
+
+
+def progress_line(miner: str, todo: int, totals: Totals, elapsed: float) -> str:
+    """``"gpt: 1,204/12,101 rows, 35 rows/s, 2,100 tokens/s, 0.4% failed, $0.31, about 5 min left"``."""
+    rate = totals.rows / max(elapsed, 1e-6)
+    parts = [
+        f"{miner}: {totals.rows:,}/{todo:,} rows",
+        f"{rate:,.0f} rows/s" if rate >= 10 else f"{rate:.2g} rows/s",
+    ]
+    tokens = totals.tokens_in + totals.tokens_out
+    if tokens:
+        parts.append(f"{tokens / max(elapsed, 1e-6):,.0f} tokens/s")
+    if totals.failed:
+        parts.append(f"{100 * totals.failed / totals.rows:.2g}% failed")
+    if totals.cost:
+        parts.append(f"${totals.cost:,.2f}")
+    if 0 < totals.rows < todo:
+        left = (todo - totals.rows) / rate
+        parts.append(f"about {left / 60:.0f} min left" if left >= 120 else f"about {left:.0f} s left")
+    return ", ".join(parts)

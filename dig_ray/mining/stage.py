@@ -1,0 +1,241 @@
+"""The mining stages: pictures to captions, items to interests, training histories to user interests.
+
+Each asks its miners what is not known yet (``miner``), writes what every miner said, the merged interests and what failed, and is not
+published when more failed than the config allows.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dig_ray.base import Stage
+from dig_ray.catalog.dataset import Dataset
+from dig_ray.errors import UserError
+from dig_ray.mining.config import MiningConfig
+from dig_ray.mining.evidence import Evidence, item_evidence, user_evidence
+from dig_ray.mining.miner import Asked, Picture, ask, plan
+from dig_ray.mining.prompts import Prompt, load_prompt
+from dig_ray.mining.read import read_captions, read_interests
+from dig_ray.mining.tables import (
+    agreement,
+    interest_rows,
+    interests_schema,
+    merge_answers,
+    merged_rows,
+    merged_schema,
+    quarantine_rows,
+    quarantine_schema,
+    read_answers,
+)
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+SHOWN_TO_USERS = 3
+"""Interests of an item that stand in a user's evidence at most."""
+
+
+def run_captions(config: MiningConfig, stage: Stage, catalog_dir: Path) -> None:
+    """Write ``captions.parquet`` (item_id, caption, model, status, error) and ``quarantine.parquet``.
+
+    Raises:
+        UserError: no item has a picture, or too many rows failed; see also ``miner.ask``.
+    """
+    import pyarrow as pa
+
+    evidence, pictures, notes = caption_inputs(config, Dataset.load(catalog_dir).items)
+    for reason, count in notes.items():
+        stage.log(f"captions: {count:,} items without a picture: {reason.replace('_', ' ')}")
+    if not pictures and config.caption.engine != "replay":  # type: ignore[union-attr]
+        raise UserError("mining.caption: no item of this catalogue has a picture to describe; remove it")
+    asked, answers = _ask(
+        config, [config.caption], config.caption_prompt, "caption", evidence, stage, pictures
+    )
+    rows = [
+        {
+            "item_id": row["subject_id"],
+            "caption": answer.texts[0] if answer else None,
+            "model": row["model"],
+            "status": row["status"],
+            "error": row["error"],
+        }
+        for row, answer in zip(
+            interest_rows(asked[0], evidence, [None] * len(evidence)), answers[0], strict=True
+        )
+    ]
+    names = ("item_id", "caption", "model", "status", "error")
+    _write(stage, "captions", pa.Table.from_pylist(rows, pa.schema([(name, pa.string()) for name in names])))
+    _write_quarantine(stage, asked, evidence)
+    stage.stats.update(
+        rows=len(rows), captions=sum(row["caption"] is not None for row in rows), pictures=dict(notes)
+    )
+
+
+def run_items(config: MiningConfig, stage: Stage, catalog_dir: Path, captions_dir: Path | None) -> None:
+    """Write the interests of items: ``interests``, ``merged`` and ``quarantine.parquet``.
+
+    Raises:
+        UserError: too many rows failed; see also ``miner.ask``.
+    """
+    items = Dataset.load(catalog_dir).items
+    evidence = item_evidence(items, config.evidence_tokens, read_captions(captions_dir))
+    _mine(config, list(config.items), config.item_prompt, "items", evidence, stage)
+
+
+def run_users(config: MiningConfig, stage: Stage, catalog_dir: Path, items_dir: Path | None) -> None:
+    """Write the interests of users from their training histories: ``interests``, ``merged`` and ``quarantine.parquet``.
+
+    Raises:
+        UserError: too many rows failed; see also ``miner.ask``.
+    """
+    dataset = Dataset.load(catalog_dir)
+    evidence = user_inputs(config, dataset, items_dir)
+    _mine(config, list(config.users), config.user_prompt, "users", evidence, stage)
+
+
+def caption_inputs(
+    config: MiningConfig, items: pa.Table
+) -> tuple[list[Evidence], dict[str, Picture] | None, Mapping[str, int]]:
+    """(evidence, pictures, why items have none). A recorded caption needs no picture of ours."""
+    from dig_ray.mining.pictures import load_pictures
+
+    if config.caption is not None and config.caption.engine == "replay":
+        ids = items["item_id"].to_pylist()
+        return [Evidence("item", item, "{}") for item in ids], None, {}
+    pictures, notes = load_pictures(items, config.image_side)
+    # the caption path sees the picture alone: text beside it would be described instead of what the camera saw
+    return [Evidence("item", item, "{}") for item in items["item_id"].to_pylist()], pictures, notes
+
+
+def user_inputs(config: MiningConfig, dataset: Dataset, items_dir: Path | None) -> list[Evidence]:
+    """Evidence of users, with the interests of their items where they were mined."""
+    items = dataset.items
+    titles = (
+        dict(zip(items["item_id"].to_pylist(), items["title"].to_pylist(), strict=True))
+        if "title" in items.column_names
+        else {}
+    )
+    known = read_interests(items_dir) if items_dir is not None else {}
+    interests = {item: [i["text"] for i in found[:SHOWN_TO_USERS]] for item, found in known.items() if found}
+    return user_evidence(dataset, titles, config.evidence_tokens, config.user_items, interests)
+
+
+def checked_prompt(name: str, kinds: Sequence[str], key: str) -> Prompt:
+    """A prompt whose answers are of one of ``kinds``.
+
+    Raises:
+        UserError: they are not, or there is no such prompt.
+    """
+    prompt = load_prompt(name)
+    if prompt.kind not in kinds:
+        raise UserError(
+            f"mining.{key}={name!r} asks for {prompt.kind}; name a prompt that asks for {' or '.join(kinds)}"
+        )
+    return prompt
+
+
+def _ask(
+    config: MiningConfig,
+    miners: Sequence[Any],
+    prompt_name: str,
+    what: str,
+    evidence: Sequence[Evidence],
+    stage: Stage,
+    pictures: Mapping[str, Picture] | None = None,
+) -> tuple[list[Asked], list[list[Any]]]:
+    kinds = ("caption",) if what == "caption" else ("descriptors", "interests")
+    prompt = checked_prompt(prompt_name, kinds, f"{what.removesuffix('s')}_prompt")
+    begun = time.monotonic()
+    asked = [plan(miner, prompt, evidence, pictures) for miner in miners]
+    ask(asked, prompt, evidence, stage, pictures, config.most)
+    seconds = time.monotonic() - begun
+    for one in asked:
+        check_failures(one, config.max_failed)
+    stage.stats.update(
+        prompt={"name": prompt.name, "version": prompt.version, "hash": prompt.hash},
+        miners={
+            one.miner.name: {
+                "engine": one.miner.engine,
+                "llm": one.miner.engine != "keyphrase",
+                "all": one.totals().as_dict(),
+                "now": one.asked_now.as_dict(),
+            }
+            for one in asked
+        },
+        seconds_asking=round(seconds, 2),
+        nothing_to_ask=asked[0].keys.count(""),
+        cut=sum(bool(one.cut) for one in evidence),
+    )
+    if stage.stats["cut"]:
+        stage.log(
+            f"{stage.stats['cut']:,} of {len(evidence):,} evidences were cut at {config.evidence_tokens} tokens"
+        )
+    return asked, [read_answers(one) for one in asked]
+
+
+def check_failures(asked: Asked, allowed: float) -> None:
+    """Refuse to go on when more of a miner's rows failed than allowed.
+
+    Raises:
+        UserError: they did; its sentence names the most frequent reasons.
+    """
+    totals = asked.totals()
+    if totals.failed > allowed * totals.rows:
+        often = ", ".join(f"{reason} {count:,}" for reason, count in totals.reasons.most_common(3))
+        example = next(row["reason"] for row in asked.answers.values() if row["status"] == "failed")
+        raise UserError(
+            f"miner {asked.miner.name}: {totals.failed:,} of {totals.rows:,} rows failed ({often}; such as {example[:120]!r}), more than "
+            f"mining.max_failed={allowed:g}; correct the miner, or raise it to publish what there is"
+        )
+
+
+def _mine(
+    config: MiningConfig,
+    miners: Sequence[Any],
+    prompt_name: str,
+    what: str,
+    evidence: Sequence[Evidence],
+    stage: Stage,
+) -> None:
+    import pyarrow as pa
+
+    asked, answers = _ask(config, miners, prompt_name, what, evidence, stage)
+    encode = None
+    if len(miners) > 1 and config.merge.threshold <= 1:
+        from dig_ray.mining.vectors import encode_on_ray
+
+        def encode(texts: list[str]) -> Any:
+            return encode_on_ray(texts, config.merge.encoder, "mining.merge.encoder", stage.log)
+
+    merged = merge_answers(answers, config.merge.threshold, encode)
+    names = [miner.name for miner in miners]
+    rows = [
+        row for one, given in zip(asked, answers, strict=True) for row in interest_rows(one, evidence, given)
+    ]
+    _write(stage, "interests", pa.Table.from_pylist(rows, interests_schema()))
+    _write(stage, "merged", pa.Table.from_pylist(merged_rows(evidence, merged, names), merged_schema()))
+    _write_quarantine(stage, asked, evidence)
+    stage.stats.update(
+        rows=len(evidence),
+        interests=sum(map(len, merged)),
+        subjects_with_interests=sum(bool(found) for found in merged),
+        agreement=agreement(merged, names),
+    )
+
+
+def _write_quarantine(stage: Stage, asked: Sequence[Asked], evidence: Sequence[Evidence]) -> None:
+    import pyarrow as pa
+
+    rows = [row for one in asked for row in quarantine_rows(one, evidence)]
+    _write(stage, "quarantine", pa.Table.from_pylist(rows, quarantine_schema()))
+    if rows:
+        stage.log(f"{len(rows):,} rows failed; quarantine.parquet has each with its reason")
+
+
+def _write(stage: Stage, name: str, table: pa.Table) -> None:
+    import pyarrow.parquet as pq
+
+    pq.write_table(table, stage.out / f"{name}.parquet", compression="zstd")

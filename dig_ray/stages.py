@@ -1,0 +1,365 @@
+"""What the pipeline's stages are: their names, what decides their results, and the function that runs each.
+
+To add a stage, write the room's ``run`` and one entry in ``STAGES``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dig_ray.base import Stage
+
+Inputs = Mapping[str, Path]
+
+
+@dataclass(frozen=True)
+class StageSpec:
+    """What the pipeline knows about a stage.
+
+    Attributes:
+        name: its name, directory and job.
+        parts: the fields of the run's config that decide its result.
+        inputs: stages whose artifacts it reads, where they are wanted and ``reads`` says so.
+        code: modules where its code starts; all that they import counts.
+        run: ``run(config, stage, inputs)``; imports its room itself, so that planning stays light.
+        seeded: whether the run's seed changes its result under this config.
+        on_ray: whether it needs Ray.
+        ignore: dotted keys below ``parts`` that change its speed and not its result.
+        files: files from outside the store that it reads, by purpose; their content counts, not where they lie.
+        wanted: whether this config's pipeline needs it.
+        possible: whether it can be asked for by name; where it is wanted, by default.
+        reads: whether it reads one of its ``inputs`` under this config.
+    """
+
+    name: str
+    parts: tuple[str, ...]
+    inputs: tuple[str, ...]
+    code: tuple[str, ...]
+    run: Callable[[Any, Stage, Inputs], None]
+    seeded: Callable[[Any], bool] = lambda config: True
+    on_ray: bool = True
+    ignore: tuple[str, ...] = ()
+    files: Callable[[Any], Mapping[str, str | Path]] = lambda config: {}
+    wanted: Callable[[Any], bool] = lambda config: True
+    possible: Callable[[Any], bool] | None = None
+    reads: Callable[[Any, str], bool] = lambda config, name: True
+
+    def can_run(self, config: Any) -> bool:
+        """Whether it can be asked for by name."""
+        return (self.possible or self.wanted)(config)
+
+
+def _catalog(config: Any, stage: Stage, inputs: Inputs) -> None:
+    from dig_ray.catalog.stage import run
+
+    run(config.catalog, stage)
+
+
+def _catalog_files(config: Any) -> Mapping[str, str]:
+    from dig_ray.catalog.config import input_files
+
+    return input_files(config.catalog)
+
+
+def _captions(config: Any, stage: Stage, inputs: Inputs) -> None:
+    from dig_ray.mining.stage import run_captions
+
+    run_captions(config.mining, stage, inputs["catalog"])
+
+
+def _item_interests(config: Any, stage: Stage, inputs: Inputs) -> None:
+    from dig_ray.mining.stage import run_items
+
+    run_items(config.mining, stage, inputs["catalog"], inputs.get("captions"))
+
+
+def _judgements(config: Any, stage: Stage, inputs: Inputs) -> None:
+    from dig_ray.mining.judging import run
+
+    run(config.mining, stage, inputs["catalog"], inputs["item_interests"], inputs.get("captions"))
+
+
+def _user_interests(config: Any, stage: Stage, inputs: Inputs) -> None:
+    from dig_ray.mining.stage import run_users
+
+    run_users(config.mining, stage, inputs["catalog"], inputs.get("item_interests"))
+
+
+def _mining_files(*fields: str) -> Callable[[Any], Mapping[str, str | Path]]:
+    def files(config: Any) -> Mapping[str, str | Path]:
+        from dig_ray.mining.config import input_files
+
+        return input_files(config.mining, fields)
+
+    return files
+
+
+def _embedding(config: Any, stage: Stage, inputs: Inputs) -> None:
+    from dig_ray.embedding.stage import run
+
+    run(config.embedding, stage, inputs["catalog"], inputs.get("captions"), inputs.get("item_interests"))
+
+
+def _items_are_read(config: Any) -> bool:
+    mining = config.mining
+    return bool(mining.items) and (
+        "interests" in config.embedding.fields or bool(mining.users) or mining.judge is not None
+    )
+
+
+def _embedding_reads(config: Any, name: str) -> bool:
+    field = {"captions": "caption", "item_interests": "interests"}.get(name)
+    return field is None or field in config.embedding.fields
+
+
+def _semantic_ids(config: Any, stage: Stage, inputs: Inputs) -> None:
+    from dig_ray.semantic_ids.stage import run
+
+    vectors = inputs["embedding"] / "embeddings.parquet" if "embedding" in inputs else None
+    run(config.semantic_ids, stage, vectors, inputs["catalog"])
+
+
+def _baselines(config: Any, stage: Stage, inputs: Inputs) -> None:
+    from dig_ray.baselines.stage import run
+
+    run(config.baselines, stage, inputs["catalog"])
+
+
+def _sft(config: Any, stage: Stage, inputs: Inputs) -> None:
+    from dig_ray.training.stage import run
+
+    run(config.sft, config.recommender, stage, inputs["catalog"], inputs["semantic_ids"])
+
+
+def _recommend(config: Any, stage: Stage, inputs: Inputs) -> None:
+    from dig_ray.evaluation.decode_stage import run
+
+    run(config.evaluation, stage, inputs["catalog"], inputs["semantic_ids"], inputs["sft"] / "policy")
+
+
+def _evaluation(config: Any, stage: Stage, inputs: Inputs) -> None:
+    from dig_ray.evaluation.stage import run
+
+    lists = [inputs[name] for name in ("recommend", "baselines") if name in inputs]
+    run(config.evaluation, stage, inputs["catalog"], lists)
+
+
+def _report(config: Any, stage: Stage, inputs: Inputs) -> None:
+    from dig_ray.report.stage import run
+
+    run(config, stage, inputs)
+
+
+def _report_files(config: Any) -> Mapping[str, Path]:
+    from dig_ray.report.page import template_files
+
+    return {path.name: path for path in template_files()}
+
+
+ROOMS = ("catalog", "mining", "embedding", "semantic_ids", "recommender", "sft", "evaluation", "baselines")
+
+DECODING_RESOURCES = ("evaluation.num_actors", "evaluation.num_cpus", "evaluation.num_gpus")
+
+MINING_FIELDS = (
+    "caption",
+    "items",
+    "users",
+    "judge",
+    "caption_prompt",
+    "item_prompt",
+    "user_prompt",
+    "judge_prompt",
+    "evidence_tokens",
+    "user_items",
+    "image_side",
+    "most",
+    "self_judging",
+    "merge",
+    "rldi",
+)
+ENGINES = tuple(f"dig_ray.mining.engines.{name}" for name in ("keyphrase", "openai", "replay", "vllm"))
+HOW_MINERS_RUN = (  # where a model runs, how fast, and what it costs
+    "base_url",
+    "api_key_env",
+    "max_in_flight",
+    "requests_per_minute",
+    "timeout",
+    "deadline",
+    "max_tries",
+    "spend_limit",
+    "price",
+    "replicas",
+    "tensor_parallel",
+    "device",
+    "batch_size",
+    "max_concurrent_batches",
+    "path",
+    "actors",
+    "num_cpus",
+    "num_gpus",
+)
+
+
+def _all_but(*used: str) -> tuple[str, ...]:
+    """The keys of ``mining`` that do not change the result of a stage which reads only ``used``."""
+    operational = [
+        f"mining.{field}.{key}" for field in ("caption", "items", "users", "judge") for key in HOW_MINERS_RUN
+    ]
+    return (
+        "mining.max_failed",
+        *operational,
+        *(f"mining.{field}" for field in MINING_FIELDS if field not in used),
+    )
+
+
+STAGES: tuple[StageSpec, ...] = (
+    StageSpec(
+        name="catalog",
+        parts=("catalog",),
+        inputs=(),
+        code=("dig_ray.catalog.stage",),
+        run=_catalog,
+        seeded=lambda config: config.catalog.source == "demo" and config.catalog.demo.seed is None,
+        on_ray=False,
+        ignore=("catalog.items.path", "catalog.interactions.path", "catalog.download.directory"),
+        files=_catalog_files,
+    ),
+    StageSpec(
+        name="captions",
+        parts=("mining",),
+        inputs=("catalog",),
+        code=("dig_ray.mining.stage", *ENGINES),
+        run=_captions,
+        seeded=lambda config: False,
+        ignore=_all_but("caption", "caption_prompt", "image_side"),
+        files=_mining_files("caption"),
+        wanted=lambda config: config.mining.caption is not None,
+    ),
+    StageSpec(
+        name="item_interests",
+        parts=("mining",),
+        inputs=("catalog", "captions"),
+        code=("dig_ray.mining.stage", *ENGINES),
+        run=_item_interests,
+        seeded=lambda config: False,
+        ignore=_all_but("items", "item_prompt", "evidence_tokens", "most", "merge"),
+        files=_mining_files("items"),
+        wanted=_items_are_read,
+        possible=lambda config: bool(config.mining.items),
+    ),
+    StageSpec(
+        name="judgements",
+        parts=("mining",),
+        inputs=("catalog", "captions", "item_interests"),
+        code=("dig_ray.mining.judging", *ENGINES),
+        run=_judgements,
+        ignore=_all_but("judge", "judge_prompt", "evidence_tokens", "rldi"),
+        files=_mining_files("judge"),
+        wanted=lambda config: config.mining.judge is not None,
+    ),
+    StageSpec(
+        name="user_interests",
+        parts=("mining",),
+        inputs=("catalog", "item_interests"),
+        code=("dig_ray.mining.stage", *ENGINES),
+        run=_user_interests,
+        seeded=lambda config: False,
+        ignore=_all_but("users", "user_prompt", "evidence_tokens", "user_items", "most", "merge"),
+        files=_mining_files("users"),
+        wanted=lambda config: bool(config.mining.users),
+    ),
+    StageSpec(
+        name="embedding",
+        parts=("embedding",),
+        inputs=("catalog", "captions", "item_interests"),
+        code=("dig_ray.embedding.stage",),
+        run=_embedding,
+        seeded=lambda config: False,
+        ignore=(
+            "embedding.num_actors",
+            "embedding.num_cpus",
+            "embedding.num_gpus",
+            "embedding.rows_per_part",
+        ),
+        wanted=lambda config: config.semantic_ids.method != "file",
+        reads=_embedding_reads,
+    ),
+    StageSpec(
+        name="semantic_ids",
+        parts=("semantic_ids",),
+        inputs=("catalog", "embedding"),
+        code=("dig_ray.semantic_ids.stage",),
+        run=_semantic_ids,
+        on_ray=False,
+        ignore=("semantic_ids.path", "semantic_ids.rqvae.checkpoint_seconds"),
+        files=lambda config: {"sids": config.semantic_ids.path} if config.semantic_ids.path else {},
+    ),
+    StageSpec(
+        name="baselines",
+        parts=("baselines",),
+        inputs=("catalog",),
+        code=("dig_ray.baselines.stage",),
+        run=_baselines,
+        wanted=lambda config: bool(config.baselines.run),
+    ),
+    StageSpec(
+        name="sft",
+        parts=("sft", "recommender"),
+        inputs=("catalog", "semantic_ids"),
+        code=("dig_ray.training.stage",),
+        run=_sft,
+        ignore=("sft.cpus_per_worker", "sft.max_failures"),
+    ),
+    StageSpec(
+        name="recommend",
+        parts=("evaluation",),
+        inputs=("catalog", "semantic_ids", "sft"),
+        code=("dig_ray.evaluation.decode_stage",),
+        run=_recommend,
+        seeded=lambda config: False,
+        ignore=(
+            "evaluation.n_bootstrap",
+            "evaluation.seed",
+            *DECODING_RESOURCES,
+        ),
+    ),
+    StageSpec(
+        name="evaluation",
+        parts=("evaluation",),
+        inputs=("catalog", "recommend", "baselines"),
+        code=("dig_ray.evaluation.stage",),
+        run=_evaluation,
+        seeded=lambda config: False,
+        on_ray=False,
+        ignore=(
+            "evaluation.beam",
+            "evaluation.batch_size",
+            "evaluation.unconstrained",
+            *DECODING_RESOURCES,
+        ),
+    ),
+    StageSpec(
+        name="report",
+        parts=("name", *ROOMS),
+        inputs=(
+            "catalog",
+            "captions",
+            "item_interests",
+            "judgements",
+            "user_interests",
+            "embedding",
+            "semantic_ids",
+            "baselines",
+            "sft",
+            "recommend",
+            "evaluation",
+        ),
+        code=("dig_ray.report.stage",),
+        run=_report,
+        on_ray=False,
+        files=_report_files,  # its looks are no Python, so the code's hash misses them
+    ),
+)
