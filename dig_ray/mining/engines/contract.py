@@ -136,6 +136,6 @@ def identity(miner: EngineConfig) -> dict[str, Any]:
         "openai": ("engine", "model", "sampling", "extra_body"),
         "vllm": ("engine", "model", "revision", "sampling"),
         "replay": ("engine", "id_column", "answer_column", "form"),
-        "keyphrase": ("engine", "encoder", "phrases", "longest", "diversity"),
+        "keyphrase": ("engine", "encoder", "phrases", "longest", "candidates", "diversity"),
     }[settings["engine"]]
     return {name: settings[name] for name in decides}

@@ -119,35 +119,66 @@ def evidence_text(evidence: str) -> str:
     return "\n".join(strings(value))
 
 
+def candidates(text: str, longest: int, most: int) -> list[str]:
+    """Runs of up to ``longest`` words, stop words left out, in the order in which they begin; at most ``most``.
+
+    Evidence begins with what says most about a product, so what comes late is what is left out.
+    """
+    from sklearn.feature_extraction.text import CountVectorizer
+
+    words = CountVectorizer(stop_words="english").build_analyzer()(text)
+    runs = (
+        " ".join(words[at : at + length])
+        for at in range(len(words))
+        for length in range(1, longest + 1)
+        if at + length <= len(words)
+    )
+    kept: dict[str, None] = {}
+    for run_of_words in runs:
+        if len(run_of_words) <= LONGEST_TEXT:
+            kept[run_of_words] = None
+        if len(kept) >= most:
+            break
+    return list(kept)
+
+
 def extract(model: Any, texts: list[str], config: Any) -> list[list[tuple[str, float]]]:
     """Phrases with cosines in [0, 1], nearest first, no two the same after folding; [] for a text without words.
+
+    What is found in a text does not depend on its neighbours in the batch.
 
     Args:
         model: a ``KeyBERT``.
         texts: one per subject.
         config: a ``KeyphraseConfig``.
     """
-    from sklearn.feature_extraction.text import CountVectorizer
+    import numpy as np
 
-    words = CountVectorizer(ngram_range=(1, config.longest), stop_words="english")
-    analyse = words.build_analyzer()
-    out: list[list[tuple[str, float]]] = [[] for _ in texts]
-    have = [number for number, text in enumerate(texts) if analyse(text)]
-    if not have:
-        return out
-    found = model.extract_keywords(
-        [texts[number] for number in have],
-        vectorizer=words,
-        top_n=config.phrases,
-        use_mmr=True,
-        diversity=config.diversity,
+    phrases = [candidates(text, config.longest, config.candidates) for text in texts]
+    distinct = sorted(
+        {p for of in phrases for p in of} | {t for t, of in zip(texts, phrases, strict=True) if of}
     )
-    if len(have) == 1:  # KeyBERT unwraps a single text
-        found = [found] if not found or isinstance(found[0], tuple) else found
-    for number, phrases in zip(have, found, strict=True):
+    if not distinct:
+        return [[] for _ in texts]
+    row = {text: number for number, text in enumerate(distinct)}
+    vectors = np.asarray(model.model.embed(distinct))
+    out: list[list[tuple[str, float]]] = []
+    for text, of in zip(texts, phrases, strict=True):
+        if not of:
+            out.append([])
+            continue
+        found = model.extract_keywords(
+            text,
+            candidates=of,
+            keyphrase_ngram_range=(1, config.longest),
+            top_n=config.phrases,
+            use_mmr=True,
+            diversity=config.diversity,
+            doc_embeddings=vectors[[row[text]]],
+            word_embeddings=vectors[[row[p] for p in of]],
+        )
         kept: dict[str, tuple[str, float]] = {}
-        for phrase, score in phrases:
-            if 0 < len(phrase) <= LONGEST_TEXT:
-                kept.setdefault(fold(phrase), (phrase, round(min(max(float(score), 0.0), 1.0), 4)))
-        out[number] = sorted(kept.values(), key=lambda pair: (-pair[1], pair[0]))
+        for phrase, score in found:
+            kept.setdefault(fold(phrase), (phrase, round(min(max(float(score), 0.0), 1.0), 4)))
+        out.append(sorted(kept.values(), key=lambda pair: (-pair[1], pair[0])))
     return out

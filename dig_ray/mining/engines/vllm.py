@@ -25,7 +25,8 @@ def run(job: Job, requests: pa.Table) -> None:
     """Ask every row.
 
     Raises:
-        UserError: vLLM is not installed, the model directory does not exist, or the cluster has not what one engine needs.
+        UserError: vLLM is not installed, the model directory does not exist, the cluster has not what one engine needs, or the engine
+            dies whatever it is asked.
     """
     import ray
 
@@ -36,8 +37,9 @@ def run(job: Job, requests: pa.Table) -> None:
     processor = build(job, on_gpu, images)
     size = miner.batch_size
     blocks = [requests.slice(start, size) for start in range(0, requests.num_rows, size)]
-    for _ in processor(ray.data.from_arrow(blocks)).iter_rows():
-        pass
+    for row in processor(ray.data.from_arrow(blocks)).iter_rows():
+        if row["stopped"]:
+            raise UserError(row["stopped"])
 
 
 def check_device(miner: VllmConfig, resources: dict[str, float]) -> bool:
@@ -132,7 +134,7 @@ def build(job: Job, on_gpu: bool, images: bool) -> Any:
         }
 
     def outcome(row: dict[str, Any]) -> dict[str, Any]:
-        return {"key": row["key"], "status": row["status"]}
+        return {"key": row["key"], "stopped": row["stopped"]}
 
     processor = build_processor(
         config,
@@ -142,7 +144,7 @@ def build(job: Job, on_gpu: bool, images: bool) -> Any:
         postprocess_map_kwargs={"num_cpus": 0.25},
     )
     engine = processor.get_stage_by_name("vLLMEngineStage")
-    engine.fn = AskingEngine
+    object.__setattr__(engine, "fn", AskingEngine)  # a plain assignment would place the engine anew, on a GPU
     settings_of_ours = {
         "miner": miner.model_dump(mode="json"),
         "kind": job.kind,
@@ -150,8 +152,5 @@ def build(job: Job, on_gpu: bool, images: bool) -> Any:
         "log": job.log,
         "marks": job.marks,
     }
-    engine.fn_constructor_kwargs = engine.fn_constructor_kwargs | {
-        "job": json.dumps(settings_of_ours),
-        "board": job.board,
-    }
+    engine.fn_constructor_kwargs.update(job=json.dumps(settings_of_ours), board=job.board)
     return processor

@@ -22,6 +22,9 @@ from dig_ray.mining.deaths import Marks
 from dig_ray.mining.engines.contract import Result, judge_answer, worth_asking
 from dig_ray.mining.progress import Meter
 
+HOPELESS = 2
+"""Rows that an engine may die at, each asked alone, while it has never answered any."""
+
 
 class Gate:
     """Many may pass together, or one alone. Used from one event loop."""
@@ -76,7 +79,16 @@ class AskingEngine(vLLMEngineStageUDF):
     async def udf(self, batch: list[dict[str, Any]]) -> AsyncIterator[dict[str, Any]]:  # type: ignore[override,misc]
         """Rows with ``key``, and ``prompt`` and what else the stages before have made; out comes each one's status."""
         keys = {row["key"] for row in batch}
-        in_flight, died_alone = (found & keys for found in self.marks.left())
+        in_flight, died_alone = self.marks.left()
+        if len(died_alone) >= HOPELESS and "ok" not in self.log.read()["status"].to_pylist():
+            said = (
+                f"miner {self.miner.name}: its engine died at {len(died_alone)} rows asked alone and answered none; look for the cause in "
+                "the worker's log, or try the model with vLLM itself"
+            )
+            for row in batch:  # as data: Ray would wrap an exception until nobody finds its sentence
+                yield self._outcome(row, "failed", said)
+            return
+        in_flight, died_alone = in_flight & keys, died_alone & keys
         answered: dict[str, str] = {}
         if in_flight or died_alone:  # an engine died at this batch
             answered = {
@@ -150,10 +162,11 @@ class AskingEngine(vLLMEngineStageUDF):
         self.meter.add(result)
         return result.status
 
-    def _outcome(self, row: dict[str, Any], status: str) -> dict[str, Any]:
+    def _outcome(self, row: dict[str, Any], status: str, stopped: str = "") -> dict[str, Any]:
         return {
             self.IDX_IN_BATCH_COLUMN: row[self.IDX_IN_BATCH_COLUMN],
             "status": status,
+            "stopped": stopped,
             "__inference_error__": "",
             "prompt": "",
             "multimodal_data": None,
