@@ -269,9 +269,85 @@ def bench_resume(folder: Path, items: int) -> dict[str, Any]:
     return {"resume_100k_items_seconds": time.perf_counter() - begun}
 
 
+class Clock:
+    """In place of the board: when answers were reported, and how many tokens they had."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[float, int]] = []
+
+    def add(self, miner: str, totals: Any) -> None:
+        self.seen.append((time.perf_counter(), totals.tokens_in + totals.tokens_out))
+
+    def rate(self) -> float:
+        """Tokens a second between the first report and the last."""
+        return sum(tokens for _, tokens in self.seen[1:]) / (self.seen[-1][0] - self.seen[0][0])
+
+
+PLAIN_VLLM = """
+import json, sys, time
+
+def main():
+    spec = json.load(open(sys.argv[1]))
+    from vllm import LLM, SamplingParams
+    from vllm.sampling_params import StructuredOutputsParams
+
+    llm = LLM(model=spec["model"], enable_prefix_caching=True, **spec["engine"])
+    chats = spec["chats"]
+    def params():
+        return SamplingParams(
+            temperature=0.0, max_tokens=spec["max_tokens"], seed=0, structured_outputs=StructuredOutputsParams(json=spec["schema"])
+        )
+    llm.chat(chats[:8], params(), use_tqdm=False)
+    begun = time.perf_counter()
+    outputs = llm.chat(chats, params(), use_tqdm=False)
+    seconds = time.perf_counter() - begun
+    tokens = sum(len(o.prompt_token_ids) + len(o.outputs[0].token_ids) for o in outputs)
+    print("RATE", tokens / seconds)
+
+if __name__ == "__main__":
+    main()
+"""
+
+
 def bench_vllm(folder: Path, model: str, rows: int) -> dict[str, Any]:
-    """Tokens a second after the engine's start: through our stage, and ``LLM.generate`` on the same prompts."""
-    raise NotImplementedError
+    """Tokens a second after the engine's start: through our stage, and ``LLM.chat`` on the same messages."""
+    import os
+    import subprocess
+
+    import ray
+
+    from dig_ray.mining.answers import json_schema
+    from dig_ray.mining.config import Sampling, VllmConfig
+    from dig_ray.mining.engines.contract import Job
+    from dig_ray.mining.engines.vllm import run
+    from dig_ray.mining.prompts import chat_messages, load_prompt
+
+    engine = {"dtype": "float32", "enforce_eager": True, "max_num_seqs": 64, "max_model_len": 2048}
+    system = load_prompt("descriptors").system
+    miner = VllmConfig(
+        name="bench",
+        model=model,
+        max_model_len=2048,
+        engine_kwargs={name: value for name, value in engine.items() if name != "max_model_len"},
+        sampling=Sampling(max_tokens=64),
+    )
+    table = requests_of(rows)
+    clock = ray.remote(num_cpus=0)(Clock).remote()
+    run(Job(miner, "descriptors", system, 8, str(folder / "log"), str(folder / "marks"), board=clock), table)
+    ours = ray.get(clock.rate.remote())
+    spec = {
+        "model": model,
+        "engine": engine,
+        "chats": [chat_messages(system, text) for text in table["evidence"].to_pylist()],
+        "max_tokens": 64,
+        "schema": json_schema("descriptors", 8),
+    }
+    (folder / "spec.json").write_text(json.dumps(spec))
+    (folder / "plain.py").write_text(PLAIN_VLLM)
+    command = [sys.executable, str(folder / "plain.py"), str(folder / "spec.json")]
+    out = subprocess.run(command, env=os.environ, capture_output=True, text=True, check=True).stdout
+    plain = float(next(line for line in out.splitlines() if line.startswith("RATE")).split()[1])
+    return {"vllm_stage_tokens_per_second": ours, "vllm_stage_over_llm_generate": ours / plain}
 
 
 def main() -> int:
@@ -287,7 +363,7 @@ def main() -> int:
 
     with tempfile.TemporaryDirectory() as name, RaySession(RayConfig()) as session:
         folder = Path(name)
-        for part in ("tables", "resume"):
+        for part in ("tables", "resume", "vllm"):
             (folder / part).mkdir()
         print("validation, merge and writing")
         figures |= bench_tables(folder / "tables", 40_000)
@@ -296,6 +372,9 @@ def main() -> int:
         session.start()
         print("endpoint")
         figures |= bench_endpoint(folder, args.rounds, args.requests)
+        if args.vllm:
+            print("vLLM")
+            figures |= bench_vllm(folder / "vllm", args.vllm, 512)
     return conclude("mining", figures, TARGETS)
 
 

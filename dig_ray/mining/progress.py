@@ -136,7 +136,8 @@ def progress_line(miner: str, todo: int, totals: Totals, elapsed: float) -> str:
     if tokens:
         parts.append(f"{tokens / max(elapsed, 1e-6):,.0f} tokens/s")
     if totals.failed:
-        parts.append(f"{100 * totals.failed / totals.rows:.2g}% failed")
+        share = 100 * totals.failed / totals.rows
+        parts.append(f"{share:.0f}% failed" if share >= 10 else f"{share:.2g}% failed")
     if totals.cost:
         parts.append(f"${totals.cost:,.2f}")
     if 0 < totals.rows < todo:

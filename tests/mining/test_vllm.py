@@ -226,6 +226,7 @@ def test_pictures_go_through_a_vision_language_model(vision_model, world, in_sto
         assert (row["caption"] or "") != "" or row["error"].split(":")[0] in BAD
 
 
+@pytest.mark.slow
 def test_an_engine_that_dies_at_every_row_ends_the_run(text_model, world, in_store) -> None:
     """Heads of a size that vLLM's CPU attention does not know: the engine starts, and dies at its first request."""
     import torch

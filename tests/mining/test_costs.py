@@ -1,0 +1,73 @@
+"""What mining would cost is said before anything is asked, and what is known already costs nothing."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dig_ray.mining.answer_log import write_rows
+from dig_ray.mining.config import MiningConfig
+from dig_ray.mining.costs import estimate
+from dig_ray.mining.engines.contract import Result
+from dig_ray.mining.evidence import item_evidence
+from dig_ray.mining.miner import folder_name, plan
+from dig_ray.mining.prompts import load_prompt
+
+ROOT = Path(__file__).parents[2]
+MINER = {
+    "engine": "openai",
+    "name": "gpt",
+    "model": "m",
+    "base_url": "http://127.0.0.1:9/v1",
+    "api_key_env": None,
+    "price": {"input": 1.0, "output": 10.0},
+    "sampling": {"max_tokens": 100},
+}
+
+
+def test_known_answers_cost_nothing_and_teach_how_long_answers_are(world, tmp_path) -> None:
+    from dig_ray.catalog.dataset import Dataset
+
+    catalog = world(40)
+    config = MiningConfig.model_validate({"items": [MINER]})
+    (before,) = estimate(config, catalog, None, str(tmp_path / "kept"), 0)
+    assert (before.rows, before.known, before.calls) == (40, 0, 40)
+    assert before.tokens_out == 2000 and before.most_out == 4000
+    assert before.dollars == pytest.approx((before.tokens_in * 1 + 2000 * 10) / 1e6)
+    evidence = item_evidence(Dataset.load(catalog).items, config.evidence_tokens)
+    asked = plan(config.items[0], load_prompt("descriptors"), evidence, None)
+    rows = [Result(key, "ok", "", "{}", 300, 20, 1).row() for key in asked.keys[:30]]
+    write_rows(str(tmp_path / "kept" / "answers" / folder_name(asked)), rows)
+    (after,) = estimate(config, catalog, None, str(tmp_path / "kept"), 0)
+    assert (after.known, after.calls, after.tokens_out) == (30, 10, 200)
+    assert after.tokens_in == pytest.approx(before.tokens_in / 4, rel=0.1)
+
+
+def test_users_and_a_judge_are_estimated_with_what_is_not_known_yet(world, tmp_path) -> None:
+    catalog = world(40)
+    judge = MINER | {"name": "judge", "model": "other"}
+    config = MiningConfig.model_validate(
+        {"items": [MINER], "users": [MINER], "judge": judge, "rldi": {"share": 0.5}}
+    )
+    found = {one.stage: one for one in estimate(config, catalog, None, str(tmp_path / "kept"), 0)}
+    assert found["judge"].calls == 20 * config.most and found["judge"].most_out == 2 * found["judge"].calls
+    assert "as if every item had" in found["judge"].note and "without item interests" in found["users"].note
+
+
+def test_the_job_prints_a_table_and_asks_nothing(tmp_path) -> None:
+    command = [sys.executable, str(ROOT / "jobs" / "mine.py"), "demo", "--dry-run", f"store={tmp_path}"]
+    command += [
+        "mining.items=[" + str(MINER).replace("None", "null").replace("'", "") + "]",
+        "catalog.demo.n_items=60",
+    ]
+    command += ["catalog.demo.n_users=100", "catalog.demo.n_intents=8"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=120)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    row = next(line.split() for line in lines if line.startswith("items"))
+    assert row[1:5] == ["gpt", "60", "0", "60"]
+    assert any(line.startswith("all") and line.split()[-1] != "0.00" for line in lines)
+    assert not (tmp_path / "item_interests").exists()
