@@ -113,27 +113,26 @@ class ChatClient:
 
     async def _ask_all(self, requests: Iterable[Request], done: Callable[[Result], None]) -> None:
         todo = iter(requests)
-        stop: BaseException | None = None
+        self._slots = asyncio.Semaphore(self.in_flight)
+        self._stop: BaseException | None = None
 
         async with self._session() as session:
 
             async def worker() -> None:
-                nonlocal stop
                 for request in todo:  # one iterator for all: whoever is free takes the next
-                    if self.limit is not None and self.spent >= self.limit:
-                        stop = stop or SpendLimit()
-                    if stop is not None:
+                    if self._stop is not None:
                         return
                     try:
                         result = await self._ask(session, request)
                     except BaseException as error:
-                        stop = stop or error
+                        self._stop = self._stop or error
                         return
                     done(result)
 
-            await asyncio.gather(*(worker() for _ in range(self.in_flight)))
-        if stop is not None:
-            raise stop
+            # rows that wait for another try give their place in flight to others, so there are more rows than places
+            await asyncio.gather(*(worker() for _ in range(2 * self.in_flight)))
+        if self._stop is not None:
+            raise self._stop
 
     @asynccontextmanager
     async def _session(self) -> AsyncIterator[aiohttp.ClientSession]:
@@ -194,10 +193,12 @@ class ChatClient:
         body = json.dumps(self._body(request, attempt)).encode()
         reason = ""
         for number in range(self.config.max_tries):
-            await self.pace.wait()
-            result.calls += 1
             try:
-                found = await self._post(session, body)
+                async with self._slots:
+                    self._check_limit()
+                    await self.pace.wait()
+                    result.calls += 1
+                    found = await self._post(session, body)
                 self.pace.answered()
                 return found
             except _Retry as retry:
@@ -213,6 +214,13 @@ class ChatClient:
                 if number + 1 < self.config.max_tries:
                     await asyncio.sleep(wait)
         raise _Refused(f"{reason} ({self.config.max_tries} tries)")
+
+    def _check_limit(self) -> None:
+        """Send nothing more once a row has stopped the run or the money is spent."""
+        if self._stop is not None:
+            raise self._stop
+        if self.limit is not None and self.spent >= self.limit:
+            raise SpendLimit
 
     async def _post(self, session: aiohttp.ClientSession, body: bytes) -> tuple[str, int, int, str]:
         import aiohttp
