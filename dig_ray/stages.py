@@ -184,6 +184,7 @@ ENGINES = tuple(f"dig_ray.mining.engines.{name}" for name in ("keyphrase", "open
 HOW_MINERS_RUN = (  # where a model runs, how fast, and what it costs
     "base_url",
     "api_key_env",
+    "max_tokens_field",
     "max_in_flight",
     "requests_per_minute",
     "timeout",

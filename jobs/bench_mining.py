@@ -255,7 +255,11 @@ def bench_resume(folder: Path, items: int) -> dict[str, Any]:
         items=(OpenAIConfig(name="a", model="m", base_url="http://127.0.0.1:9/v1", api_key_env=None),)
     )
     asked = plan(
-        config.items[0], load_prompt("descriptors"), item_evidence(table, config.evidence_tokens), None
+        config.items[0],
+        load_prompt("descriptors"),
+        item_evidence(table, config.evidence_tokens),
+        None,
+        config.most,
     )
     rows = [Result(key, "ok", "", ANSWER, 100, 60, 1).row() for key in asked.keys]
     for start in range(0, items, 1000):

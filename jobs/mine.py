@@ -22,11 +22,16 @@ def dry_run(config: Any) -> None:
     from dig_ray.summary import cost_lines
 
     catalog = run_pipeline(config, only="catalog")["catalog"]
-    items = find_published(config, "item_interests")
-    kept = Store(config.store).kept
-    for line in cost_lines(
-        estimate(config.mining, catalog.path, items.path if items else None, kept, config.seed)
-    ):
+    items, captions = (find_published(config, stage) for stage in ("item_interests", "captions"))
+    found = estimate(
+        config.mining,
+        catalog.path,
+        items.path if items else None,
+        Store(config.store).kept,
+        config.seed,
+        captions.path if captions else None,
+    )
+    for line in cost_lines(found):
         print(line)
 
 

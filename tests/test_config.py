@@ -178,6 +178,11 @@ MINER = '{engine: openai, name: a, base_url: "http://x/v1"'
         ("mining.items=[{name: a}]", "does not say its 'engine'"),
         (f"mining.items=[{MINER}, model: m, spend_limit: 3}}]", "set price.input and price.output"),
         (f"mining.items=[{MINER}, model: m}}, {MINER}, model: n}}]", "two miners of the name 'a'"),
+        (
+            f"mining.items=[{MINER}, model: m}}, {MINER.replace('name: a', 'name: b')}, model: m}}]",
+            "would give the same answers",
+        ),
+        ("mining.caption={engine: openai, name: a, model: m, base_url: 'https://me:pass@x/v1'}", "base_url"),
         (f"mining.judge={MINER}, model: m}}", None),
         ("mining.judge={engine: keyphrase}", "judge needs a model"),
         ("embedding.fields=[title, caption]", "which nobody mines; set mining.caption"),

@@ -2,8 +2,8 @@
 
 A key is the hash of everything that decides an answer: prompt, model, sampling, evidence, picture. So a changed product is asked about
 again and nothing else is, whatever run asks. Whoever gets an answer writes it down at once: on a file system as a line of a journal, so
-that a killed process loses no answer it had; in an object store as whole parts, at most ``FLUSH_SECONDS`` apart. Rows are plain data and
-never paths.
+that a killed process loses no answer it had; in an object store as whole parts, each with the first answer after ``FLUSH_SECONDS``.
+Rows are plain data and never paths.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dig_ray.errors import UserError
 from dig_ray.parts import write_part
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ COMPACT_FROM = 64
 COMPACT_AGE = 600.0
 """Seconds since a file's last change before it may be removed: until then a writer may live that nobody knows of."""
 FLUSH_SECONDS, FLUSH_ROWS = 2.0, 256
+UNREACHED = ("status_", "timeout", "connection", "deadline", "half_body", "error_body", "engine")
+"""Reasons that say nothing about the answer: such a row is worth asking again."""
 
 
 @cache
@@ -81,23 +84,50 @@ class AnswerLog:
         """A journal of this process's own; close it, or use it in a ``with`` block."""
         return Journal(self.folder)
 
+    def check_writable(self) -> None:
+        """Write and delete a small file, before anything is paid for.
+
+        Raises:
+            UserError: that cannot be done.
+        """
+        from pyarrow.fs import FileSystem
+
+        try:
+            system, base = FileSystem.from_uri(self.folder)
+            system.create_dir(base, recursive=True)
+            probe = f"{base}/probe-{uuid.uuid4().hex}"
+            with system.open_output_stream(probe) as stream:
+                stream.write(b"writable")
+            system.delete_file(probe)
+        except OSError as error:
+            raise UserError(
+                f"{self.folder}: answers cannot be kept there ({str(error)[:120]}); make it writable, or set store= to a place that is"
+            ) from None
+
     def read(self, compact: bool = False) -> pa.Table:
-        """All answers, one row a key; when a key was answered twice an ok one wins, then the first file's.
+        """All answers, one row a key; of several an ok one wins, then a bad answer, then one that was never reached.
 
         Args:
-            compact: write many old files together.
+            compact: write many old files together; for the one who holds the folder's lock.
 
         A part that cannot be read, or a line that is not whole, is left out: its answers are asked for again.
         """
         import pyarrow as pa
 
-        system, files = self._files()
-        tables, good = [], []
-        for file in files:
-            table = _read_file(system, file)
-            if table is not None:
-                tables.append(table)
-                good.append(file)
+        for _ in range(5):
+            system, files = self._files()
+            tables, good = [], []
+            try:
+                for file in files:
+                    table = _read_file(system, file)
+                    if table is not None:
+                        tables.append(table)
+                        good.append(file)
+                break
+            except (
+                FileNotFoundError
+            ):  # somebody wrote files together meanwhile: what they held is in a new one
+                continue
         found = _one_per_key(pa.concat_tables(tables)) if tables else schema().empty_table()
         old = [file for file in good if file.mtime is None or time.time() - _time(file) > COMPACT_AGE]
         if compact and len(old) >= COMPACT_FROM:
@@ -195,6 +225,8 @@ def _read_file(system: FileSystem, file: FileInfo) -> pa.Table | None:
             return pq.read_table(file.path, filesystem=system, schema=schema())
         with system.open_input_stream(file.path) as stream:
             raw = stream.read()
+    except FileNotFoundError:
+        raise
     except (OSError, pa.ArrowInvalid):
         return None
     return _read_lines(raw[: raw.rfind(b"\n") + 1])
@@ -228,8 +260,9 @@ def _one_per_key(table: pa.Table) -> pa.Table:
     import numpy as np
     import pyarrow.compute as pc
 
-    failed = pc.equal(table["status"], "failed").to_numpy(zero_copy_only=False)
-    order = np.argsort(failed, kind="stable")
+    failed = pc.equal(table["status"], "failed").to_numpy(zero_copy_only=False).astype(np.int8)
+    unreached = pc.match_substring_regex(table["reason"], f"^({'|'.join(UNREACHED)})")
+    order = np.argsort(failed + (failed & unreached.to_numpy(zero_copy_only=False)), kind="stable")
     table = table.take(order)
     _, first = np.unique(table["key"].to_numpy(zero_copy_only=False), return_index=True)
     return table.take(np.sort(first))

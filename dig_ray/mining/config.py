@@ -57,14 +57,16 @@ class OpenAIConfig(EngineConfig):
         requests_per_minute: sent at most, over all actors; None leaves it to the endpoint's 429s.
         timeout: seconds for one request; ``deadline``: seconds for one row with all its retries.
         max_tries: sends of one request that meets 429, 5xx, a cut connection or a timeout.
-        spend_limit: US dollars, by ``price`` and over all runs that share a store, after which no call is made any more; the run stops
-            cleanly and goes on when it is raised.
+        spend_limit: US dollars, by ``price``, for one prompt and model, over all runs that share a store; then no call is made any more,
+            the run stops cleanly, and goes on when the limit is raised.
         actors: processes that send; one carries hundreds of requests a second.
+        max_tokens_field: what the endpoint calls the longest answer; reasoning models ask for ``max_completion_tokens``.
+        omit: fields of a request that the endpoint does not take, such as ``temperature`` or ``seed``.
         extra_body: further fields of every request.
     """
 
     engine: Literal["openai"] = "openai"
-    base_url: str = Field(pattern=r"^https?://[^\s/]+(/\S*)?$")
+    base_url: str = Field(pattern=r"^https?://[^\s/@?#]+(/[^\s?#]*)?$")
     model: str = Field(min_length=1)
     api_key_env: str | None = "OPENAI_API_KEY"
     response_format: Literal["json_schema", "json_object", "none"] = "json_schema"
@@ -75,6 +77,8 @@ class OpenAIConfig(EngineConfig):
     max_tries: int = Field(6, ge=1)
     spend_limit: float | None = Field(None, gt=0)
     actors: int = Field(1, ge=1)
+    max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    omit: tuple[Literal["temperature", "seed", "max_tokens"], ...] = ()
     extra_body: dict[str, Any] = {}
 
     @field_validator("api_key_env")
@@ -168,6 +172,18 @@ MinerConfig = Annotated[
 ]
 
 
+def identity(miner: EngineConfig) -> dict[str, Any]:
+    """What of a miner's settings decides its answers: the model and how it is asked, not where it runs or what it costs."""
+    settings = miner.model_dump(mode="json")
+    decides = {
+        "openai": ("engine", "model", "sampling", "response_format", "omit", "extra_body"),
+        "vllm": ("engine", "model", "revision", "sampling", "engine_kwargs"),
+        "replay": ("engine", "id_column", "answer_column", "form"),
+        "keyphrase": ("engine", "encoder", "phrases", "longest", "candidates", "diversity"),
+    }[settings["engine"]]
+    return {name: settings[name] for name in decides}
+
+
 class MergeConfig(Config):
     """How several miners' interests of one subject become one list.
 
@@ -243,6 +259,16 @@ class MiningConfig(Config):
                     raise ValueError(
                         f"{field} has two miners of the name {name!r}; tables tell them apart by it"
                     )
+        for field in ("items", "users"):
+            miners = getattr(self, field)
+            for number, miner in enumerate(miners):
+                for other in miners[:number]:
+                    recorded = isinstance(miner, ReplayConfig) and miner.path != getattr(other, "path", None)
+                    if identity(other) == identity(miner) and not recorded:
+                        raise ValueError(
+                            f"{field}: miners {other.name} and {miner.name} would give the same answers; set another model or "
+                            "sampling.seed for one"
+                        )
         for field in ("caption", "judge"):
             if isinstance(getattr(self, field), KeyphraseConfig):
                 raise ValueError(f"{field} needs a model; engine keyphrase only finds phrases of a text")

@@ -15,6 +15,7 @@ from dig_ray.mining.evidence import Evidence, count_tokens, item_evidence
 from dig_ray.mining.judging import claim_evidence, read_claims, sample
 from dig_ray.mining.miner import Asked, load_known, plan
 from dig_ray.mining.prompts import Prompt, load_prompt
+from dig_ray.mining.read import read_captions
 from dig_ray.mining.stage import caption_inputs, user_inputs
 
 PICTURE_TOKENS = 28 * 28
@@ -53,7 +54,12 @@ class Estimate:
 
 
 def estimate(
-    config: MiningConfig, catalog_dir: Path, items_dir: Path | None, kept: str, seed: int
+    config: MiningConfig,
+    catalog_dir: Path,
+    items_dir: Path | None,
+    kept: str,
+    seed: int,
+    captions_dir: Path | None = None,
 ) -> list[Estimate]:
     """Estimates of all miners of a config.
 
@@ -63,6 +69,7 @@ def estimate(
         items_dir: the item interests' artifact, if there is one: what the judge and the users' miners build on.
         kept: where the store keeps answers.
         seed: of the run; it draws the judge's sample.
+        captions_dir: the captions' artifact, if there is one.
     """
     dataset = Dataset.load(catalog_dir)
     found: list[Estimate] = []
@@ -73,11 +80,14 @@ def estimate(
         found.append(
             _one("captions", asked, load_prompt(config.caption_prompt), evidence, kept, extra=picture)
         )
-    evidence = item_evidence(dataset.items, config.evidence_tokens)
-    note = "without captions" if config.caption is not None else ""
+    captions = read_captions(captions_dir)
+    evidence = item_evidence(dataset.items, config.evidence_tokens, captions)
+    note = "without captions" if config.caption is not None and captions_dir is None else ""
     prompt = load_prompt(config.item_prompt)
     for miner in config.items:
-        found.append(_one("items", plan(miner, prompt, evidence, None), prompt, evidence, kept, note=note))
+        found.append(
+            _one("items", plan(miner, prompt, evidence, None, config.most), prompt, evidence, kept, note=note)
+        )
     if config.users:
         prompt = load_prompt(config.user_prompt)
         evidence = user_inputs(config, dataset, items_dir)
@@ -89,11 +99,11 @@ def estimate(
     if config.judge is not None:
         prompt = load_prompt(config.judge_prompt)
         if items_dir is not None:
-            claims = read_claims(config, dataset.items, items_dir, None)
+            claims = read_claims(config, dataset.items, items_dir, captions_dir)
             evidence = claim_evidence([claims[n] for n in sample(claims, config.rldi.share, seed)])
             note = ""
         else:
-            items = item_evidence(dataset.items, config.evidence_tokens)
+            items = item_evidence(dataset.items, config.evidence_tokens, captions)
             chosen = items[: max(1, round(config.rldi.share * len(items)))]
             evidence = [one for one in chosen for _ in range(config.most)]
             note = f"as if every item had {config.most} interests"
@@ -120,7 +130,7 @@ def _one(
     miner: Any = asked.miner
     llm = miner.engine in ("openai", "vllm")
     schema = (
-        count_tokens(str(json_schema(asked.kind)))
+        count_tokens(str(json_schema(asked.kind, asked.most)))
         if getattr(miner, "response_format", "") == "json_schema"
         else 0
     )

@@ -162,7 +162,8 @@ def user_evidence(
         history = events[int(offsets[number]) : int(offsets[number + 1])]
         if not len(history):
             continue
-        left, entries, short = budget, [], len(history) > max_items
+        entries: list[dict[str, Any]] = []
+        left, short = budget, len(history) > max_items
         for event in history[::-1][:max_items].tolist():
             item = str(ids[event])
             title = clean(titles.get(item) or "")
@@ -174,6 +175,15 @@ def user_evidence(
             cost = count_tokens(title) + sum(count_tokens(text) for text in interests.get(item, ()))
             if cost > left:
                 short = True
+                if entries:
+                    break
+                # the latest one says most: cut it rather than show nothing
+                entry = (
+                    {"title": cut_tokens(title, left)[0]}
+                    if title
+                    else {"interests": [cut_tokens(entry["interests"][0], left)[0]]}
+                )
+                entries.append(entry)
                 break
             left -= cost
             entries.append(entry)

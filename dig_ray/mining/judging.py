@@ -70,7 +70,7 @@ def run(
     for number, answer in zip(judged, read_answers(asked), strict=True):
         if answer is not None and answer.label is not None:
             label[number] = answer.label
-    probability, facts = _classify(config, stage, claims, label, len(config.items))
+    probability, facts = _classify(config, stage, claims, label, set(judged), len(config.items))
     _write(config, stage, items["item_id"].to_pylist(), claims, label, probability)
     _write_table(stage, "quarantine", quarantine_rows(asked, evidence), quarantine_schema())
     stage.stats.update(
@@ -115,13 +115,18 @@ def sample(claims: Sequence[Claim], share: float, seed: int) -> list[int]:
 
 
 def _classify(
-    config: MiningConfig, stage: Stage, claims: Sequence[Claim], label: dict[int, int], miners: int
+    config: MiningConfig,
+    stage: Stage,
+    claims: Sequence[Claim],
+    label: dict[int, int],
+    judged: set[int],
+    miners: int,
 ) -> tuple[dict[int, float], dict[str, Any] | None]:
-    """Probabilities of the claims without a label, and the classifier's figures on labels it did not see."""
+    """Probabilities of the claims that the judge was not asked about, and the classifier's figures on labels it did not see."""
     from dig_ray.mining.vectors import encode_on_ray
 
     settings = config.rldi
-    left = [number for number in range(len(claims)) if number not in label]
+    left = [number for number in range(len(claims)) if number not in judged]
     items = sorted({claims[number].item for number in label})
     held = set(
         np.random.default_rng(stage.seed + 1)

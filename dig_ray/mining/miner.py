@@ -1,8 +1,8 @@
 """Asking miners about subjects: what is known is not asked, several miners work side by side, and all that comes is kept.
 
 Answers live in the store's answer log, one folder for each (prompt, model), beyond any artifact: whoever asks the same again, in this run
-after a kill or in another one, finds them. A failure of the way there (an endpoint that was down) is asked again by the next run; a
-bad answer is not.
+after a kill or in another one, finds them. A failure of the way there (an endpoint that was down) is asked again, in a second pass and by
+every later run that asks at all; a bad answer is not.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -19,9 +19,10 @@ from dig_ray.base import Stage
 from dig_ray.errors import UserError
 from dig_ray.manifest import hash_json
 from dig_ray.mining.answer_log import AnswerLog, answer_key
-from dig_ray.mining.answers import Kind
+from dig_ray.mining.answers import MOST, Kind
+from dig_ray.mining.config import identity
 from dig_ray.mining.deaths import Marks
-from dig_ray.mining.engines.contract import Job, SpendLimit, identity, request_schema, worth_asking
+from dig_ray.mining.engines.contract import Job, Secret, SpendLimit, request_schema, worth_asking
 from dig_ray.mining.evidence import Evidence
 from dig_ray.mining.progress import Board, Totals, progress_line
 from dig_ray.mining.prompts import Prompt
@@ -42,6 +43,7 @@ class Asked:
         kind: of its answers: a keyphrase miner gives descriptors whatever the prompt asks for.
         prompt: name, version and hash, as they stand in rows.
         keys: one per evidence; "" where there was nothing to ask about.
+        most: entries that an answer may have.
         answers: key -> row of the answer log.
         asked_now: sums over what this run asked.
     """
@@ -50,6 +52,7 @@ class Asked:
     kind: Kind
     prompt: tuple[str, int, str]
     keys: list[str]
+    most: int = MOST
     answers: dict[str, dict[str, Any]] = field(default_factory=dict)
     asked_now: Totals = field(default_factory=Totals)
 
@@ -63,7 +66,11 @@ class Asked:
 
 
 def plan(
-    miner: Any, prompt: Prompt, evidence: Sequence[Evidence], pictures: Mapping[str, Picture] | None
+    miner: Any,
+    prompt: Prompt,
+    evidence: Sequence[Evidence],
+    pictures: Mapping[str, Picture] | None,
+    most: int = MOST,
 ) -> Asked:
     """Keys of every question; nothing is asked.
 
@@ -72,11 +79,12 @@ def plan(
         prompt: the instructions.
         evidence: of every subject.
         pictures: subject id -> picture, for prompts about pictures; a subject without one is not asked about.
+        most: entries that an answer may have.
     """
-    settings = identity(miner)
+    settings = identity(miner) | {"most": most}
     kind, about = prompt.kind, (prompt.name, prompt.version, prompt.hash)
     if miner.engine == "keyphrase":
-        kind, about = "descriptors", ("no LLM", 0, "")
+        kind, about = "descriptors", ("no LLM", 0, _keyphrase_version())
     recorded = ""
     if miner.engine == "replay":
         from dig_ray.manifest import hash_input_files
@@ -91,7 +99,20 @@ def plan(
             keys.append(answer_key(recorded, settings, one.subject_id))
         else:
             keys.append(answer_key(about[2], settings, one.text, picture[0] if picture else None))
-    return Asked(miner, kind, about, keys)
+    return Asked(miner, kind, about, keys, most)
+
+
+def _keyphrase_version() -> str:
+    """Changes with the code that finds phrases, as a prompt's hash does with its words."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    from dig_ray.code_version import code_hash
+
+    try:
+        packages = [version(name) for name in ("keybert", "sentence-transformers", "scikit-learn")]
+    except PackageNotFoundError:
+        packages = []
+    return hash_json([code_hash(("dig_ray.mining.engines.keyphrase",)), packages])[:12]
 
 
 def folder_name(asked: Asked) -> str:
@@ -99,9 +120,9 @@ def folder_name(asked: Asked) -> str:
     return f"{asked.kind}-{hash_json([asked.prompt[2], identity(asked.miner)])[:16]}"
 
 
-def load_known(asked: Asked, kept: str) -> pa.Table:
+def load_known(asked: Asked, kept: str, compact: bool = False) -> pa.Table:
     """Fill in what the log knows; the log's table."""
-    log = AnswerLog(f"{kept}/answers/{folder_name(asked)}").read(compact=True)
+    log = AnswerLog(f"{kept}/answers/{folder_name(asked)}").read(compact)
     wanted = set(asked.keys)
     asked.answers = {
         row["key"]: row
@@ -118,56 +139,84 @@ def ask(
     evidence: Sequence[Evidence],
     stage: Stage,
     pictures: Mapping[str, Picture] | None = None,
-    most: int = 8,
 ) -> None:
     """Ask what is not known yet, all miners side by side, and fill in every plan's answers.
 
     Raises:
-        UserError: an engine cannot work, a spend limit was reached, or another run is asking the same; answers that came are kept.
+        UserError: an engine cannot work, a spend limit was reached, another run is asking the same, or answers did not arrive in the
+            store; those that did are kept.
     """
+    with ExitStack() as locks:
+        for asked in plans:
+            locks.enter_context(stage.hold(f"answers-{folder_name(asked)}"))
+            AnswerLog(f"{stage.kept}/answers/{folder_name(asked)}").check_writable()
+            load_known(asked, stage.kept, compact=True)
+        for again in (False, True):
+            stopped = _one_pass(plans, prompt, evidence, stage, pictures, again)
+            if stopped:
+                raise UserError("; ".join(stopped))
+        for asked in plans:
+            lost = len(set(asked.keys) - {""} - set(asked.answers))
+            if lost:
+                raise UserError(
+                    f"miner {asked.miner.name}: {lost:,} answers did not arrive in {stage.kept}; on several machines the store must be a "
+                    "place that all of them see, a shared directory or a URI such as s3://bucket/runs"
+                )
+
+
+def _one_pass(
+    plans: Sequence[Asked],
+    prompt: Prompt,
+    evidence: Sequence[Evidence],
+    stage: Stage,
+    pictures: Mapping[str, Picture] | None,
+    again: bool,
+) -> list[str]:
+    """Ask every row that is worth asking; the sentences of the miners that stopped early. A second pass says why it is one."""
     import ray
 
-    with ExitStack() as locks:
-        jobs: list[tuple[Asked, Job, pa.Table]] = []
-        for asked in plans:
-            name = folder_name(asked)
-            locks.enter_context(stage.hold(f"answers-{name}"))
-            log = load_known(asked, stage.kept)
-            todo = _requests(asked, evidence, pictures)
-            if not todo.num_rows:
-                stage.log(f"{asked.miner.name}: all {len(set(asked.keys) - {''}):,} answers were there")
-                continue
-            marks = f"{stage.work}/marks-{name}"
-            Marks(marks).clear()
-            spent = sum(log["cost"].to_pylist()) if log.num_rows else 0.0
-            where = f"{stage.kept}/answers/{name}"
-            secret = os.environ.get(getattr(asked.miner, "api_key_env", None) or "")
-            jobs.append(
-                (
-                    asked,
-                    Job(
-                        asked.miner, asked.kind, prompt.system, most, where, marks, spent=spent, secret=secret
-                    ),
-                    todo,
-                )
+    jobs: list[tuple[Asked, Job, pa.Table]] = []
+    for asked in plans:
+        todo = _requests(asked, evidence, pictures)
+        count = len(set(asked.keys) - {""})
+        if not todo.num_rows:
+            if not again:
+                stage.log(f"{asked.miner.name}: all {count:,} answers were there")
+            continue
+        if again:
+            stage.log(
+                f"{asked.miner.name}: asking again about {todo.num_rows:,} rows that could not be reached"
             )
-        if not jobs:
-            return
-        board = ray.remote(num_cpus=0)(Board).remote()
-        run = ray.remote(num_cpus=0, max_retries=0)(_run_engine)
-        pending = {}
-        for asked, job, todo in jobs:
-            known = len(set(asked.keys) - {""}) - todo.num_rows
-            there = f"; {known:,} were there" if known else ""
+        else:
+            there = f"; {count - todo.num_rows:,} were there" if count > todo.num_rows else ""
             stage.log(f"{asked.miner.name}: asking about {todo.num_rows:,} rows{there}")
-            named = run.options(name=f"mine {asked.miner.name}")
-            with_board = Job(**{**vars(job), "board": board})
-            pending[named.remote(with_board, ray.put(todo))] = (asked, todo.num_rows)
-        stopped = _watch(pending, board, stage.log)
-        for asked, _, _ in jobs:
-            load_known(asked, stage.kept)
-    if stopped:
-        raise UserError("; ".join(stopped))
+        marks = f"{stage.work}/marks-{folder_name(asked)}"
+        Marks(marks).clear()
+        log = load_known(asked, stage.kept)
+        key = os.environ.get(getattr(asked.miner, "api_key_env", None) or "")
+        job = Job(
+            miner=asked.miner,
+            kind=asked.kind,
+            system=prompt.system,
+            most=asked.most,
+            log=f"{stage.kept}/answers/{folder_name(asked)}",
+            marks=marks,
+            spent=sum(log["cost"].to_pylist()),
+            secret=Secret(key) if key else None,
+        )
+        jobs.append((asked, job, todo))
+    if not jobs:
+        return []
+    board = ray.remote(num_cpus=0)(Board).remote()
+    run = ray.remote(num_cpus=0, max_retries=0)(_run_engine)
+    pending = {}
+    for asked, job, todo in jobs:
+        task = run.options(name=f"mine {asked.miner.name}").remote(replace(job, board=board), ray.put(todo))
+        pending[task] = (asked, todo.num_rows, asked.asked_now)
+    stopped = _watch(pending, board, stage.log)
+    for asked, _, _ in jobs:
+        load_known(asked, stage.kept)
+    return stopped
 
 
 def _requests(asked: Asked, evidence: Sequence[Evidence], pictures: Mapping[str, Picture] | None) -> pa.Table:
@@ -209,7 +258,9 @@ def _run_engine(job: Job, requests: pa.Table) -> str:
     return ""
 
 
-def _watch(pending: dict[Any, tuple[Asked, int]], board: Any, say: Callable[[str], None]) -> list[str]:
+def _watch(
+    pending: dict[Any, tuple[Asked, int, Totals]], board: Any, say: Callable[[str], None]
+) -> list[str]:
     """Wait for all engines, with a line for each now and then; the sentences of those that stopped early."""
     import ray
 
@@ -220,12 +271,13 @@ def _watch(pending: dict[Any, tuple[Asked, int]], board: Any, say: Callable[[str
         ready, _ = ray.wait(list(pending), num_returns=1, timeout=SECONDS_BETWEEN_LINES)
         totals: dict[str, Totals] = ray.get(board.read.remote())
         elapsed = time.monotonic() - begun
-        for task, (asked, todo) in list(pending.items()):
-            asked.asked_now = totals.get(asked.miner.name, Totals())
+        for task, (asked, todo, before) in list(pending.items()):
+            new = totals.get(asked.miner.name, Totals())
+            asked.asked_now = before.plus(new)
             if task in ready or not ready:
-                say(progress_line(asked.miner.name, todo, asked.asked_now, elapsed))
+                say(progress_line(asked.miner.name, todo, new, elapsed))
         for task in ready:
-            asked, _ = pending.pop(task)
+            pending.pop(task)
             try:
                 sentence = ray.get(task)
             except Exception as error:  # the others go on: what they are asked is paid for

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 LONGEST_FILE = 50 << 20  # bytes
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")  # none that starts another program, as EPS would
 MOST_PIXELS = 50_000_000  # a picture that unfolds to more is not opened
 
 
@@ -32,7 +33,7 @@ def load_pictures(items: pa.Table, side: int) -> tuple[dict[str, tuple[bytes, st
                     missing["image_url"] += 1
                     continue
                 raw = _read(path)
-            if not raw:
+            if not raw or len(raw) > LONGEST_FILE:
                 missing["image_unreadable" if path else "no_image"] += 1
                 continue
             small, reason = shrink(raw, side)
@@ -56,7 +57,7 @@ def shrink(raw: bytes, side: int) -> tuple[bytes | None, str]:
     from PIL import Image, ImageOps
 
     try:
-        with Image.open(io.BytesIO(raw)) as opened:
+        with Image.open(io.BytesIO(raw), formats=FORMATS) as opened:
             if opened.width * opened.height > MOST_PIXELS:
                 return None, "image_too_large"
             opened.draft("RGB", (side, side))
@@ -69,5 +70,5 @@ def shrink(raw: bytes, side: int) -> tuple[bytes | None, str]:
             out = io.BytesIO()
             image.save(out, "JPEG", quality=90)
             return out.getvalue(), ""
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+    except Exception:  # a damaged picture can raise nearly anything, and is never fatal
         return None, "image_unreadable"

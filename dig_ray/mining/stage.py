@@ -149,9 +149,10 @@ def _ask(
     kinds = ("caption",) if what == "caption" else ("descriptors", "interests")
     prompt = checked_prompt(prompt_name, kinds, f"{what.removesuffix('s')}_prompt")
     begun = time.monotonic()
-    asked = [plan(miner, prompt, evidence, pictures) for miner in miners]
-    ask(asked, prompt, evidence, stage, pictures, config.most)
+    asked = [plan(miner, prompt, evidence, pictures, config.most) for miner in miners]
+    ask(asked, prompt, evidence, stage, pictures)
     seconds = time.monotonic() - begun
+    answers = [read_answers(one) for one in asked]
     for one in asked:
         check_failures(one, config.max_failed)
     stage.stats.update(
@@ -173,7 +174,7 @@ def _ask(
         stage.log(
             f"{stage.stats['cut']:,} of {len(evidence):,} evidences were cut at {config.evidence_tokens} tokens"
         )
-    return asked, [read_answers(one) for one in asked]
+    return asked, answers
 
 
 def check_failures(asked: Asked, allowed: float) -> None:

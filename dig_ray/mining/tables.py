@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dig_ray.mining.answers import REASONING, Answer, read_answer
+from dig_ray.mining.answers import REASONING, Answer, AnswerError, read_answer
 from dig_ray.mining.evidence import Evidence
 from dig_ray.mining.merge import Interest, merge
 from dig_ray.mining.miner import Asked
@@ -81,8 +81,12 @@ def read_answers(asked: Asked) -> list[Answer | None]:
     """One answer per evidence, None where there is no valid one."""
     by_key: dict[str, Answer] = {}
     for key, row in asked.answers.items():
-        if row["status"] == "ok":
-            by_key[key] = read_answer(asked.kind, row["raw"])
+        if row["status"] != "ok":
+            continue
+        try:
+            by_key[key] = read_answer(asked.kind, row["raw"], asked.most)
+        except AnswerError as error:  # kept by an earlier version that took it
+            row.update(status="failed", reason=f"{error.reason}: {error}")
     return [by_key.get(key) for key in asked.keys]
 
 

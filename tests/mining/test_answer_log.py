@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from dig_ray.errors import UserError
 from dig_ray.mining.answer_log import AnswerLog, answer_key, write_rows
 from dig_ray.mining.deaths import Marks
 from dig_ray.mining.engines.contract import Result
@@ -46,6 +47,21 @@ def test_what_is_written_is_read_once_per_key_and_ok_wins(folder) -> None:
     write_rows(folder, rows("b", status="failed"))
     found = {row["key"]: row["status"] for row in AnswerLog(folder).read().to_pylist()}
     assert found == {"a": "ok", "b": "ok"}
+
+
+def test_a_bad_answer_outlives_rows_that_were_never_reached(folder) -> None:
+    for reason in ("status_500", "not_json: no JSON", "timeout: no response"):
+        row = rows("a", status="failed")[0]
+        write_rows(folder, [row | {"reason": reason}])
+    assert AnswerLog(folder).read()["reason"].to_pylist() == ["not_json: no JSON"]
+
+
+def test_a_folder_that_cannot_be_written_is_said_before_anything_is_asked(tmp_path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(UserError, match="answers cannot be kept there"):
+        AnswerLog(str(tmp_path / "file" / "log")).check_writable()
+    AnswerLog(str(tmp_path / "log")).check_writable()
+    assert list((tmp_path / "log").iterdir()) == []
 
 
 def test_what_is_flushed_can_be_read_while_the_writer_lives(folder) -> None:

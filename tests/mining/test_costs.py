@@ -38,7 +38,7 @@ def test_known_answers_cost_nothing_and_teach_how_long_answers_are(world, tmp_pa
     assert before.tokens_out == 2000 and before.most_out == 4000
     assert before.dollars == pytest.approx((before.tokens_in * 1 + 2000 * 10) / 1e6)
     evidence = item_evidence(Dataset.load(catalog).items, config.evidence_tokens)
-    asked = plan(config.items[0], load_prompt("descriptors"), evidence, None)
+    asked = plan(config.items[0], load_prompt("descriptors"), evidence, None, config.most)
     rows = [Result(key, "ok", "", "{}", 300, 20, 1).row() for key in asked.keys[:30]]
     write_rows(str(tmp_path / "kept" / "answers" / folder_name(asked)), rows)
     (after,) = estimate(config, catalog, None, str(tmp_path / "kept"), 0)

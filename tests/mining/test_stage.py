@@ -92,7 +92,7 @@ def test_a_hostile_endpoint_loses_and_repeats_nothing(serve, world, in_store) ->
     bad = serve(fault, latency=0.1)
     seconds = {}
     for name, server in (("clean", clean), ("bad", bad)):
-        settings = config(endpoint_miner(server.url, name=name, model=name, timeout=1.0, max_tries=8))
+        settings = config(endpoint_miner(server.url, name=name, model=name, timeout=0.6, max_tries=8))
         stage = in_store(lambda stage, settings=settings: run_items(settings, stage, catalog, None))
         seconds[name] = stage.stats["seconds_asking"]
         found = descriptors(stage)
@@ -107,6 +107,46 @@ def test_a_hostile_endpoint_loses_and_repeats_nothing(serve, world, in_store) ->
     assert bad.most_in_flight <= 16
     overhead = seconds["bad"] / seconds["clean"]
     assert overhead <= 1.5, f"{overhead:.2f} times the clean time"
+
+
+def test_a_picture_with_a_broken_tag_is_one_picture(serve, world, in_store) -> None:
+    import io
+    import struct
+    import zlib
+
+    from PIL import Image
+
+    out = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(out, "PNG")
+    good = out.getvalue()
+    body = b"eXIf" + b"II*\0"
+    broken = good[:33] + struct.pack(">I", 4) + body + struct.pack(">I", zlib.crc32(body)) + good[33:]
+    server = serve(lambda evidence, number: json.dumps({"caption": "A plain field."}))
+    catalog = world(2, image_bytes=pa.array([good, broken], pa.binary()))
+    settings = MiningConfig.model_validate({"caption": endpoint_miner(server.url)})
+    stage = in_store(lambda stage: run_captions(settings, stage, catalog))
+    assert stage.stats["captions"] + stage.stats["pictures"].get("image_unreadable", 0) == 2
+    assert stage.stats["captions"] >= 1
+
+
+def test_answers_that_do_not_reach_the_store_are_not_published_as_none(
+    serve, world, in_store, monkeypatch
+) -> None:
+    """As with workers on a machine that does not see the driver's disk."""
+    from dig_ray.mining import miner
+
+    server = serve(lambda evidence, number: answer("fine"))
+    elsewhere = miner._run_engine
+
+    def run_elsewhere(job, requests):
+        from dataclasses import replace
+
+        return elsewhere(replace(job, log=job.log + "-elsewhere"), requests)
+
+    monkeypatch.setattr(miner, "_run_engine", run_elsewhere)
+    catalog = world(6)
+    with pytest.raises(UserError, match="6 answers did not arrive in .*must be a place that all of them see"):
+        in_store(lambda stage: run_items(config(endpoint_miner(server.url)), stage, catalog, None))
 
 
 def test_two_miners_side_by_side_and_their_agreement(serve, world, in_store) -> None:

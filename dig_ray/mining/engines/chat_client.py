@@ -14,7 +14,7 @@ import json
 import os
 import random
 import time
-from collections import deque
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -25,6 +25,7 @@ from dig_ray.errors import UserError
 from dig_ray.mining.answers import MOST, json_schema
 from dig_ray.mining.config import OpenAIConfig
 from dig_ray.mining.engines.contract import Request, Result, SpendLimit, judge_answer
+from dig_ray.mining.engines.pace import Pace
 from dig_ray.mining.prompts import chat_messages
 
 if TYPE_CHECKING:
@@ -33,46 +34,21 @@ if TYPE_CHECKING:
 LONGEST_BODY = 1 << 20  # bytes read of one response
 AGAIN = {408, 409, 425, 429, 500, 502, 503, 504, 529}
 HOPELESS = {401, 403, 404}
-FIRST_WAIT, LONGEST_WAIT = 0.5, 60.0
+FIRST_WAIT, THROTTLED_WAIT, LONGEST_WAIT = 0.5, 2.0, 60.0
+HOPELESS_ROWS = 20
+"""Rows that may end in one and the same refusal before any was answered."""
 
 
 class _Retry(Exception):
-    def __init__(self, reason: str, after: float | None = None, busy: bool = False) -> None:
+    def __init__(
+        self, reason: str, after: float | None = None, busy: bool = False, throttled: bool = False
+    ) -> None:
         super().__init__(reason)
-        self.after, self.busy = after, busy
+        self.after, self.busy, self.throttled = after, busy, throttled
 
 
 class _Refused(Exception):
     """The endpoint will not answer this row."""
-
-
-class Pace:
-    """When the next request may be sent: an even rate, and a common pause while the endpoint is busy.
-
-    One 429 among many answers delays its own request only; when a quarter of the latest answers say busy, all wait.
-    """
-
-    def __init__(self, per_minute: float | None) -> None:
-        self.gap = 60.0 / per_minute if per_minute else 0.0
-        self.next = 0.0
-        self._busy: deque[bool] = deque(maxlen=20)
-
-    async def wait(self) -> None:
-        now = time.monotonic()
-        at = max(now, self.next)
-        self.next = at + self.gap
-        if at > now:
-            await asyncio.sleep(at - now)
-
-    def answered(self) -> None:
-        """A request was not told to wait."""
-        self._busy.append(False)
-
-    def told_to_wait(self, seconds: float) -> None:
-        """A request was."""
-        self._busy.append(True)
-        if sum(self._busy) >= max(2, len(self._busy) / 4):
-            self.next = max(self.next, time.monotonic() + seconds)
 
 
 class ChatClient:
@@ -97,7 +73,7 @@ class ChatClient:
         self.config, self.most, self._secret = config, most, secret
         self.in_flight = max(1, round(config.max_in_flight * share))
         rate = config.requests_per_minute
-        self.pace = Pace(rate * share if rate else None)
+        self.pace = Pace(self.in_flight, rate * share if rate else None)
         self.limit = None if config.spend_limit is None else max(0.0, config.spend_limit - spent) * share
         self.spent = 0.0
         self._random = random.Random()  # noqa: S311 - jitter is no secret
@@ -113,8 +89,9 @@ class ChatClient:
 
     async def _ask_all(self, requests: Iterable[Request], done: Callable[[Result], None]) -> None:
         todo = iter(requests)
-        self._slots = asyncio.Semaphore(self.in_flight)
         self._stop: BaseException | None = None
+        self._answers = False  # whether the endpoint has ever answered a row
+        self._unanswered: Counter[str] = Counter()
 
         async with self._session() as session:
 
@@ -128,6 +105,7 @@ class ChatClient:
                         self._stop = self._stop or error
                         return
                     done(result)
+                    self._look_for_an_end(result)
 
             # rows that wait for another try give their place in flight to others, so there are more rows than places
             await asyncio.gather(*(worker() for _ in range(2 * self.in_flight)))
@@ -158,11 +136,11 @@ class ChatClient:
         begun = time.monotonic()
         result = Result(request.key)
         try:
-            async with asyncio.timeout(self.config.deadline):
+            async with asyncio.timeout(None) as deadline:  # set when the row is first sent
                 for attempt in range(2):
                     try:
                         raw, tokens_in, tokens_out, finish = await self._send(
-                            session, request, attempt, result
+                            session, request, attempt, result, deadline
                         )
                     except _Refused as refusal:
                         result.reason = str(refusal)
@@ -173,7 +151,7 @@ class ChatClient:
                     cost = self.config.price.of(tokens_in, tokens_out)
                     result.cost += cost
                     self.spent += cost
-                    answer, result.reason = judge_answer(request.kind, raw)
+                    answer, result.reason = judge_answer(request.kind, raw, self.most)
                     if answer is not None:
                         result.status = "ok"
                         break
@@ -182,28 +160,43 @@ class ChatClient:
                             f"cut_off: the answer ends at max_tokens={self.config.sampling.max_tokens}"
                         )
         except TimeoutError:
-            result.reason = f"deadline: no answer within {self.config.deadline:g} s"
+            last = f", at last {result.reason}" if result.reason else ""
+            result.reason = f"deadline: no answer within {self.config.deadline:g} s{last}"
         result.seconds = time.monotonic() - begun
         return result
 
     async def _send(
-        self, session: aiohttp.ClientSession, request: Request, attempt: int, result: Result
+        self,
+        session: aiohttp.ClientSession,
+        request: Request,
+        attempt: int,
+        result: Result,
+        deadline: asyncio.Timeout,
     ) -> tuple[str, int, int, str]:
-        """(text, tokens in, tokens out, finish reason) of one answer, through as many tries as it takes."""
+        """(text, tokens in, tokens out, finish reason) of one answer, through as many tries as it takes.
+
+        A 429 is no try: it costs the row's time only.
+        """
         body = json.dumps(self._body(request, attempt)).encode()
-        reason = ""
-        for number in range(self.config.max_tries):
+        tries = waits = 0
+        while True:
             try:
-                async with self._slots:
+                async with self.pace.place():
                     self._check_limit()
-                    await self.pace.wait()
+                    if deadline.when() is None:
+                        deadline.reschedule(asyncio.get_running_loop().time() + self.config.deadline)
                     result.calls += 1
                     found = await self._post(session, body)
                 self.pace.answered()
                 return found
             except _Retry as retry:
-                reason = str(retry)
-                ceiling = min(LONGEST_WAIT, FIRST_WAIT * 2**number)
+                result.reason = str(retry)
+                tries += not retry.throttled
+                waits += 1
+                # a throttled row waits a little: the common pause and the smaller window do the rest
+                ceiling = min(
+                    THROTTLED_WAIT if retry.throttled else LONGEST_WAIT, FIRST_WAIT * 2 ** min(waits - 1, 10)
+                )
                 wait = (
                     self._random.uniform(0, ceiling)
                     if retry.after is None
@@ -211,9 +204,23 @@ class ChatClient:
                 )
                 if retry.busy:
                     self.pace.told_to_wait(min(wait, LONGEST_WAIT))
-                if number + 1 < self.config.max_tries:
-                    await asyncio.sleep(wait)
-        raise _Refused(f"{reason} ({self.config.max_tries} tries)")
+                if tries >= self.config.max_tries:
+                    raise _Refused(f"{retry} ({tries} tries)") from None
+                await asyncio.sleep(wait)
+
+    def _look_for_an_end(self, result: Result) -> None:
+        """Stop when the first rows all ended in the same refusal: the others would, too."""
+        word = result.reason.split(":", 1)[0].split(" ", 1)[0]
+        if result.status == "ok" or not word.startswith(("status_4", "connection")):
+            self._answers = True
+        if self._answers:
+            return
+        self._unanswered[word] += 1
+        if self._unanswered[word] >= HOPELESS_ROWS:
+            self._stop = self._stop or UserError(
+                f"miner {self.config.name}: the first {HOPELESS_ROWS} rows all ended in {result.reason!r}; check base_url, model, "
+                "response_format, max_tokens_field and omit"
+            )
 
     def _check_limit(self) -> None:
         """Send nothing more once a row has stopped the run or the money is spent."""
@@ -252,12 +259,27 @@ class ChatClient:
                 f"{self.config.api_key_env or 'api_key_env'}"
             )
         if status in AGAIN or status >= 500:
-            raise _Retry(f"status_{status}", _seconds(retry_after), busy=status in (429, 503, 529))
+            raise _Retry(
+                f"status_{status}",
+                _seconds(retry_after),
+                busy=status in (429, 503, 529),
+                throttled=status == 429,
+            )
         if status != 200:
-            raise _Refused(f"status_{status}: the endpoint refuses this request")
+            raise _Refused(f"status_{status}: the endpoint refuses this request{self._why(content)}")
         if content is None:
             raise _Refused(f"too_long: the response has more than {LONGEST_BODY:,} bytes")
         return _completion(content)
+
+    def _why(self, content: bytes | None) -> str:
+        """What a refusal says about itself, short, and never the key."""
+        try:
+            error = json.loads(content or b"")["error"]
+            said = " ".join(str(error["message"] if isinstance(error, dict) else error).split())[:160]
+        except (ValueError, TypeError, KeyError, RecursionError):
+            return ""
+        key = os.environ.get(self.config.api_key_env or "") or self._secret
+        return f" ({said.replace(key, '***') if key else said})"
 
     def _body(self, request: Request, attempt: int) -> dict[str, Any]:
         config = self.config
@@ -265,14 +287,21 @@ class ChatClient:
         if request.image is not None:
             data, media = request.image
             image = f"data:{media};base64,{base64.b64encode(data).decode()}"
-        body = {
-            "model": config.model,
-            "messages": chat_messages(request.system, request.evidence, image),
+        sampling = {
             "temperature": config.sampling.temperature
             if attempt == 0
             else max(0.3, config.sampling.temperature),
             "max_tokens": config.sampling.max_tokens,
             "seed": config.sampling.seed + attempt,
+        }
+        body = {
+            "model": config.model,
+            "messages": chat_messages(request.system, request.evidence, image),
+            **{
+                config.max_tokens_field if name == "max_tokens" else name: value
+                for name, value in sampling.items()
+                if name not in config.omit
+            },
         }
         if config.response_format == "json_schema" and request.kind != "judgement":
             schema = {"name": request.kind, "schema": json_schema(request.kind, self.most), "strict": True}

@@ -7,18 +7,15 @@ job's answer log before it returns. What it raises ends the miner, not the other
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from dig_ray.mining.answers import LONGEST_ANSWER, Answer, AnswerError, Kind, read_answer
-from dig_ray.mining.config import EngineConfig
+from dig_ray.mining.answer_log import UNREACHED
+from dig_ray.mining.answers import LONGEST_ANSWER, MOST, Answer, AnswerError, Kind, read_answer
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-AGAIN = ("status_", "timeout", "connection", "deadline", "half_body", "error_body", "engine")
-"""Reasons that say nothing about the answer: the next run asks such a row again."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +55,24 @@ def request_schema() -> pa.Schema:
     )
 
 
+class Secret:
+    """A text that no log, message or metadata shows: whatever prints, formats or exports it gets stars."""
+
+    __slots__ = ("_text",)
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def reveal(self) -> str:
+        """The text."""
+        return self._text
+
+    def __repr__(self) -> str:
+        return "***"
+
+    __str__ = __repr__
+
+
 @dataclass(frozen=True)
 class Job:
     """One miner's work.
@@ -71,7 +86,7 @@ class Job:
         marks: folder for the marks of rows in flight.
         board: the actor that counts, or None.
         spent: US dollars that were spent before under the same limit.
-        secret: the endpoint's key as the driver's environment has it, for workers whose environment has none; in no text of this object.
+        secret: the endpoint's key as the driver's environment has it, for workers whose environment has none.
     """
 
     miner: Any
@@ -82,7 +97,7 @@ class Job:
     marks: str
     board: Any = None
     spent: float = 0.0
-    secret: str | None = field(default=None, repr=False)
+    secret: Secret | None = None
 
     def request(self, row: dict[str, Any]) -> Request:
         """A row of the table as a request."""
@@ -118,24 +133,12 @@ class SpendLimit(Exception):
 
 def worth_asking(row: Mapping[str, Any] | None) -> bool:
     """Whether a question is to be asked: it has no row in the log, or only the way to its answer failed."""
-    return row is None or (row["status"] == "failed" and str(row["reason"]).startswith(AGAIN))
+    return row is None or (row["status"] == "failed" and str(row["reason"]).startswith(UNREACHED))
 
 
-def judge_answer(kind: Kind, raw: str) -> tuple[Answer | None, str]:
+def judge_answer(kind: Kind, raw: str, most: int = MOST) -> tuple[Answer | None, str]:
     """(the answer, ""), or (None, the reason why it is refused)."""
     try:
-        return read_answer(kind, raw), ""
+        return read_answer(kind, raw, most), ""
     except AnswerError as error:
         return None, f"{error.reason}: {error}"
-
-
-def identity(miner: EngineConfig) -> dict[str, Any]:
-    """What of a miner's settings decides its answers: the model and how it samples, not where it runs or what it costs."""
-    settings = miner.model_dump(mode="json")
-    decides = {
-        "openai": ("engine", "model", "sampling", "extra_body"),
-        "vllm": ("engine", "model", "revision", "sampling"),
-        "replay": ("engine", "id_column", "answer_column", "form"),
-        "keyphrase": ("engine", "encoder", "phrases", "longest", "candidates", "diversity"),
-    }[settings["engine"]]
-    return {name: settings[name] for name in decides}

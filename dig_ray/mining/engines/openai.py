@@ -40,11 +40,12 @@ def run(job: Job, requests: pa.Table) -> None:
         compute=ActorPoolStrategy(size=len(shares)),
         num_cpus=0.1,  # it waits, nearly always
     )
-    for outcome in outcomes.iter_rows():
-        if outcome["stopped"] == "spend":
-            raise SpendLimit
-        if outcome["stopped"]:
-            raise UserError(outcome["stopped"])
+    # all of them first: what the others have in flight is paid for
+    stopped = sorted({outcome["stopped"] for outcome in outcomes.iter_rows()} - {""})
+    if stopped == ["spend"]:
+        raise SpendLimit
+    if stopped:
+        raise UserError(next(said for said in stopped if said != "spend"))
 
 
 class Asker:
@@ -62,7 +63,8 @@ class Asker:
         done = [row for row in before.to_pylist() if row["key"] in keys and not worth_asking(row)]
         known = {row["key"] for row in done}
         spent = job.spent + sum(row["cost"] for row in done) / self.share
-        client = ChatClient(job.miner, self.share, spent, job.most, job.secret)
+        secret = job.secret.reveal() if job.secret is not None else None
+        client = ChatClient(job.miner, self.share, spent, job.most, secret)
         meter = Meter(job.board, job.miner.name)
         stopped = ""
         with log.writer() as journal:

@@ -31,7 +31,7 @@ def run(job: Job, requests: pa.Table) -> None:
             result.reason = "not_recorded: the table has no answer for this subject"
         else:
             result.raw = json.dumps({"caption": answer}) if job.miner.form == "text" else answer
-            read, result.reason = judge_answer(job.kind, result.raw)
+            read, result.reason = judge_answer(job.kind, result.raw, job.most)
             result.status = "failed" if read is None else "ok"
         meter.add(result)
         rows.append(result.row())

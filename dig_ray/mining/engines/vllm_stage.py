@@ -147,7 +147,7 @@ class AskingEngine(vLLMEngineStageUDF):
             result.raw = output["generated_text"]
             result.tokens_in += output["num_input_tokens"]
             result.tokens_out += output["num_generated_tokens"]
-            answer, result.reason = judge_answer(self.kind, result.raw)
+            answer, result.reason = judge_answer(self.kind, result.raw, self.most)
             if answer is not None:
                 result.status = "ok"
                 break
