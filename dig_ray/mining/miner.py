@@ -147,8 +147,9 @@ def ask(
             store; those that did are kept.
     """
     with ExitStack() as locks:
+        for name in sorted({folder_name(asked) for asked in plans}):  # two recorded miners may share one
+            locks.enter_context(stage.hold(f"answers-{name}"))
         for asked in plans:
-            locks.enter_context(stage.hold(f"answers-{folder_name(asked)}"))
             AnswerLog(f"{stage.kept}/answers/{folder_name(asked)}").check_writable()
             load_known(asked, stage.kept, compact=True)
         for again in (False, True):

@@ -247,6 +247,35 @@ def test_users_are_shown_their_training_items_only(serve, world, in_store) -> No
     assert row["subject"] == "user" and row["reasoning"] == steps and row["prompt"] == "user_interests"
 
 
+def test_two_recordings_make_an_ensemble_under_the_stores_own_locks(world, tmp_path) -> None:
+    from dig_ray.base import Stage
+    from dig_ray.store import Store
+
+    catalog = world(2)
+    miners = []
+    for name, text in (("one", "camping in rain"), ("two", "Camping in RAIN")):
+        pq.write_table(
+            pa.table({"subject_id": ["i0", "i1"], "answer": [answer(text)] * 2}), tmp_path / f"{name}.parquet"
+        )
+        miners.append({"engine": "replay", "name": name, "path": str(tmp_path / f"{name}.parquet")})
+    store = Store(tmp_path / "store")
+    (tmp_path / "out").mkdir()
+    stage = Stage(
+        "item_interests",
+        "f" * 16,
+        0,
+        tmp_path / "out",
+        str(tmp_path / "work"),
+        {},
+        print,
+        store.kept,
+        store.hold,
+    )
+    run_items(config(*miners, merge={"threshold": 2}), stage, catalog, None)
+    (interest,) = pq.read_table(stage.out / "merged.parquet").to_pylist()[0]["interests"]
+    assert interest["support"] == 2 and interest["miners"] == ["one", "two"]
+
+
 def test_recorded_captions_are_judged_like_fresh_ones(world, in_store, tmp_path) -> None:
     recorded = pa.table({"asin": ["i0", "i1", "i2"], "says": ["A red tent.", "", "x" * 2000]})
     pq.write_table(recorded, tmp_path / "captions.parquet")
