@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,7 @@ def load_encoder(
     dtype: str = "float32",
     device: str | None = None,
     trust_remote_code: bool = False,
+    threads: int | None = None,
 ) -> SentenceTransformer:
     """A sentence-transformers model for inference, on a GPU when torch sees one.
 
@@ -28,6 +30,8 @@ def load_encoder(
         dtype: of weights and vectors.
         device: where to put it; chosen by sentence-transformers when None.
         trust_remote_code: run code that comes with the model.
+        threads: of torch in this process from now on. Ray pins OMP_NUM_THREADS to an actor's logical CPUs, half of what an encoder alone
+            on two cores could use.
 
     Raises:
         UserError: the directory or id cannot be loaded.
@@ -38,6 +42,8 @@ def load_encoder(
     import torch
     from sentence_transformers import SentenceTransformer
 
+    if threads is not None:
+        torch.set_num_threads(min(threads, os.cpu_count() or 1))
     try:
         model = SentenceTransformer(
             model_path(name, setting),

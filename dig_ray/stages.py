@@ -88,11 +88,11 @@ def _user_interests(config: Any, stage: Stage, inputs: Inputs) -> None:
     run_users(config.mining, stage, inputs["catalog"], inputs.get("item_interests"))
 
 
-def _mining_files(*fields: str) -> Callable[[Any], Mapping[str, str | Path]]:
+def _mining_files(miners: str) -> Callable[[Any], Mapping[str, str | Path]]:
     def files(config: Any) -> Mapping[str, str | Path]:
         from dig_ray.mining.config import input_files
 
-        return input_files(config.mining, fields)
+        return input_files(config.mining, miners)
 
     return files
 
@@ -204,15 +204,36 @@ HOW_MINERS_RUN = (  # where a model runs, how fast, and what it costs
 )
 
 
-def _all_but(*used: str) -> tuple[str, ...]:
-    """The keys of ``mining`` that do not change the result of a stage which reads only ``used``."""
+def _mining_stage(
+    name: str,
+    run: Callable[[Any, Stage, Inputs], None],
+    miners: str,
+    settings: tuple[str, ...],
+    inputs: tuple[str, ...],
+    code: str = "dig_ray.mining.stage",
+    seeded: bool = False,
+    wanted: Callable[[Any], bool] | None = None,
+) -> StageSpec:
+    """A stage that asks the miners of one field of ``mining``, and whose result only that field and ``settings`` change."""
+
+    def has_miners(config: Any) -> bool:
+        return bool(getattr(config.mining, miners))
+
     operational = [
         f"mining.{field}.{key}" for field in ("caption", "items", "users", "judge") for key in HOW_MINERS_RUN
     ]
-    return (
-        "mining.max_failed",
-        *operational,
-        *(f"mining.{field}" for field in MINING_FIELDS if field not in used),
+    unread = [f"mining.{field}" for field in MINING_FIELDS if field not in (miners, *settings)]
+    return StageSpec(
+        name=name,
+        parts=("mining",),
+        inputs=("catalog", *inputs),
+        code=(code, *ENGINES),
+        run=run,
+        seeded=lambda config: seeded,
+        ignore=("mining.max_failed", *operational, *unread),
+        files=_mining_files(miners),
+        wanted=wanted or has_miners,
+        possible=has_miners,
     )
 
 
@@ -228,49 +249,30 @@ STAGES: tuple[StageSpec, ...] = (
         ignore=("catalog.items.path", "catalog.interactions.path", "catalog.download.directory"),
         files=_catalog_files,
     ),
-    StageSpec(
-        name="captions",
-        parts=("mining",),
-        inputs=("catalog",),
-        code=("dig_ray.mining.stage", *ENGINES),
-        run=_captions,
-        seeded=lambda config: False,
-        ignore=_all_but("caption", "caption_prompt", "image_side"),
-        files=_mining_files("caption"),
-        wanted=lambda config: config.mining.caption is not None,
-    ),
-    StageSpec(
-        name="item_interests",
-        parts=("mining",),
-        inputs=("catalog", "captions"),
-        code=("dig_ray.mining.stage", *ENGINES),
-        run=_item_interests,
-        seeded=lambda config: False,
-        ignore=_all_but("items", "item_prompt", "evidence_tokens", "most", "merge"),
-        files=_mining_files("items"),
+    _mining_stage("captions", _captions, "caption", ("caption_prompt", "image_side"), ()),
+    _mining_stage(
+        "item_interests",
+        _item_interests,
+        "items",
+        ("item_prompt", "evidence_tokens", "most", "merge"),
+        ("captions",),
         wanted=_items_are_read,
-        possible=lambda config: bool(config.mining.items),
     ),
-    StageSpec(
-        name="judgements",
-        parts=("mining",),
-        inputs=("catalog", "captions", "item_interests"),
-        code=("dig_ray.mining.judging", *ENGINES),
-        run=_judgements,
-        ignore=_all_but("judge", "judge_prompt", "evidence_tokens", "rldi"),
-        files=_mining_files("judge"),
-        wanted=lambda config: config.mining.judge is not None,
+    _mining_stage(
+        "judgements",
+        _judgements,
+        "judge",
+        ("judge_prompt", "evidence_tokens", "rldi"),
+        ("captions", "item_interests"),
+        code="dig_ray.mining.judging",
+        seeded=True,
     ),
-    StageSpec(
-        name="user_interests",
-        parts=("mining",),
-        inputs=("catalog", "item_interests"),
-        code=("dig_ray.mining.stage", *ENGINES),
-        run=_user_interests,
-        seeded=lambda config: False,
-        ignore=_all_but("users", "user_prompt", "evidence_tokens", "user_items", "most", "merge"),
-        files=_mining_files("users"),
-        wanted=lambda config: bool(config.mining.users),
+    _mining_stage(
+        "user_interests",
+        _user_interests,
+        "users",
+        ("user_prompt", "evidence_tokens", "user_items", "most", "merge"),
+        ("item_interests",),
     ),
     StageSpec(
         name="embedding",

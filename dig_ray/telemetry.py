@@ -1,6 +1,6 @@
-"""Counters and gauges for the Ray dashboard, named ``dig_<stage>_<noun>_<unit>``, with few and short tags.
+"""Counters for the Ray dashboard, named ``dig_<stage>_<noun>_<unit>``, with few and short tags.
 
-Ray adds ``ray_`` in front, and ``_total`` behind a counter. Item ids, texts and paths are no tags.
+Ray adds ``ray_`` in front, and ``_total`` behind. Item ids, texts and paths are no tags.
 """
 
 from __future__ import annotations
@@ -15,11 +15,3 @@ def counter(name: str, description: str, tags: tuple[str, ...]) -> Any:
     from ray.util.metrics import Counter
 
     return Counter(name, description=description, tag_keys=tags)
-
-
-@cache
-def gauge(name: str, description: str, tags: tuple[str, ...]) -> Any:
-    """The gauge of this name in this process."""
-    from ray.util.metrics import Gauge
-
-    return Gauge(name, description=description, tag_keys=tags)

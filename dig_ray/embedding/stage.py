@@ -8,7 +8,6 @@ share no disk works too. After a kill at most the parts in flight are encoded tw
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -172,11 +171,7 @@ class Encoder:
 
     def _load(self) -> Any:
         if self.model is None:
-            import torch
-
-            # Ray pins OMP_NUM_THREADS to an actor's logical CPUs, half of what an encoder alone on two cores could use
-            torch.set_num_threads(min(self.threads, os.cpu_count() or 1))
-            self.model = load_encoder(self.config)
+            self.model = load_encoder(self.config, threads=self.threads)
         return self.model
 
 

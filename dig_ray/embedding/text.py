@@ -22,13 +22,15 @@ SETTING = "embedding.model"
 MAX_CHARS = 20_000  # no encoder here reads further; a 1 MB description would only burn tokenizer time
 
 
-def load_encoder(config: TextEmbeddingConfig, device: str | None = None) -> SentenceTransformer:
+def load_encoder(
+    config: TextEmbeddingConfig, device: str | None = None, threads: int | None = None
+) -> SentenceTransformer:
     """The sentence-transformers model named by ``config``, in its dtype, on a GPU when torch sees one.
 
     UserError when the directory or id cannot be loaded.
     """
     model = encoder.load_encoder(
-        config.model, SETTING, dtype=config.dtype, device=device, trust_remote_code=config.trust_remote_code
+        config.model, SETTING, config.dtype, device, config.trust_remote_code, threads
     )
     if config.max_seq_length is not None:
         model.max_seq_length = config.max_seq_length

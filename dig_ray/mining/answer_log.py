@@ -124,10 +124,8 @@ class AnswerLog:
                         tables.append(table)
                         good.append(file)
                 break
-            except (
-                FileNotFoundError
-            ):  # somebody wrote files together meanwhile: what they held is in a new one
-                continue
+            except FileNotFoundError:
+                continue  # somebody wrote files together meanwhile: what they held is in a new one
         found = _one_per_key(pa.concat_tables(tables)) if tables else schema().empty_table()
         old = [file for file in good if file.mtime is None or time.time() - _time(file) > COMPACT_AGE]
         if compact and len(old) >= COMPACT_FROM:

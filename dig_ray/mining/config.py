@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -30,6 +29,14 @@ class Sampling(Config):
     temperature: float = Field(0.0, ge=0, le=2)
     max_tokens: int = Field(512, ge=1, le=32_768)
     seed: int = Field(0, ge=0)
+
+    def attempt(self, number: int) -> dict[str, Any]:
+        """How the ``number``-th answer of a row is sampled: from the second on warmer and with another seed, since the first was bad."""
+        return {
+            "temperature": self.temperature if number == 0 else max(0.3, self.temperature),
+            "max_tokens": self.max_tokens,
+            "seed": self.seed + number,
+        }
 
 
 class EngineConfig(Config):
@@ -294,15 +301,15 @@ class MiningConfig(Config):
         ]
 
 
-def input_files(config: MiningConfig, fields: Sequence[str]) -> dict[str, str | Path]:
-    """Files from outside that decide what the miners of ``fields`` answer: prompts and recorded answers, by purpose."""
+def input_files(config: MiningConfig, field: str) -> dict[str, str | Path]:
+    """Files from outside that decide what the miners of ``field`` answer: the prompt and recorded answers, by purpose."""
     from dig_ray.mining.prompts import prompt_file
 
-    files: dict[str, str | Path] = {}
-    for field in fields:
-        files[f"{field} prompt"] = prompt_file(getattr(config, f"{field.removesuffix('s')}_prompt"))
-        found = getattr(config, field)
-        for miner in found if isinstance(found, tuple) else [found] if found is not None else []:
-            if isinstance(miner, ReplayConfig):
-                files[f"{field} {miner.name}"] = miner.path
+    files: dict[str, str | Path] = {
+        f"{field} prompt": prompt_file(getattr(config, f"{field.removesuffix('s')}_prompt"))
+    }
+    found = getattr(config, field)
+    for miner in found if isinstance(found, tuple) else [found] if found is not None else []:
+        if isinstance(miner, ReplayConfig):
+            files[f"{field} {miner.name}"] = miner.path
     return files

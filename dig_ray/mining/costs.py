@@ -76,26 +76,23 @@ def estimate(
     if config.caption is not None:
         evidence, pictures, _ = caption_inputs(config, dataset.items)
         picture = (config.image_side**2) // PICTURE_TOKENS if pictures is not None else 0
-        asked = plan(config.caption, load_prompt(config.caption_prompt), evidence, pictures)
-        found.append(
-            _one("captions", asked, load_prompt(config.caption_prompt), evidence, kept, extra=picture)
-        )
+        prompt = load_prompt(config.caption_prompt)
+        asked = plan(config.caption, prompt, evidence, pictures, config.most)
+        found.append(_one("captions", asked, prompt, evidence, kept, extra=picture))
     captions = read_captions(captions_dir)
     evidence = item_evidence(dataset.items, config.evidence_tokens, captions)
     note = "without captions" if config.caption is not None and captions_dir is None else ""
     prompt = load_prompt(config.item_prompt)
     for miner in config.items:
-        found.append(
-            _one("items", plan(miner, prompt, evidence, None, config.most), prompt, evidence, kept, note=note)
-        )
+        asked = plan(miner, prompt, evidence, None, config.most)
+        found.append(_one("items", asked, prompt, evidence, kept, note=note))
     if config.users:
         prompt = load_prompt(config.user_prompt)
         evidence = user_inputs(config, dataset, items_dir)
         note = "" if items_dir is not None or not config.items else "without item interests"
         for miner in config.users:
-            found.append(
-                _one("users", plan(miner, prompt, evidence, None), prompt, evidence, kept, note=note)
-            )
+            asked = plan(miner, prompt, evidence, None, config.most)
+            found.append(_one("users", asked, prompt, evidence, kept, note=note))
     if config.judge is not None:
         prompt = load_prompt(config.judge_prompt)
         if items_dir is not None:

@@ -19,7 +19,7 @@ from dig_ray.mining.quality import item_quality
 from dig_ray.mining.read import read_captions, read_interests
 from dig_ray.mining.rldi import Rldi, assess, features, train
 from dig_ray.mining.stage import check_failures, checked_prompt
-from dig_ray.mining.tables import model_name, quarantine_rows, quarantine_schema, read_answers
+from dig_ray.mining.tables import model_name, quarantine_rows, quarantine_schema, read_answers, write_table
 
 RLDI = "rldi"
 
@@ -72,7 +72,7 @@ def run(
             label[number] = answer.label
     probability, facts = _classify(config, stage, claims, label, set(judged), len(config.items))
     _write(config, stage, items["item_id"].to_pylist(), claims, label, probability)
-    _write_table(stage, "quarantine", quarantine_rows(asked, evidence), quarantine_schema())
+    write_table(stage, "quarantine", quarantine_rows(asked, evidence), quarantine_schema())
     stage.stats.update(
         rows=len(claims),
         judged=len(label),
@@ -234,18 +234,11 @@ def _write(
             ("probability", pa.float64()),
         ]
     )
-    _write_table(stage, "judgements", rows, schema)
-    _write_table(stage, "quality", quality, pa.schema([("item_id", pa.string()), ("q", pa.float64())]))
+    write_table(stage, "judgements", rows, schema)
+    write_table(stage, "quality", quality, pa.schema([("item_id", pa.string()), ("q", pa.float64())]))
     known = [row["q"] for row in quality if row["q"] is not None]
     stage.stats.update(
         items_with_quality=len(known),
         items_without_weight=weightless,
         mean_quality=round(float(np.mean(known)), 4) if known else None,
     )
-
-
-def _write_table(stage: Stage, name: str, rows: list[dict[str, Any]], schema: Any) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    pq.write_table(pa.Table.from_pylist(rows, schema), stage.out / f"{name}.parquet", compression="zstd")

@@ -120,9 +120,14 @@ def folder_name(asked: Asked) -> str:
     return f"{asked.kind}-{hash_json([asked.prompt[2], identity(asked.miner)])[:16]}"
 
 
+def answer_log(asked: Asked, kept: str) -> AnswerLog:
+    """Where a miner's answers to a prompt are kept."""
+    return AnswerLog(f"{kept}/answers/{folder_name(asked)}")
+
+
 def load_known(asked: Asked, kept: str, compact: bool = False) -> pa.Table:
     """Fill in what the log knows; the log's table."""
-    log = AnswerLog(f"{kept}/answers/{folder_name(asked)}").read(compact)
+    log = answer_log(asked, kept).read(compact)
     wanted = set(asked.keys)
     asked.answers = {
         row["key"]: row
@@ -150,7 +155,7 @@ def ask(
         for name in sorted({folder_name(asked) for asked in plans}):  # two recorded miners may share one
             locks.enter_context(stage.hold(f"answers-{name}"))
         for asked in plans:
-            AnswerLog(f"{stage.kept}/answers/{folder_name(asked)}").check_writable()
+            answer_log(asked, stage.kept).check_writable()
             load_known(asked, stage.kept, compact=True)
         for again in (False, True):
             stopped = _one_pass(plans, prompt, evidence, stage, pictures, again)
@@ -200,7 +205,7 @@ def _one_pass(
             kind=asked.kind,
             system=prompt.system,
             most=asked.most,
-            log=f"{stage.kept}/answers/{folder_name(asked)}",
+            log=answer_log(asked, stage.kept).folder,
             marks=marks,
             spent=sum(log["cost"].to_pylist()),
             secret=Secret(key) if key else None,

@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from dig_ray.mining.engines.contract import Result
+from dig_ray.mining.engines.contract import Result, reason_word
 from dig_ray.telemetry import counter
 
 REPORT_SECONDS = 0.5
@@ -63,11 +63,6 @@ class Totals:
             "cost": round(self.cost, 6),
             "reasons": dict(sorted(self.reasons.items())),
         }
-
-
-def reason_word(reason: str) -> str:
-    """The part of a reason that tables and metrics count: what stands before the colon or a bracket."""
-    return reason.split(":", 1)[0].split(" (", 1)[0][:40] or "unknown"
 
 
 class Board:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 from dataclasses import dataclass
@@ -32,16 +33,18 @@ class Prompt:
     system: str
     hash: str
 
-    def messages(self, evidence: str, image: str | None = None) -> list[dict[str, Any]]:
+    def messages(self, evidence: str, image: tuple[bytes, str] | None = None) -> list[dict[str, Any]]:
         """See :func:`chat_messages`."""
         return chat_messages(self.system, evidence, image)
 
 
-def chat_messages(system: str, evidence: str, image: str | None = None) -> list[dict[str, Any]]:
-    """Chat messages in the OpenAI shape: instructions, then the evidence alone, with a picture (a data URL) where there is one."""
+def chat_messages(system: str, evidence: str, image: tuple[bytes, str] | None = None) -> list[dict[str, Any]]:
+    """Chat messages in the OpenAI shape: instructions, then the evidence alone, with a picture (bytes, media type) where there is one."""
     content: Any = evidence
     if image is not None:
-        content = [{"type": "image_url", "image_url": {"url": image}}, {"type": "text", "text": evidence}]
+        data, media = image
+        url = f"data:{media};base64,{base64.b64encode(data).decode()}"
+        content = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": evidence}]
     return [{"role": "system", "content": system}, {"role": "user", "content": content}]
 
 

@@ -29,6 +29,7 @@ from dig_ray.mining.tables import (
     quarantine_rows,
     quarantine_schema,
     read_answers,
+    write_table,
 )
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def run_captions(config: MiningConfig, stage: Stage, catalog_dir: Path) -> None:
         )
     ]
     names = ("item_id", "caption", "model", "status", "error")
-    _write(stage, "captions", pa.Table.from_pylist(rows, pa.schema([(name, pa.string()) for name in names])))
+    write_table(stage, "captions", rows, pa.schema([(name, pa.string()) for name in names]))
     _write_quarantine(stage, asked, evidence)
     stage.stats.update(
         rows=len(rows), captions=sum(row["caption"] is not None for row in rows), pictures=dict(notes)
@@ -201,8 +202,6 @@ def _mine(
     evidence: Sequence[Evidence],
     stage: Stage,
 ) -> None:
-    import pyarrow as pa
-
     asked, answers = _ask(config, miners, prompt_name, what, evidence, stage)
     encode = None
     if len(miners) > 1 and config.merge.threshold <= 1:
@@ -216,8 +215,8 @@ def _mine(
     rows = [
         row for one, given in zip(asked, answers, strict=True) for row in interest_rows(one, evidence, given)
     ]
-    _write(stage, "interests", pa.Table.from_pylist(rows, interests_schema()))
-    _write(stage, "merged", pa.Table.from_pylist(merged_rows(evidence, merged, names), merged_schema()))
+    write_table(stage, "interests", rows, interests_schema())
+    write_table(stage, "merged", merged_rows(evidence, merged, names), merged_schema())
     _write_quarantine(stage, asked, evidence)
     stage.stats.update(
         rows=len(evidence),
@@ -228,15 +227,7 @@ def _mine(
 
 
 def _write_quarantine(stage: Stage, asked: Sequence[Asked], evidence: Sequence[Evidence]) -> None:
-    import pyarrow as pa
-
     rows = [row for one in asked for row in quarantine_rows(one, evidence)]
-    _write(stage, "quarantine", pa.Table.from_pylist(rows, quarantine_schema()))
+    write_table(stage, "quarantine", rows, quarantine_schema())
     if rows:
         stage.log(f"{len(rows):,} rows failed; quarantine.parquet has each with its reason")
-
-
-def _write(stage: Stage, name: str, table: pa.Table) -> None:
-    import pyarrow.parquet as pq
-
-    pq.write_table(table, stage.out / f"{name}.parquet", compression="zstd")

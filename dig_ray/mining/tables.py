@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dig_ray.base import Stage
 from dig_ray.mining.answers import REASONING, Answer, AnswerError, read_answer
 from dig_ray.mining.evidence import Evidence
 from dig_ray.mining.merge import Interest, merge
@@ -220,3 +221,11 @@ def agreement(merged: Sequence[Sequence[Interest]], miners: Sequence[str]) -> di
             if either:
                 out[f"{miners[first]} | {miners[second]}"] = round(both / either, 4)
     return out
+
+
+def write_table(stage: Stage, name: str, rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> None:
+    """``rows`` as ``NAME.parquet`` of a stage's artifact."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.Table.from_pylist(rows, schema), stage.out / f"{name}.parquet", compression="zstd")

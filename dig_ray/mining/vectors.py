@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -70,12 +69,9 @@ class _Encoder:
         texts = list(batch["texts"][0])
         try:
             if self.model is None:
-                import torch
-
                 from dig_ray.encoder import load_encoder
 
-                torch.set_num_threads(min(self.threads, os.cpu_count() or 1))
-                self.model = load_encoder(self.encoder, self.setting)
+                self.model = load_encoder(self.encoder, self.setting, threads=self.threads)
         except UserError as error:
             return {"texts": [texts], "vectors": [b""], "error": [str(error)]}
         vectors = self.model.encode(texts, batch_size=64, normalize_embeddings=True, show_progress_bar=False)

@@ -9,7 +9,6 @@ followed, so that a key goes nowhere else, and neither key nor headers are part 
 from __future__ import annotations
 
 import asyncio
-import base64
 import json
 import os
 import random
@@ -24,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from dig_ray.errors import UserError
 from dig_ray.mining.answers import MOST, json_schema
 from dig_ray.mining.config import OpenAIConfig
-from dig_ray.mining.engines.contract import Request, Result, SpendLimit, judge_answer
+from dig_ray.mining.engines.contract import Request, Result, SpendLimit, judge_answer, reason_word
 from dig_ray.mining.engines.pace import Pace
 from dig_ray.mining.prompts import chat_messages
 
@@ -210,7 +209,7 @@ class ChatClient:
 
     def _look_for_an_end(self, result: Result) -> None:
         """Stop when the first rows all ended in the same refusal: the others would, too."""
-        word = result.reason.split(":", 1)[0].split(" ", 1)[0]
+        word = reason_word(result.reason)
         if result.status == "ok" or not word.startswith(("status_4", "connection")):
             self._answers = True
         if self._answers:
@@ -283,23 +282,12 @@ class ChatClient:
 
     def _body(self, request: Request, attempt: int) -> dict[str, Any]:
         config = self.config
-        image = None
-        if request.image is not None:
-            data, media = request.image
-            image = f"data:{media};base64,{base64.b64encode(data).decode()}"
-        sampling = {
-            "temperature": config.sampling.temperature
-            if attempt == 0
-            else max(0.3, config.sampling.temperature),
-            "max_tokens": config.sampling.max_tokens,
-            "seed": config.sampling.seed + attempt,
-        }
         body = {
             "model": config.model,
-            "messages": chat_messages(request.system, request.evidence, image),
+            "messages": chat_messages(request.system, request.evidence, request.image),
             **{
                 config.max_tokens_field if name == "max_tokens" else name: value
-                for name, value in sampling.items()
+                for name, value in config.sampling.attempt(attempt).items()
                 if name not in config.omit
             },
         }

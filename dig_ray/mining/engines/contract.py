@@ -142,3 +142,8 @@ def judge_answer(kind: Kind, raw: str, most: int = MOST) -> tuple[Answer | None,
         return read_answer(kind, raw, most), ""
     except AnswerError as error:
         return None, f"{error.reason}: {error}"
+
+
+def reason_word(reason: str) -> str:
+    """The part of a reason that tables and metrics count: what stands before the colon or a bracket."""
+    return reason.split(":", 1)[0].split(" (", 1)[0][:40] or "unknown"

@@ -7,7 +7,6 @@ answers have the shape of a model's, with the cosine as confidence, and every re
 from __future__ import annotations
 
 import json
-import os
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -93,12 +92,9 @@ class Extractor:
 
     def _load(self) -> Any:
         if self.model is None:
-            import torch
-
             from dig_ray.encoder import load_encoder
 
-            torch.set_num_threads(min(self.threads, os.cpu_count() or 1))
-            encoder = load_encoder(self.job.miner.encoder, "encoder")
+            encoder = load_encoder(self.job.miner.encoder, "encoder", threads=self.threads)
             from keybert import KeyBERT
 
             self.model = KeyBERT(model=encoder)

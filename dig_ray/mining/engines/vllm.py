@@ -7,7 +7,6 @@ on its own, Ray would replace the engine and give it the same row for ever.
 
 from __future__ import annotations
 
-import base64
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -124,9 +123,7 @@ def build(job: Job, on_gpu: bool, images: bool) -> Any:
     system = job.system
 
     def messages(row: dict[str, Any]) -> dict[str, Any]:
-        image = None
-        if row["image"] is not None:
-            image = f"data:{row['media']};base64,{base64.b64encode(row['image']).decode()}"
+        image = None if row["image"] is None else (row["image"], row["media"])
         return {
             "messages": chat_messages(system, row["evidence"], image),
             "image": None,

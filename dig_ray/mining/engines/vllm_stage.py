@@ -131,12 +131,7 @@ class AskingEngine(vLLMEngineStageUDF):
         result = Result(row["key"])
         sampling = self.miner.sampling
         for attempt in range(2):
-            params = {
-                "temperature": sampling.temperature if attempt == 0 else max(0.3, sampling.temperature),
-                "max_tokens": sampling.max_tokens,
-                "seed": sampling.seed + attempt,
-                "structured_outputs": dict(self.structured),
-            }
+            params = sampling.attempt(attempt) | {"structured_outputs": dict(self.structured)}
             output = await self._generate_with_error_handling(
                 {**row, "sampling_params": params}, uuid.uuid4()
             )
