@@ -2,7 +2,7 @@
 
 A key is the hash of everything that decides an answer: prompt, model, sampling, evidence, picture. So a changed product is asked about
 again and nothing else is, whatever run asks. Whoever gets an answer writes it down at once: on a file system as a line of a journal, so
-that a killed process loses no answer it had; in an object store as whole parts, each with the first answer after ``FLUSH_SECONDS``.
+that a killed process loses no answer it had; in an object store as whole parts, within ``FLUSH_SECONDS``.
 Rows are plain data and never paths.
 """
 
@@ -82,7 +82,7 @@ class AnswerLog:
 
     def writer(self) -> Journal:
         """A journal of this process's own; close it, or use it in a ``with`` block."""
-        return Journal(self.folder)
+        return Journal(self.folder, schema())
 
     def check_writable(self) -> None:
         """Write and delete a small file, before anything is paid for.
@@ -114,59 +114,76 @@ class AnswerLog:
         """
         import pyarrow as pa
 
-        for _ in range(5):
-            system, files = self._files()
-            tables, good = [], []
-            try:
-                for file in files:
-                    table = _read_file(system, file)
-                    if table is not None:
-                        tables.append(table)
-                        good.append(file)
-                break
-            except FileNotFoundError:
-                continue  # somebody wrote files together meanwhile: what they held is in a new one
-        found = _one_per_key(pa.concat_tables(tables)) if tables else schema().empty_table()
-        old = [file for file in good if file.mtime is None or time.time() - _time(file) > COMPACT_AGE]
+        system, found = _read_files(self.folder, schema())
+        rows = _one_per_key(pa.concat_tables(found.values())) if found else schema().empty_table()
+        old = [file for file in found if file.mtime is None or time.time() - _time(file) > COMPACT_AGE]
         if compact and len(old) >= COMPACT_FROM:
-            write_part(self.folder, f"answers-{uuid.uuid4().hex}.parquet", found)
+            write_part(self.folder, f"answers-{uuid.uuid4().hex}.parquet", rows)
             for file in old:
                 system.delete_file(file.path)
-        return found
+        return rows
 
-    def _files(self) -> tuple[FileSystem, list[FileInfo]]:
-        from pyarrow.fs import FileSelector, FileSystem, FileType
 
-        system, base = FileSystem.from_uri(self.folder)
-        found = system.get_file_info(FileSelector(base, allow_not_found=True))
-        kept = [
-            f
-            for f in found
-            if f.type == FileType.File
-            and f.base_name.startswith("answers-")
-            and f.base_name.endswith((".parquet", ".jsonl"))
-        ]
-        return system, sorted(kept, key=lambda f: f.path)
+def read_rows(folder: str, columns: pa.Schema) -> list[pa.Table]:
+    """What journals of these columns have written to a folder (local directory or URI); [] where there is none."""
+    return list(_read_files(folder if "://" in folder else str(Path(folder).resolve()), columns)[1].values())
+
+
+def _read_files(folder: str, columns: pa.Schema) -> tuple[FileSystem, dict[FileInfo, pa.Table]]:
+    """Every file that can be read with its rows."""
+    for attempt in range(5):
+        system, files = _files(folder)
+        try:
+            tables = {file: _read_file(system, file, columns) for file in files}
+            break
+        except FileNotFoundError:  # somebody wrote files together meanwhile: what they held is in a new one
+            if attempt == 4:
+                raise
+    return system, {file: table for file, table in tables.items() if table is not None}
+
+
+def _files(folder: str) -> tuple[FileSystem, list[FileInfo]]:
+    from pyarrow.fs import FileSelector, FileSystem, FileType
+
+    system, base = FileSystem.from_uri(folder)
+    found = system.get_file_info(FileSelector(base, allow_not_found=True))
+    kept = [
+        f
+        for f in found
+        if f.type == FileType.File
+        and not f.base_name.startswith(".")
+        and f.base_name.endswith((".parquet", ".jsonl"))
+    ]
+    return system, sorted(kept, key=lambda f: f.path)
 
 
 class Journal:
-    """Where one process writes its answers down as they come. Threads may share it."""
+    """Where one process writes rows down as they come. Threads may share it.
 
-    def __init__(self, folder: str) -> None:
-        self.folder = folder
+    Args:
+        folder: local directory or URI.
+        columns: of the rows; the first one is never null.
+    """
+
+    def __init__(self, folder: str, columns: pa.Schema) -> None:
+        self.folder, self._columns = folder, columns
         self._lock = threading.Lock()
         self._rows: list[Mapping[str, Any]] = []
         self._file: io.FileIO | None = None
         self._flushed = time.monotonic()
+        self._timer: threading.Timer | None = None
 
     def append(self, row: Mapping[str, Any]) -> None:
-        """Keep one answer; columns as in ``schema``."""
+        """Keep one row."""
         with self._lock:
             if "://" in self.folder:
                 self._rows.append(row)
-                due = time.monotonic() - self._flushed > FLUSH_SECONDS or len(self._rows) >= FLUSH_ROWS
-                if due:
+                if len(self._rows) >= FLUSH_ROWS:
                     self._flush()
+                elif self._timer is None:  # what is written down late is lost to a kill, and paid for again
+                    self._timer = threading.Timer(FLUSH_SECONDS, self.flush)
+                    self._timer.daemon = True
+                    self._timer.start()
                 return
             if self._file is None:
                 Path(self.folder).mkdir(parents=True, exist_ok=True)
@@ -185,12 +202,15 @@ class Journal:
             self._flush()
 
     def _flush(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         if self._file is not None:
             os.fsync(self._file.fileno())
         elif self._rows:
             import pyarrow as pa
 
-            table = pa.Table.from_pylist([dict(row) for row in self._rows], schema=schema())
+            table = pa.Table.from_pylist([dict(row) for row in self._rows], schema=self._columns)
             write_part(self.folder, f"answers-{uuid.uuid4().hex}.parquet", table)
             self._rows = []
         self._flushed = time.monotonic()
@@ -214,44 +234,44 @@ def _time(file: FileInfo) -> float:
     return file.mtime.timestamp() if file.mtime is not None else 0.0
 
 
-def _read_file(system: FileSystem, file: FileInfo) -> pa.Table | None:
+def _read_file(system: FileSystem, file: FileInfo, columns: pa.Schema) -> pa.Table | None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
         if file.path.endswith(".parquet"):
-            return pq.read_table(file.path, filesystem=system, schema=schema())
+            return pq.read_table(file.path, filesystem=system, schema=columns)
         with system.open_input_stream(file.path) as stream:
             raw = stream.read()
     except FileNotFoundError:
         raise
     except (OSError, pa.ArrowInvalid):
         return None
-    return _read_lines(raw[: raw.rfind(b"\n") + 1])
+    return _read_lines(raw[: raw.rfind(b"\n") + 1], columns)
 
 
-def _read_lines(raw: bytes) -> pa.Table:
+def _read_lines(raw: bytes, columns: pa.Schema) -> pa.Table:
     import pyarrow as pa
     import pyarrow.json as pj
 
     if not raw:
-        return schema().empty_table()
-    options = pj.ParseOptions(explicit_schema=schema(), unexpected_field_behavior="ignore")
+        return columns.empty_table()
+    options = pj.ParseOptions(explicit_schema=columns, unexpected_field_behavior="ignore")
     try:
         table = pj.read_json(
             io.BytesIO(raw), parse_options=options, read_options=pj.ReadOptions(block_size=1 << 24)
         )
-        if table["key"].null_count == 0:
+        if table[0].null_count == 0:
             return table
     except pa.ArrowInvalid:
         pass
     rows = []
     for line in raw.splitlines():
         try:  # one damaged line costs one answer
-            rows.append(pa.Table.from_pylist([json.loads(line)], schema=schema()))
+            rows.append(pa.Table.from_pylist([json.loads(line)], schema=columns))
         except (ValueError, TypeError, AttributeError, pa.ArrowInvalid):
             continue
-    return pa.concat_tables([schema().empty_table(), *(r for r in rows if r["key"].null_count == 0)])
+    return pa.concat_tables([columns.empty_table(), *(r for r in rows if r[0].null_count == 0)])
 
 
 def _one_per_key(table: pa.Table) -> pa.Table:

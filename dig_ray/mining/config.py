@@ -61,11 +61,12 @@ class OpenAIConfig(EngineConfig):
         api_key_env: environment variable that holds the key; the key itself never stands in a config. None sends none.
         response_format: how the endpoint is told the shape of an answer: its JSON schema, any JSON object, or not at all.
         max_in_flight: requests at once, over all actors.
-        requests_per_minute: sent at most, over all actors; None leaves it to the endpoint's 429s.
+        requests_per_minute: sent at most, over all actors; None leaves it to the endpoint's 429s. Miners of one run that ask the same model
+            of the same endpoint share both evenly.
         timeout: seconds for one request; ``deadline``: seconds for one row with all its retries.
         max_tries: sends of one request that meets 429, 5xx, a cut connection or a timeout.
-        spend_limit: US dollars, by ``price``, for one prompt and model, over all runs that share a store; then no call is made any more,
-            the run stops cleanly, and goes on when the limit is raised.
+        spend_limit: US dollars that may be spent at this endpoint, by ``price``, over all miners, prompts and runs that share a store;
+            then no call is made any more, the run stops cleanly, and goes on when the limit is raised. Calls in flight are finished.
         actors: processes that send; one carries hundreds of requests a second.
         max_tokens_field: what the endpoint calls the longest answer; reasoning models ask for ``max_completion_tokens``.
         omit: fields of a request that the endpoint does not take, such as ``temperature`` or ``seed``.
@@ -139,7 +140,8 @@ class ReplayConfig(EngineConfig):
 
     Attributes:
         path: of the table.
-        id_column, answer_column: item or user id, and what the model wrote; a subject without an answer fails.
+        id_column, answer_column: item or user id, and what the model wrote; a subject without an answer fails. A recorded judge is asked
+            about ``ITEM#N``, the N-th interest of an item's merged list, counted from 0.
         form: ``json`` when answers are what the prompt asks for, ``text`` when they are bare captions.
     """
 

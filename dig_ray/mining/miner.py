@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -26,6 +27,7 @@ from dig_ray.mining.engines.contract import Job, Secret, SpendLimit, request_sch
 from dig_ray.mining.evidence import Evidence
 from dig_ray.mining.progress import Board, Totals, progress_line
 from dig_ray.mining.prompts import Prompt
+from dig_ray.mining.spend import endpoint_name, total_paid
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -125,8 +127,8 @@ def answer_log(asked: Asked, kept: str) -> AnswerLog:
     return AnswerLog(f"{kept}/answers/{folder_name(asked)}")
 
 
-def load_known(asked: Asked, kept: str, compact: bool = False) -> pa.Table:
-    """Fill in what the log knows; the log's table."""
+def load_known(asked: Asked, kept: str, compact: bool = False) -> None:
+    """Fill in what the log knows."""
     log = answer_log(asked, kept).read(compact)
     wanted = set(asked.keys)
     asked.answers = {
@@ -135,7 +137,6 @@ def load_known(asked: Asked, kept: str, compact: bool = False) -> pa.Table:
         for row in batch.to_pylist()
         if row["key"] in wanted
     }
-    return log
 
 
 def ask(
@@ -180,8 +181,10 @@ def _one_pass(
 ) -> list[str]:
     """Ask every row that is worth asking; the sentences of the miners that stopped early. A second pass says why it is one."""
     import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     jobs: list[tuple[Asked, Job, pa.Table]] = []
+    same_model = Counter(_served_by(asked.miner) for asked in plans)
     for asked in plans:
         todo = _requests(asked, evidence, pictures)
         count = len(set(asked.keys) - {""})
@@ -198,8 +201,9 @@ def _one_pass(
             stage.log(f"{asked.miner.name}: asking about {todo.num_rows:,} rows{there}")
         marks = f"{stage.work}/marks-{folder_name(asked)}"
         Marks(marks).clear()
-        log = load_known(asked, stage.kept)
         key = os.environ.get(getattr(asked.miner, "api_key_env", None) or "")
+        url = getattr(asked.miner, "base_url", None)
+        payments = f"{stage.kept}/payments/{endpoint_name(url)}" if url else ""
         job = Job(
             miner=asked.miner,
             kind=asked.kind,
@@ -207,14 +211,18 @@ def _one_pass(
             most=asked.most,
             log=answer_log(asked, stage.kept).folder,
             marks=marks,
-            spent=sum(log["cost"].to_pylist()),
+            pace=1 / same_model[_served_by(asked.miner)],
+            spent=total_paid(payments) if getattr(asked.miner, "spend_limit", None) is not None else 0.0,
+            payments=payments,
             secret=Secret(key) if key else None,
         )
         jobs.append((asked, job, todo))
     if not jobs:
         return []
-    board = ray.remote(num_cpus=0)(Board).remote()
-    run = ray.remote(num_cpus=0, max_retries=0)(_run_engine)
+    # beside the driver, so that another machine's death takes workers only, and Ray replaces those
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    board = ray.remote(num_cpus=0, scheduling_strategy=here)(Board).remote()
+    run = ray.remote(num_cpus=0, max_retries=0, scheduling_strategy=here)(_run_engine)
     pending = {}
     for asked, job, todo in jobs:
         task = run.options(name=f"mine {asked.miner.name}").remote(replace(job, board=board), ray.put(todo))
@@ -223,6 +231,12 @@ def _one_pass(
     for asked, _, _ in jobs:
         load_known(asked, stage.kept)
     return stopped
+
+
+def _served_by(miner: Any) -> tuple[str, str]:
+    """Whose rate limit a miner lives under; miners without an endpoint have one each."""
+    url = getattr(miner, "base_url", None)
+    return (miner.name, "") if url is None else (endpoint_name(url), miner.model)
 
 
 def _requests(asked: Asked, evidence: Sequence[Evidence], pictures: Mapping[str, Picture] | None) -> pa.Table:

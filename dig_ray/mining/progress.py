@@ -66,16 +66,22 @@ class Totals:
 
 
 class Board:
-    """The actor that counts, per miner. ``ray.remote(num_cpus=0)`` makes it one."""
+    """The actor that counts rows per miner and money per endpoint. ``ray.remote(num_cpus=0)`` makes it one."""
 
     def __init__(self) -> None:
         self.totals: dict[str, Totals] = {}
+        self.paid: Counter[str] = Counter()
 
     def add(self, miner: str, totals: Totals) -> None:
         self.totals[miner] = self.totals.get(miner, Totals()).plus(totals)
 
     def read(self) -> dict[str, Totals]:
         return self.totals
+
+    def pay(self, endpoint: str, dollars: float) -> float:
+        """Count a payment; US dollars of all payments to this endpoint."""
+        self.paid[endpoint] += dollars
+        return self.paid[endpoint]
 
 
 class Meter:

@@ -20,7 +20,8 @@ class Endpoint:
     """Serves ``/v1/chat/completions``.
 
     ``behave(evidence, number)`` says what to do with the ``number``-th request about an evidence: text to answer, or a dict with any of
-    ``status``, ``headers``, ``body`` (bytes), ``sleep``, ``cut`` (close the connection in the middle), ``finish``.
+    ``status``, ``headers``, ``body`` (bytes), ``sleep``, ``cut`` (close the connection in the middle), ``drip`` (seconds between bytes),
+    ``finish``.
     """
 
     good = GOOD
@@ -93,7 +94,15 @@ class Endpoint:
                 )
             choice = {"message": {"content": what["text"]}, "finish_reason": what.get("finish", "stop")}
             usage = {"prompt_tokens": 100, "completion_tokens": 10}
-            return web.json_response({"choices": [choice], "usage": usage})
+            whole = {"choices": [choice], "usage": usage}
+            if "drip" in what:
+                response = web.StreamResponse()
+                await response.prepare(request)
+                for byte in json.dumps(whole).encode():
+                    await response.write(bytes([byte]))
+                    await asyncio.sleep(what["drip"])
+                return response
+            return web.json_response(whole)
         finally:
             self.in_flight -= 1
 

@@ -56,6 +56,8 @@ def test_instructions_and_evidence_are_two_messages_and_the_schema_is_sent(serve
         {"status": 429},
         {"status": 500, "body": b'{"error": {"message": "boom"}}'},
         {"status": 502, "body": b"<html>"},
+        {"status": 503, "headers": {"Retry-After": "0.1"}, "body": b"{}"},
+        {"status": 504},
         {"body": b'{"error": {"message": "overloaded"}}'},
         {"body": b'{"choices": [{"mess'},
         {"body": b"[]"},
@@ -82,6 +84,13 @@ def test_a_fault_that_stays_fails_its_row_alone_and_says_why(serve) -> None:
         and results["k2"].calls == 3
         and results["k2"].raw == ""
     )
+
+
+def test_an_endpoint_that_does_not_speak_tls_is_a_named_failure(serve) -> None:
+    endpoint = serve()
+    results = ask(endpoint, 2, base_url=endpoint.url.replace("http:", "https:"), max_tries=2)
+    assert {r.status for r in results.values()} == {"failed"} and not endpoint.calls
+    assert all(r.reason.startswith("connection: ClientConnectorSSLError") for r in results.values())
 
 
 def test_a_bad_answer_is_asked_for_once_more_with_another_seed(serve) -> None:

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import io
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from dig_ray.mining import judging
 from dig_ray.mining.answer_log import write_rows
+from dig_ray.mining.answers import REASONING
 from dig_ray.mining.config import MiningConfig
 from dig_ray.mining.costs import estimate
 from dig_ray.mining.engines.contract import Result
 from dig_ray.mining.evidence import item_evidence
 from dig_ray.mining.miner import folder_name, plan
 from dig_ray.mining.prompts import load_prompt
+from dig_ray.mining.stage import run_captions, run_items, run_users
 
 ROOT = Path(__file__).parents[2]
 MINER = {
@@ -55,6 +60,49 @@ def test_users_and_a_judge_are_estimated_with_what_is_not_known_yet(world, tmp_p
     found = {one.stage: one for one in estimate(config, catalog, None, str(tmp_path / "kept"), 0)}
     assert found["judge"].calls == 20 * config.most and found["judge"].most_out == 2 * found["judge"].calls
     assert "as if every item had" in found["judge"].note and "without item interests" in found["users"].note
+
+
+@pytest.mark.usefixtures("ray_here")
+def test_after_mining_a_dry_run_finds_every_stage_answered(serve, world, in_store, tmp_path) -> None:
+    import pyarrow as pa
+    from PIL import Image
+
+    def behave(evidence: str, number: int) -> str:
+        record = json.loads(evidence)
+        if not record:
+            return json.dumps({"caption": "A tent."})
+        if "history" in record:
+            steps = dict.fromkeys(REASONING, "why not")
+            return json.dumps({**steps, "interests": [{"interest": "camping", "confidence": 1}]})
+        if "descriptor" in record:
+            return "1"
+        return json.dumps({"descriptors": [{"descriptor": "camping", "confidence": 0.5}]})
+
+    pictures = []
+    for n in range(12):
+        out = io.BytesIO()
+        Image.new("RGB", (8, 8), (20 * n, 0, 0)).save(out, "PNG")
+        pictures.append(out.getvalue())
+    server = serve(behave)
+    miner = MINER | {"base_url": server.url}
+    config = MiningConfig.model_validate(
+        {
+            "caption": miner,
+            "items": [miner],
+            "users": [miner],
+            "judge": miner | {"name": "judge", "model": "other"},
+            "most": 5,
+        }
+    )
+    catalog = world(12, image_bytes=pa.array(pictures, pa.binary()))
+    captions = in_store(lambda stage: run_captions(config, stage, catalog)).out
+    items = in_store(lambda stage: run_items(config, stage, catalog, captions)).out
+    in_store(lambda stage: run_users(config, stage, catalog, items))
+    in_store(lambda stage: judging.run(config, stage, catalog, items, captions))
+    found = estimate(config, catalog, items, str(tmp_path / "kept"), 0, captions)
+    stages = ["captions", "items", "users", "judge"]
+    assert [(one.stage, one.calls) for one in found] == [(name, 0) for name in stages]
+    assert all(one.rows == one.known > 0 for one in found)
 
 
 def test_the_job_prints_a_table_and_asks_nothing(tmp_path) -> None:

@@ -200,6 +200,46 @@ def test_a_spend_limit_stops_cleanly_and_goes_on_when_raised(serve, world, in_st
     assert stage.stats["miners"]["gpt"]["all"]["cost"] == pytest.approx(6.0)
 
 
+def test_miners_of_one_endpoint_spend_from_one_purse_over_runs_and_prompts(serve, world, in_store) -> None:
+    server = serve(lambda evidence, number: answer("fine"), latency=0.02)
+    price = {"input": 1000.0, "output": 0.0}  # 100 tokens: ten cents a call
+    catalog = world(60)
+    shared = {"price": price, "spend_limit": 5.0, "max_in_flight": 4}
+    both = config(
+        endpoint_miner(server.url, name="one", model="a", **shared),
+        endpoint_miner(server.url + "/", name="two", model="b", **shared),
+    )
+    with pytest.raises(UserError, match=r"miner one: .*\$5 is reached.*miner two: .*\$5 is reached"):
+        in_store(lambda stage: run_items(both, stage, catalog, None))
+    spent = sum(server.calls.values())
+    assert 50 <= spent <= 60  # at most what both had in flight above the limit
+    bad = serve(lambda evidence, number: "no JSON")  # two paid answers a row, none of which is good
+    wasteful = config(endpoint_miner(bad.url, price=price, spend_limit=3.0, max_in_flight=2), max_failed=1.0)
+    with pytest.raises(UserError, match="spend_limit"):
+        in_store(lambda stage: run_items(wasteful, stage, catalog, None))
+    assert 30 <= sum(bad.calls.values()) <= 33
+    other = wasteful.model_copy(update={"item_prompt": "item_interests"})
+    with pytest.raises(UserError, match="spend_limit"):
+        in_store(lambda stage: run_items(other, stage, catalog, None))
+    assert sum(bad.calls.values()) <= 33
+
+
+def test_several_actors_share_rows_places_and_money(serve, world, in_store) -> None:
+    server = serve(lambda evidence, number: answer("fine"), latency=0.1)
+    catalog = world(90)
+    settings = config(endpoint_miner(server.url, actors=3, max_in_flight=9))
+    stage = in_store(lambda stage: run_items(settings, stage, catalog, None))
+    assert sum(server.calls.values()) == 90 and len(descriptors(stage)) == 90
+    assert 4 <= server.most_in_flight <= 9
+    price = {"input": 1000.0, "output": 0.0}
+    limited = config(
+        endpoint_miner(server.url, model="n", actors=3, max_in_flight=9, price=price, spend_limit=4.0)
+    )
+    with pytest.raises(UserError, match="spend_limit"):
+        in_store(lambda stage: run_items(limited, stage, catalog, None))
+    assert 40 <= sum(server.calls.values()) - 90 <= 49
+
+
 def test_the_way_there_is_tried_again_next_time_and_a_bad_answer_is_not(serve, world, in_store) -> None:
     def behave(evidence: str, number: int):
         if titled(evidence).endswith(" 7"):

@@ -26,6 +26,7 @@ from dig_ray.mining.config import OpenAIConfig
 from dig_ray.mining.engines.contract import Request, Result, SpendLimit, judge_answer, reason_word
 from dig_ray.mining.engines.pace import Pace
 from dig_ray.mining.prompts import chat_messages
+from dig_ray.mining.spend import Purse
 
 if TYPE_CHECKING:
     import aiohttp
@@ -58,23 +59,22 @@ class ChatClient:
         share: part of ``max_in_flight`` and ``requests_per_minute`` that is this process's, 1 over the number of processes.
         most: entries that an answer's schema allows.
         secret: the key, where this process's environment has none.
-        spent: dollars that were spent before, counted against ``spend_limit``.
+        purse: the endpoint's money; by default one that knows of this process only.
     """
 
     def __init__(
         self,
         config: OpenAIConfig,
         share: float = 1.0,
-        spent: float = 0.0,
         most: int = MOST,
         secret: str | None = None,
+        purse: Purse | None = None,
     ) -> None:
         self.config, self.most, self._secret = config, most, secret
         self.in_flight = max(1, round(config.max_in_flight * share))
         rate = config.requests_per_minute
         self.pace = Pace(self.in_flight, rate * share if rate else None)
-        self.limit = None if config.spend_limit is None else max(0.0, config.spend_limit - spent) * share
-        self.spent = 0.0
+        self.purse = purse or Purse(config.spend_limit)
         self._random = random.Random()  # noqa: S311 - jitter is no secret
 
     def ask_all(self, requests: Iterable[Request], done: Callable[[Result], None]) -> None:
@@ -92,6 +92,7 @@ class ChatClient:
         self._answers = False  # whether the endpoint has ever answered a row
         self._unanswered: Counter[str] = Counter()
 
+        await self.purse.pay(0.0)
         async with self._session() as session:
 
             async def worker() -> None:
@@ -149,8 +150,8 @@ class ChatClient:
                     result.tokens_out += tokens_out
                     cost = self.config.price.of(tokens_in, tokens_out)
                     result.cost += cost
-                    self.spent += cost
-                    answer, result.reason = judge_answer(request.kind, raw, self.most)
+                    await self.purse.pay(cost)
+                    answer, result.reason = judge_answer(request.kind, raw, self.most, request.system)
                     if answer is not None:
                         result.status = "ok"
                         break
@@ -225,7 +226,7 @@ class ChatClient:
         """Send nothing more once a row has stopped the run or the money is spent."""
         if self._stop is not None:
             raise self._stop
-        if self.limit is not None and self.spent >= self.limit:
+        if self.purse.empty:
             raise SpendLimit
 
     async def _post(self, session: aiohttp.ClientSession, body: bytes) -> tuple[str, int, int, str]:

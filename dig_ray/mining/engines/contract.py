@@ -6,16 +6,19 @@ job's answer log before it returns. What it raises ends the miner, not the other
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
-from functools import cache
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any
 
 from dig_ray.mining.answer_log import UNREACHED
-from dig_ray.mining.answers import LONGEST_ANSWER, MOST, Answer, AnswerError, Kind, read_answer
+from dig_ray.mining.answers import LONGEST_ANSWER, MOST, Answer, AnswerError, Kind, fold, read_answer
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+ECHO = 10
+"""Words in a row that no answer shares with its instructions by chance."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,9 @@ class Job:
         log: folder of the answer log.
         marks: folder for the marks of rows in flight.
         board: the actor that counts, or None.
-        spent: US dollars that were spent before under the same limit.
+        pace: part of the endpoint's rate and places in flight that is this miner's, where several miners ask the same model of it.
+        spent: US dollars that were spent at the endpoint before this run.
+        payments: folder where what is spent is written down.
         secret: the endpoint's key as the driver's environment has it, for workers whose environment has none.
     """
 
@@ -96,7 +101,9 @@ class Job:
     log: str
     marks: str
     board: Any = None
+    pace: float = 1.0
     spent: float = 0.0
+    payments: str = ""
     secret: Secret | None = None
 
     def request(self, row: dict[str, Any]) -> Request:
@@ -136,12 +143,38 @@ def worth_asking(row: Mapping[str, Any] | None) -> bool:
     return row is None or (row["status"] == "failed" and str(row["reason"]).startswith(UNREACHED))
 
 
-def judge_answer(kind: Kind, raw: str, most: int = MOST) -> tuple[Answer | None, str]:
-    """(the answer, ""), or (None, the reason why it is refused)."""
+def judge_answer(kind: Kind, raw: str, most: int = MOST, system: str = "") -> tuple[Answer | None, str]:
+    """(the answer, ""), or (None, the reason why it is refused).
+
+    Args:
+        kind: of answer.
+        raw: what the model wrote.
+        most: entries that it may have.
+        system: the instructions; an answer that repeats ``ECHO`` words of them in a row was talked into it.
+    """
     try:
-        return read_answer(kind, raw, most), ""
+        answer = read_answer(kind, raw, most)
     except AnswerError as error:
         return None, f"{error.reason}: {error}"
+    if system and (echo := _echo((*answer.texts, *answer.reasoning.values()), system)):
+        return None, f"echo: the answer repeats the instructions, {echo!r}"
+    return answer, ""
+
+
+def _echo(texts: Iterable[str], system: str) -> str:
+    """The first ``ECHO`` words in a row that stand in the instructions too; "" where there are none."""
+    for text in texts:
+        words = fold(text).split()
+        for start in range(len(words) - ECHO + 1):
+            run = " ".join(words[start : start + ECHO])
+            if f" {run} " in _folded(system):
+                return run
+    return ""
+
+
+@lru_cache
+def _folded(system: str) -> str:
+    return f" {fold(system)} "
 
 
 def reason_word(reason: str) -> str:

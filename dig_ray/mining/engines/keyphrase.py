@@ -72,11 +72,16 @@ class Extractor:
         model = self._load()
         texts = [evidence_text(evidence) for evidence in rows["evidence"].to_pylist()]
         begun = time.monotonic()
-        found = extract(model, texts, self.job.miner)
+        try:
+            found: list[Any] = list(extract(model, texts, self.job.miner))
+        except Exception:  # one text that the library cannot take costs its own row
+            found = [_alone(model, text, self.job.miner) for text in texts]
         seconds = (time.monotonic() - begun) / len(texts)
         for key, phrases in zip(rows["key"].to_pylist(), found, strict=True):
             result = Result(key, seconds=seconds)
-            if phrases:
+            if isinstance(phrases, Exception):
+                result.reason = f"no_phrase: {type(phrases).__name__} in the library that extracts"
+            elif phrases:
                 result.raw = json.dumps(
                     {"descriptors": [{"descriptor": p, "confidence": c} for p, c in phrases]},
                     ensure_ascii=False,
@@ -99,6 +104,13 @@ class Extractor:
 
             self.model = KeyBERT(model=encoder)
         return self.model
+
+
+def _alone(model: Any, text: str, config: Any) -> list[tuple[str, float]] | Exception:
+    try:
+        return extract(model, [text], config)[0]
+    except Exception as error:
+        return error
 
 
 def evidence_text(evidence: str) -> str:

@@ -14,6 +14,7 @@ from dig_ray.mining.answer_log import AnswerLog
 from dig_ray.mining.engines.chat_client import ChatClient
 from dig_ray.mining.engines.contract import Job, Result, SpendLimit, worth_asking
 from dig_ray.mining.progress import Meter
+from dig_ray.mining.spend import Purse, endpoint_name
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -60,11 +61,11 @@ class Asker:
         before = log.read()
         keys = set(rows["key"].to_pylist())
         # what an actor answered that died at these rows
-        done = [row for row in before.to_pylist() if row["key"] in keys and not worth_asking(row)]
-        known = {row["key"] for row in done}
-        spent = job.spent + sum(row["cost"] for row in done) / self.share
+        known = {row["key"] for row in before.to_pylist() if row["key"] in keys and not worth_asking(row)}
         secret = job.secret.reveal() if job.secret is not None else None
-        client = ChatClient(job.miner, self.share, spent, job.most, secret)
+        endpoint = endpoint_name(job.miner.base_url)
+        purse = Purse(job.miner.spend_limit, job.spent, job.payments, job.board, endpoint)
+        client = ChatClient(job.miner, self.share * job.pace, job.most, secret, purse)
         meter = Meter(job.board, job.miner.name)
         stopped = ""
         with log.writer() as journal:
@@ -80,6 +81,7 @@ class Asker:
                 stopped = "spend"
             except UserError as error:
                 stopped = str(error)
+        purse.close()
         meter.flush()
         yield {"stopped": [stopped]}
 

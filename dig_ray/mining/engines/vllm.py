@@ -28,6 +28,7 @@ def run(job: Job, requests: pa.Table) -> None:
             dies whatever it is asked.
     """
     import ray
+    from ray.exceptions import RayError
 
     miner: VllmConfig = job.miner
     on_gpu = check_device(miner, ray.cluster_resources())
@@ -36,9 +37,16 @@ def run(job: Job, requests: pa.Table) -> None:
     processor = build(job, on_gpu, images)
     size = miner.batch_size
     blocks = [requests.slice(start, size) for start in range(0, requests.num_rows, size)]
-    for row in processor(ray.data.from_arrow(blocks)).iter_rows():
-        if row["stopped"]:
-            raise UserError(row["stopped"])
+    try:
+        for row in processor(ray.data.from_arrow(blocks)).iter_rows():
+            if row["stopped"]:
+                raise UserError(row["stopped"])
+    except RayError as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        raise UserError(
+            f"miner {miner.name}: vLLM cannot run {miner.model} ({lines[-1][:300] if lines else type(error).__name__}); the worker's log "
+            "has the whole story"
+        ) from error
 
 
 def check_device(miner: VllmConfig, resources: dict[str, float]) -> bool:
@@ -62,7 +70,7 @@ def check_device(miner: VllmConfig, resources: dict[str, float]) -> bool:
 
 
 def check_model(miner: VllmConfig) -> None:
-    """Refuse a model directory that is not there, and a Python without vLLM, before an engine starts.
+    """Refuse a model that is not there or takes no chat, and a Python without vLLM, before an engine starts.
 
     Raises:
         UserError: see above.
@@ -78,6 +86,42 @@ def check_model(miner: VllmConfig) -> None:
         raise UserError(
             f"miner {miner.name}: model {miner.model} is no directory; give one, or a Hugging Face id"
         )
+    from dig_ray.torchvision_ops import install
+
+    install()  # transformers imports torchvision; a CUDA wheel beside a CPU torch breaks that import
+    from transformers import AutoTokenizer
+    from transformers.utils import cached_file
+
+    where: dict[str, Any] = {"revision": miner.revision}
+    try:
+        remote_code = bool(miner.engine_kwargs.get("trust_remote_code"))
+        tokenizer = AutoTokenizer.from_pretrained(model_path(miner), trust_remote_code=remote_code, **where)
+        templates = [tokenizer.chat_template]
+    except OSError as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
+        raise UserError(
+            f"miner {miner.name}: model {miner.model} cannot be loaded ({reason}); give a directory, or a Hugging Face id that this "
+            "machine can fetch (HF_TOKEN in the environment for a gated one)"
+        ) from None
+    except (ValueError, KeyError):
+        return  # a tokenizer that only vLLM knows
+    where |= {
+        "_raise_exceptions_for_missing_entries": False,
+        "_raise_exceptions_for_connection_errors": False,
+    }
+    templates += [
+        cached_file(model_path(miner), f"chat_template.{kind}", **where) for kind in ("jinja", "json")
+    ]
+    if not any(templates):
+        raise UserError(
+            f"miner {miner.name}: model {miner.model} has no chat template, so it was not made to follow instructions; name its "
+            "instruction-tuned variant"
+        )
+
+
+def model_path(miner: VllmConfig) -> str:
+    """The model's directory or id."""
+    return str(Path(miner.model).expanduser()) if miner.model.startswith("~") else miner.model
 
 
 def build(job: Job, on_gpu: bool, images: bool) -> Any:
@@ -102,7 +146,7 @@ def build(job: Job, on_gpu: bool, images: bool) -> Any:
         settings["revision"] = miner.revision
     light = {"batch_size": miner.batch_size, "concurrency": 1, "num_cpus": 0.25}
     config = vLLMEngineProcessorConfig(
-        model_source=str(Path(miner.model).expanduser()) if miner.model.startswith("~") else miner.model,
+        model_source=model_path(miner),
         engine_kwargs=settings | miner.engine_kwargs,
         batch_size=miner.batch_size,
         max_concurrent_batches=miner.max_concurrent_batches,
@@ -145,6 +189,7 @@ def build(job: Job, on_gpu: bool, images: bool) -> Any:
     settings_of_ours = {
         "miner": miner.model_dump(mode="json"),
         "kind": job.kind,
+        "system": job.system,
         "most": job.most,
         "log": job.log,
         "marks": job.marks,

@@ -65,7 +65,7 @@ class AskingEngine(vLLMEngineStageUDF):
         super().__init__(*args, **kwargs)
         settings = json.loads(job)
         self.miner = VllmConfig(**settings["miner"])
-        self.kind, self.most = settings["kind"], settings["most"]
+        self.kind, self.most, self.system = settings["kind"], settings["most"], settings["system"]
         self.log = AnswerLog(settings["log"])
         self.marks = Marks(settings["marks"])
         self.journal = self.log.writer()
@@ -142,7 +142,7 @@ class AskingEngine(vLLMEngineStageUDF):
             result.raw = output["generated_text"]
             result.tokens_in += output["num_input_tokens"]
             result.tokens_out += output["num_generated_tokens"]
-            answer, result.reason = judge_answer(self.kind, result.raw, self.most)
+            answer, result.reason = judge_answer(self.kind, result.raw, self.most, self.system)
             if answer is not None:
                 result.status = "ok"
                 break
