@@ -68,11 +68,20 @@ class RunConfig(Config):
             )
         for field, key, miners in (
             ("caption", "mining.caption", self.mining.caption),
-            ("interests", "mining.items", self.mining.items),
+            ("interests", "mining.items", self.mining.item_miners),
         ):
             if field in self.embedding.fields and not miners:
                 raise ValueError(
                     f"embedding.fields names {field}, which nobody mines; set {key}, or leave {field} out"
+                )
+        for mined, key, miners in (
+            ("item_interests", "mining.items", self.mining.item_miners),
+            ("user_interests", "mining.users", self.mining.users),
+        ):
+            task = self.recommender.reads(mined)
+            if task and not miners:
+                raise ValueError(
+                    f"recommender.tasks names {task}, whose interests nobody mines; set {key}, or leave the task out"
                 )
         gpus = self.sft.num_workers if self.sft.use_gpu else 0
         if self.ray.num_gpus is not None and self.ray.num_gpus < gpus:

@@ -124,6 +124,7 @@ def run_pipeline(
     force: Sequence[str] = (),
     stages: Sequence[StageSpec] = STAGES,
     log: Callable[[str], None] | None = None,
+    brief: bool = False,
 ) -> dict[str, Artifact]:
     """Run what is missing and say where everything is.
 
@@ -135,6 +136,7 @@ def run_pipeline(
             built on it in this run is built again too.
         stages: the declarations.
         log: prints one line; by default to standard output, at once.
+        brief: only speak of stages that run now.
 
     Returns:
         stage name -> artifact.
@@ -181,9 +183,12 @@ def run_pipeline(
             if forced and artifact.manifest["files"] != before:
                 changed.add(spec.name)
             done[spec.name], made[spec.name] = artifact, fresh
-            log(
-                f"{head} {'done in ' + duration(artifact) if fresh else 'found'}{rows_and_rate(artifact, fresh)}"
-            )
+            if fresh or not brief:
+                log(
+                    f"{head} {'done in ' + duration(artifact) if fresh else 'found'}{rows_and_rate(artifact, fresh)}"
+                )
+    if brief:
+        return done
     results = result_lines(done["evaluation"]) if "evaluation" in done else []
     for line in ["", *artifact_lines(done, made), "", *results, *([""] if results else [])]:
         log(line)

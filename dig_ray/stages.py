@@ -103,10 +103,17 @@ def _embedding(config: Any, stage: Stage, inputs: Inputs) -> None:
     run(config.embedding, stage, inputs["catalog"], inputs.get("captions"), inputs.get("item_interests"))
 
 
-def _items_are_read(config: Any) -> bool:
+def _items_are_mined(config: Any) -> bool:
+    """Where miners are named, or something reads what the default one finds."""
     mining = config.mining
-    return bool(mining.items) and (
-        "interests" in config.embedding.fields or bool(mining.users) or mining.judge is not None
+    return bool(mining.items) or (
+        mining.items is None
+        and (
+            "interests" in config.embedding.fields
+            or bool(mining.users)
+            or mining.judge is not None
+            or _sft_reads(config, "item_interests")
+        )
     )
 
 
@@ -131,7 +138,19 @@ def _baselines(config: Any, stage: Stage, inputs: Inputs) -> None:
 def _sft(config: Any, stage: Stage, inputs: Inputs) -> None:
     from dig_ray.training.stage import run
 
-    run(config.sft, config.recommender, stage, inputs["catalog"], inputs["semantic_ids"])
+    run(
+        config.sft,
+        config.recommender,
+        stage,
+        inputs["catalog"],
+        inputs["semantic_ids"],
+        inputs.get("item_interests"),
+        inputs.get("user_interests"),
+    )
+
+
+def _sft_reads(config: Any, name: str) -> bool:
+    return name in ("catalog", "semantic_ids") or config.recommender.reads(name) is not None
 
 
 def _recommend(config: Any, stage: Stage, inputs: Inputs) -> None:
@@ -217,7 +236,8 @@ def _mining_stage(
     """A stage that asks the miners of one field of ``mining``, and whose result only that field and ``settings`` change."""
 
     def has_miners(config: Any) -> bool:
-        return bool(getattr(config.mining, miners))
+        found = config.mining.item_miners if miners == "items" else getattr(config.mining, miners)
+        return bool(found)
 
     operational = [
         f"mining.{field}.{key}" for field in ("caption", "items", "users", "judge") for key in HOW_MINERS_RUN
@@ -256,7 +276,7 @@ STAGES: tuple[StageSpec, ...] = (
         "items",
         ("item_prompt", "evidence_tokens", "most", "merge"),
         ("captions",),
-        wanted=_items_are_read,
+        wanted=_items_are_mined,
     ),
     _mining_stage(
         "judgements",
@@ -311,9 +331,10 @@ STAGES: tuple[StageSpec, ...] = (
     StageSpec(
         name="sft",
         parts=("sft", "recommender"),
-        inputs=("catalog", "semantic_ids"),
+        inputs=("catalog", "item_interests", "user_interests", "semantic_ids"),
         code=("dig_ray.training.stage",),
         run=_sft,
+        reads=_sft_reads,
         ignore=("sft.cpus_per_worker", "sft.max_failures"),
     ),
     StageSpec(

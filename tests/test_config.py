@@ -186,6 +186,10 @@ MINER = '{engine: openai, name: a, base_url: "http://x/v1"'
         (f"mining.judge={MINER}, model: m}}", None),
         ("mining.judge={engine: keyphrase}", "judge needs a model"),
         ("embedding.fields=[title, caption]", "which nobody mines; set mining.caption"),
+        (
+            "recommender.tasks={next_sid: 1, user_interests_to_sid: 1}",
+            "user_interests_to_sid, whose interests nobody mines; set mining.users",
+        ),
     ],
 )
 def test_a_miner_that_cannot_be_is_one_sentence(tmp_path: Path, override: str, said: str | None) -> None:

@@ -179,6 +179,8 @@ def test_mining_is_planned_where_it_is_read_and_only_what_decides_answers_counts
     plain = fingerprints({}, ["title"])
     assert not {"captions", "item_interests", "judgements", "user_interests"} & set(plain)
     assert list(fingerprints({}, ["title"], only="item_interests")) == ["catalog", "item_interests"]
+    assert "item_interests" in fingerprints({"items": [miner]}, ["title"])  # who is named is asked
+    assert "item_interests" in fingerprints({}, ["title", "interests"])
     read = fingerprints({"items": [miner]}, ["title", "interests"])
     assert "item_interests" in read and read["embedding"] != plain["embedding"]
     moved = miner | {"base_url": "http://y/v1", "max_in_flight": 2, "price": {"input": 1}, "spend_limit": 5}

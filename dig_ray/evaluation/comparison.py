@@ -58,10 +58,30 @@ def compare(
             )
         names, scored = ranking.per_case(ranking.rank_of_target(recs, cases.target), ks)
         values.append(scored)
-    mean_a, mean_b = values[0].mean(axis=0), values[1].mean(axis=0)
-    difference = values[1] - values[0]
+    return paired(np.asarray(cases.user), names, values[0], values[1], seed, n_bootstrap)
+
+
+def paired(
+    users: np.ndarray,
+    names: Sequence[str],
+    values_a: np.ndarray,
+    values_b: np.ndarray,
+    seed: int = 0,
+    n_bootstrap: int = 1000,
+) -> dict[str, dict[str, float | None]]:
+    """Difference b - a of per-case metrics, as ``compare`` returns it.
+
+    Args:
+        users: int ``(C,)``, whose case it is; a user's cases are drawn together.
+        names: of the M metrics.
+        values_a, values_b: float ``(C, M)``, of the same cases in the same order.
+        seed: of the draws.
+        n_bootstrap: resamples of users.
+    """
+    mean_a, mean_b = values_a.mean(axis=0), values_b.mean(axis=0)
+    difference = values_b - values_a
     every = np.ones((len(difference), 1), bool)
-    samples = intervals.bootstrap_means(np.asarray(cases.user), difference, every, n_bootstrap, seed)[:, 0]
+    samples = intervals.bootstrap_means(users, difference, every, n_bootstrap, seed)[:, 0]
     low, high = intervals.percentile_interval(samples)
     # sums of many floats miss an exact zero by a few ulp
     other_side = np.minimum((samples <= 1e-12).sum(axis=0), (samples >= -1e-12).sum(axis=0))

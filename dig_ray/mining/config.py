@@ -228,7 +228,8 @@ class MiningConfig(Config):
 
     Attributes:
         caption: describes each item's picture (CMSA); None leaves captions out.
-        items: miners of item descriptors or interests; several are an ensemble (MLIM).
+        items: miners of item descriptors or interests; several are an ensemble (MLIM). None, the default, finds keyphrases without an LLM
+            where something reads them.
         users: miners of user interests, from training histories only.
         judge: labels each item interest 0 or 1; None leaves labels and quality out.
         item_prompt, user_prompt, caption_prompt, judge_prompt: names of prompts that come with the package, or paths of YAML files.
@@ -243,7 +244,7 @@ class MiningConfig(Config):
     """
 
     caption: MinerConfig | None = None
-    items: tuple[MinerConfig, ...] = (KeyphraseConfig(),)
+    items: tuple[MinerConfig, ...] | None = None
     users: tuple[MinerConfig, ...] = ()
     judge: MinerConfig | None = None
     item_prompt: str = "descriptors"
@@ -262,14 +263,14 @@ class MiningConfig(Config):
     @model_validator(mode="after")
     def _possible(self) -> MiningConfig:
         for field in ("items", "users"):
-            names = [miner.name for miner in getattr(self, field)]
+            names = [miner.name for miner in getattr(self, field) or ()]
             for name in names:
                 if names.count(name) > 1:
                     raise ValueError(
                         f"{field} has two miners of the name {name!r}; tables tell them apart by it"
                     )
         for field in ("items", "users"):
-            miners = getattr(self, field)
+            miners = getattr(self, field) or ()
             for number, miner in enumerate(miners):
                 for other in miners[:number]:
                     recorded = isinstance(miner, ReplayConfig) and miner.path != getattr(other, "path", None)
@@ -281,12 +282,12 @@ class MiningConfig(Config):
         for field in ("caption", "judge"):
             if isinstance(getattr(self, field), KeyphraseConfig):
                 raise ValueError(f"{field} needs a model; engine keyphrase only finds phrases of a text")
-        for miner in (*self.items, *self.users, *filter(None, [self.judge])):
+        for miner in (*self.item_miners, *self.users, *filter(None, [self.judge])):
             if isinstance(miner, ReplayConfig) and miner.form == "text":
                 raise ValueError(
                     f"miner {miner.name}: form=text is for captions; interests and labels are JSON"
                 )
-        if self.judge is not None and not self.items:
+        if self.judge is not None and not self.item_miners:
             raise ValueError("judge has nothing to label without miners in items")
         if not self.self_judging and (same := self.judged_by_itself()):
             raise ValueError(
@@ -295,11 +296,18 @@ class MiningConfig(Config):
             )
         return self
 
+    @property
+    def item_miners(self) -> tuple[MinerConfig, ...]:
+        """The miners of items."""
+        return (KeyphraseConfig(),) if self.items is None else self.items
+
     def judged_by_itself(self) -> list[str]:
         """Names of the miners whose model is the judge's."""
         model = getattr(self.judge, "model", None)
         return [
-            miner.name for miner in self.items if model is not None and getattr(miner, "model", None) == model
+            miner.name
+            for miner in self.item_miners
+            if model is not None and getattr(miner, "model", None) == model
         ]
 
 

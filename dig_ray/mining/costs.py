@@ -83,13 +83,13 @@ def estimate(
     evidence = item_evidence(dataset.items, config.evidence_tokens, captions)
     note = "without captions" if config.caption is not None and captions_dir is None else ""
     prompt = load_prompt(config.item_prompt)
-    for miner in config.items:
+    for miner in config.item_miners:
         asked = plan(miner, prompt, evidence, None, config.most)
         found.append(_one("items", asked, prompt, evidence, kept, note=note))
     if config.users:
         prompt = load_prompt(config.user_prompt)
         evidence = user_inputs(config, dataset, items_dir)
-        note = "" if items_dir is not None or not config.items else "without item interests"
+        note = "" if items_dir is not None or not config.item_miners else "without item interests"
         for miner in config.users:
             asked = plan(miner, prompt, evidence, None, config.most)
             found.append(_one("users", asked, prompt, evidence, kept, note=note))

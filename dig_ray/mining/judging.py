@@ -70,7 +70,7 @@ def run(
     for number, answer in zip(judged, read_answers(asked), strict=True):
         if answer is not None and answer.label is not None:
             label[number] = answer.label
-    probability, facts = _classify(config, stage, claims, label, set(judged), len(config.items))
+    probability, facts = _classify(config, stage, claims, label, set(judged), len(config.item_miners))
     _write(config, stage, items["item_id"].to_pylist(), claims, label, probability)
     write_table(stage, "quarantine", quarantine_rows(asked, evidence), quarantine_schema())
     stage.stats.update(

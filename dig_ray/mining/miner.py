@@ -220,12 +220,14 @@ def _one_pass(
     if not jobs:
         return []
     # beside the driver, so that another machine's death takes workers only, and Ray replaces those
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    board = ray.remote(num_cpus=0, scheduling_strategy=here)(Board).remote()
-    run = ray.remote(num_cpus=0, max_retries=0, scheduling_strategy=here)(_run_engine)
+    here: Any = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    board = ray.remote(num_cpus=0)(Board).options(scheduling_strategy=here).remote()
+    run = ray.remote(num_cpus=0, max_retries=0)(_run_engine)
     pending = {}
     for asked, job, todo in jobs:
-        task = run.options(name=f"mine {asked.miner.name}").remote(replace(job, board=board), ray.put(todo))
+        task = run.options(name=f"mine {asked.miner.name}", scheduling_strategy=here).remote(
+            replace(job, board=board), ray.put(todo)
+        )
         pending[task] = (asked, todo.num_rows, asked.asked_now)
     stopped = _watch(pending, board, stage.log)
     for asked, _, _ in jobs:

@@ -70,7 +70,7 @@ class Board:
 
     def __init__(self) -> None:
         self.totals: dict[str, Totals] = {}
-        self.paid: Counter[str] = Counter()
+        self.paid: dict[str, float] = {}
 
     def add(self, miner: str, totals: Totals) -> None:
         self.totals[miner] = self.totals.get(miner, Totals()).plus(totals)
@@ -80,7 +80,7 @@ class Board:
 
     def pay(self, endpoint: str, dollars: float) -> float:
         """Count a payment; US dollars of all payments to this endpoint."""
-        self.paid[endpoint] += dollars
+        self.paid[endpoint] = self.paid.get(endpoint, 0.0) + dollars
         return self.paid[endpoint]
 
 

@@ -83,7 +83,7 @@ def run_items(config: MiningConfig, stage: Stage, catalog_dir: Path, captions_di
     """
     items = Dataset.load(catalog_dir).items
     evidence = item_evidence(items, config.evidence_tokens, read_captions(captions_dir))
-    _mine(config, list(config.items), config.item_prompt, "items", evidence, stage)
+    _mine(config, list(config.item_miners), config.item_prompt, "items", evidence, stage)
 
 
 def run_users(config: MiningConfig, stage: Stage, catalog_dir: Path, items_dir: Path | None) -> None:

@@ -16,6 +16,11 @@ TASKS = (
     "sid_to_interests",
     "user_interests_to_sid",
 )
+INTEREST_TASKS = {
+    "item_interests": ("interests_to_sid", "sid_to_interests"),
+    "user_interests": ("user_interests_to_sid",),
+}
+"""What was mined -> the tasks that read it."""
 
 
 class DecoderConfig(Config):
@@ -84,6 +89,10 @@ class RecommenderConfig(Config):
     max_text_tokens: int = Field(
         64, ge=4, description="tokens of a title or an interest text that a task reads or writes"
     )
+
+    def reads(self, mined: str) -> str | None:
+        """A task of this config that reads ``item_interests`` or ``user_interests``; None where none does."""
+        return next((task for task in INTEREST_TASKS[mined] if self.tasks.get(task, 0) > 0), None)
 
     @model_validator(mode="after")
     def _known_tasks(self) -> RecommenderConfig:

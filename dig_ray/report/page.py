@@ -30,6 +30,17 @@ def template_files() -> list[Path]:
 
 def build_page(run: RunData) -> str:
     """A run as one HTML document. The same data gives the same text."""
+    script = (TEMPLATES / "page.js").read_text(encoding="utf-8")
+    return render_page(
+        "page.html",
+        **context(run),
+        script=_raw(script),
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+    )
+
+
+def render_page(template: str, **values: Any) -> str:
+    """A template filled with values, which it escapes, and the style that all pages share."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
@@ -42,14 +53,8 @@ def build_page(run: RunData) -> str:
     environment.filters.update(
         metric=figures.metric, number=figures.number, percent=figures.percent, seconds=figures.seconds
     )
-    script = (TEMPLATES / "page.js").read_text(encoding="utf-8")
     style = (TEMPLATES / "page.css").read_text(encoding="utf-8")
-    page = environment.get_template("page.html").render(
-        **context(run),
-        style=_raw(style),
-        script=_raw(script),
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-    )
+    page = environment.get_template(template).render(**values, style=_raw(style))
     return page.encode("utf-8", "replace").decode("utf-8")  # a lone surrogate in a title is no reason to fail
 
 

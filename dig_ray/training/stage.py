@@ -39,9 +39,17 @@ STATE = {"trainer_state.json", "average.safetensors"}
 
 
 def run(
-    sft: SftConfig, recommender: RecommenderConfig, stage: Stage, catalog_dir: Path, semantic_ids_dir: Path
+    sft: SftConfig,
+    recommender: RecommenderConfig,
+    stage: Stage,
+    catalog_dir: Path,
+    semantic_ids_dir: Path,
+    item_interests_dir: Path | None = None,
+    user_interests_dir: Path | None = None,
 ) -> None:
     """Train a policy and write ``stage.out/policy`` and ``stage.out/curves.json``.
+
+    The interests' artifacts are needed by the tasks that name them only.
 
     Raises:
         UserError: no training or validation events, an unloadable backbone, a task without its data, or a loss that became NaN.
@@ -55,7 +63,16 @@ def run(
     dataset = Dataset.load(catalog_dir)
     sids = SidCatalog.load(semantic_ids_dir / "semantic_ids.parquet")
     check_same_items(sids, dataset, semantic_ids_dir)
-    job = build_job(sft, recommender, dataset, sids, stage.seed, read_codebooks(semantic_ids_dir))
+    job = build_job(
+        sft,
+        recommender,
+        dataset,
+        sids,
+        stage.seed,
+        read_codebooks(semantic_ids_dir),
+        interest_texts(item_interests_dir, dataset.item_ids.tolist()),
+        interest_texts(user_interests_dir, dataset.user_ids.tolist()),
+    )
     rows = len(job.arrays["input_ids"])
     stage.log(
         f"sft: {job.useful_tokens:,} tokens in {rows:,} rows of {sft.row_length} "
@@ -83,6 +100,16 @@ def run(
     stage.log(f"sft: best validation NDCG@10 {top['eval_ndcg@10']:.4f} at epoch {top['epoch']:.0f}")
 
 
+def interest_texts(directory: Path | None, subjects: list[str]) -> list[str] | None:
+    """Each subject's merged interests as one text, strongest first; None without an artifact."""
+    if directory is None:
+        return None
+    from dig_ray.mining.read import read_interests
+
+    found = read_interests(directory)
+    return ["; ".join(one["text"] for one in found.get(subject) or ()) for subject in subjects]
+
+
 def build_job(
     sft: SftConfig,
     recommender: RecommenderConfig,
@@ -90,20 +117,41 @@ def build_job(
     sids: SidCatalog,
     seed: int,
     codebooks: list[np.ndarray] | None = None,
+    item_interests: list[str] | None = None,
+    user_interests: list[str] | None = None,
 ) -> SftJob:
-    """Documents, packing and validation prompts: everything the workers need."""
+    """Documents, packing and validation prompts: everything the workers need.
+
+    Args:
+        sft, recommender: settings.
+        dataset, sids: of the same items, in the same order.
+        seed: of everything that is drawn.
+        codebooks: vectors that SID tokens start from.
+        item_interests, user_interests: one text an item or user, "" where none was mined; None when no task reads them.
+    """
     from dig_ray.recommender.backbone import build_tokenizer, token_id
     from dig_ray.recommender.packing import fill_rows, pack, packed_arrays
     from dig_ray.recommender.tasks import SidStream, TaskInputs, build_documents
     from dig_ray.semantic_ids.prefix_table import build_prefix_table
     from dig_ray.training.sft_loop import SftJob
 
-    texts = [t for t in dataset.items.column("title").to_pylist() if t]
+    titles = dataset.items.column("title").to_pylist()
+    texts = [t for t in (*titles, *(item_interests or ()), *(user_interests or ())) if t]
     tokenizer = build_tokenizer(recommender, sids, texts)
     sid_start = token_id(tokenizer, sids.token_strings[0])
     bos = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
     documents = build_documents(
-        TaskInputs(dataset, sids, tokenizer, recommender, sid_start, bos, tokenizer.eos_token_id)
+        TaskInputs(
+            dataset,
+            sids,
+            tokenizer,
+            recommender,
+            sid_start,
+            bos,
+            tokenizer.eos_token_id,
+            item_interests,
+            user_interests,
+        )
     )
     if not len(documents) or not (documents.target_item >= 0).any():
         raise UserError(

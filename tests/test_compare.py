@@ -1,0 +1,110 @@
+"""Comparisons: planned before anything runs, shared stages once, a failure leaves the rest, and figures that can be recomputed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dig_ray.compare import ComparisonConfig, load_comparison, plan_cells, run_comparison, share_work
+from dig_ray.errors import UserError
+
+CONFIGS = Path(__file__).parents[1] / "jobs" / "configs"
+TINY = (
+    "catalog.demo.n_items=60",
+    "catalog.demo.n_users=120",
+    "catalog.demo.n_intents=6",
+    "semantic_ids.codebook_size=8",
+    "recommender.decoder={hidden_size: 16, num_layers: 1, num_heads: 2, ffn_size: 32}",
+    "sft.epochs=1",
+    "sft.valid_users=50",
+    "evaluation.beam=20",
+    "baselines.run=[]",
+)
+
+
+def comparison(store: Path, variants: dict[str, tuple[str, ...]], **more) -> ComparisonConfig:
+    settings = (*TINY, f"store={store}")
+    return ComparisonConfig(name="tiny", base="demo", settings=settings, variants=variants, **more)
+
+
+def test_what_cells_share_is_planned_once(tmp_path) -> None:
+    variants = {"base": (), "wide": ("semantic_ids.codebook_size=16",), "long": ("sft.epochs=2",)}
+    cells = plan_cells(comparison(tmp_path, variants, seeds=(0, 1)), CONFIGS)
+    work = share_work(cells)
+    count = {
+        name: sum(one.stage == name for one in work.values()) for name in ("catalog", "embedding", "sft")
+    }
+    assert len(cells) == 6 and count == {"catalog": 2, "embedding": 2, "sft": 6}
+    assert sum(one.stage == "semantic_ids" for one in work.values()) == 4  # a longer training shares them
+    order = list(work)
+    assert all(order.index(need) < order.index(key) for key, one in work.items() for need in one.needs)
+
+
+@pytest.mark.parametrize(
+    ("variants", "says"),
+    [
+        ({"a": (), "b": ("sft.epochz=2",)}, "variant b: unknown key sft.epochz.*sft.epochs"),
+        ({"a": (), "b": ("sft.epochs=1",)}, "variants a and b are the same run"),
+    ],
+)
+def test_a_wrong_variant_is_one_sentence_before_anything_runs(tmp_path, variants, says) -> None:
+    with pytest.raises(UserError, match=says):
+        run_comparison(comparison(tmp_path / "store", variants), CONFIGS, print)
+    assert not list((tmp_path / "store").glob("catalog/*"))
+
+
+def test_settings_of_the_runs_and_of_the_comparison_stand_side_by_side(tmp_path) -> None:
+    found = load_comparison(
+        "demo_interests", ["seeds=[3]", "sft.epochs=2", "store=x"], CONFIGS / "comparisons"
+    )
+    assert found.seeds == (3,) and found.settings[-2:] == ("sft.epochs=2", "store=x")
+    assert next(iter(found.variants)) == "surface text" and found.name == "demo_interests"
+    with pytest.raises(UserError, match=r"seeds \[1, 1\] name one twice"):
+        load_comparison("demo_interests", ["seeds=[1,1]"], CONFIGS / "comparisons")
+
+
+def test_a_comparison_survives_a_broken_variant_and_does_nothing_twice(tmp_path) -> None:
+    interests = (
+        "recommender.tasks={next_sid: 1, interests_to_sid: 1}",
+        "mining.items=[{engine: keyphrase, phrases: 2}]",
+    )
+    broken = ("semantic_ids.method=file", f"semantic_ids.path={tmp_path / 'sids.parquet'}")
+    (tmp_path / "sids.parquet").write_text("no table")
+    lines: list[str] = []
+    variants = {"text": (), "interest tasks": interests, "broken": broken}
+    with pytest.raises(UserError, match="artifacts failed: semantic_ids of broken, seed 0: .*sids.parquet"):
+        run_comparison(comparison(tmp_path / "store", variants), CONFIGS, lines.append)
+    made = [line.split()[1] for line in lines if line.startswith("[")]
+    assert made.count("catalog") == 1 and made.count("sft") == 2 and made.count("item_interests") == 1
+    del variants["broken"]
+    again: list[str] = []
+    artifact = run_comparison(comparison(tmp_path / "store", variants), CONFIGS, again.append)
+    assert not [line for line in again if line.startswith("[")] and "0 artifacts made" in again[-1]
+
+    report = json.loads((artifact.path / "comparison.json").read_text())
+    text, tasks = report["variants"]
+    for rule in ("seen", "unseen"):
+        for metric in ("HR@10", "NDCG@10"):
+            mean = text["results"][rule][metric]["mean"]
+            own = json.loads(
+                next(
+                    p
+                    for p in (tmp_path / "store" / "evaluation").glob("*/metrics.json")
+                    if _is(p, mean, rule, metric)
+                ).read_text()
+            )
+            assert own["results"]["policy"][rule]["metrics"][metric]["mean"] == pytest.approx(mean)
+            difference = tasks["minus_first"][rule][metric]
+            assert difference["difference"] == pytest.approx(tasks["results"][rule][metric]["mean"] - mean)
+            assert difference["low"] <= difference["difference"] <= difference["high"]
+    assert np.isfinite(text["sids"][0]["next_item_prefix_1"]) and text["sids"][0]["intent_information"] > 0
+    page = (artifact.path / "comparison.html").read_text()
+    assert "interest tasks − text" in page and "<script" not in page and "interests_to_sid: 1" in page
+
+
+def _is(path: Path, mean: float, rule: str, metric: str) -> bool:
+    found = json.loads(path.read_text())["results"]["policy"][rule]["metrics"][metric]["mean"]
+    return found == pytest.approx(mean)
