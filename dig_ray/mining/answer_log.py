@@ -56,22 +56,33 @@ def schema() -> pa.Schema:
     )
 
 
-def answer_key(prompt_hash: str, model: Mapping[str, Any], evidence: str, image: bytes | None = None) -> str:
-    """32 hex digits of everything that decides an answer.
+_encode = json.JSONEncoder(ensure_ascii=False).encode
+
+
+class AnswerKeys:
+    """Keys of what one model is asked with one prompt: ``keys(evidence, image)`` is 32 hex digits of all that decides an answer.
 
     Args:
         prompt_hash: of the instructions.
         model: model name, sampling settings and whatever else changes what it writes; JSON-able.
-        evidence: the text it reads.
-        image: the picture's bytes.
     """
-    digest = hashlib.sha256()
-    for part in (prompt_hash, json.dumps(model, sort_keys=True), evidence):
+
+    def __init__(self, prompt_hash: str, model: Mapping[str, Any]) -> None:
+        self._shared = hashlib.sha256()
+        for part in (prompt_hash, json.dumps(model, sort_keys=True)):
+            self._add(self._shared, part)
+
+    def __call__(self, evidence: str, image: bytes | None = None) -> str:
+        digest = self._shared.copy()
+        self._add(digest, evidence)
+        if image is not None:
+            digest.update(hashlib.sha256(image).digest())
+        return digest.hexdigest()[:32]
+
+    @staticmethod
+    def _add(digest: Any, part: str) -> None:
         raw = part.encode("utf-8", "surrogatepass")
         digest.update(len(raw).to_bytes(8, "big") + raw)
-    if image is not None:
-        digest.update(hashlib.sha256(image).digest())
-    return digest.hexdigest()[:32]
 
 
 class AnswerLog:
@@ -190,7 +201,7 @@ class Journal:
                 name = Path(self.folder) / f"answers-{uuid.uuid4().hex}.jsonl"
                 self._file = open(name, "ab", buffering=0)  # noqa: SIM115 - closed in close()
             # one call of write: a killed process leaves whole lines, and the kernel keeps them
-            line = (json.dumps(dict(row), ensure_ascii=False) + "\n").encode("utf-8", "replace")
+            line = (_encode(dict(row)) + "\n").encode("utf-8", "replace")
             if self._file.write(line) != len(line):
                 raise OSError(28, "No space left on device")
             if time.monotonic() - self._flushed > FLUSH_SECONDS:
@@ -282,7 +293,8 @@ def _one_per_key(table: pa.Table) -> pa.Table:
     unreached = pc.match_substring_regex(table["reason"], f"^({'|'.join(UNREACHED)})")
     order = np.argsort(failed + (failed & unreached.to_numpy(zero_copy_only=False)), kind="stable")
     table = table.take(order)
-    _, first = np.unique(table["key"].to_numpy(zero_copy_only=False), return_index=True)
+    codes = table["key"].combine_chunks().dictionary_encode().indices.to_numpy(zero_copy_only=False)
+    _, first = np.unique(codes, return_index=True)
     return table.take(np.sort(first))
 
 

@@ -12,7 +12,8 @@ import math
 import re
 import unicodedata
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from functools import cache
+from typing import Annotated, Any, Literal
 
 Kind = Literal["caption", "descriptors", "interests", "judgement"]
 KINDS: tuple[Kind, ...] = ("caption", "descriptors", "interests", "judgement")
@@ -39,7 +40,7 @@ class AnswerError(ValueError):
         self.reason = reason
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Answer:
     """A valid answer.
 
@@ -91,6 +92,8 @@ def read_answer(kind: Kind, text: str, most: int = MOST) -> Answer:
     Raises:
         AnswerError: it is not exactly what ``json_schema(kind, most)`` describes, or it says the same thing twice.
     """
+    if kind in _ENTRY and (answer := _well_formed(kind, text, most)) is not None:
+        return answer
     value = strict_json(text)
     if kind == "judgement":
         if type(value) is not int:
@@ -109,6 +112,58 @@ def read_answer(kind: Kind, text: str, most: int = MOST) -> Answer:
     reasoning = {step: _text(value[step], step, LONGEST_TEXT) for step in REASONING}
     texts, confidences = _list(value["interests"], "interest", most)
     return Answer(texts, confidences, reasoning)
+
+
+_ENTRY = {"descriptors": "descriptor", "interests": "interest"}
+_KEY = re.compile(r'"\s*:')
+
+
+@cache
+def _parser(kind: Kind) -> Any:
+    """Reads JSON of a kind's shape in one pass, strings and numbers checked; what it refuses is looked at again for the reason."""
+    from pydantic import ConfigDict, Field, TypeAdapter
+    from typing_extensions import TypedDict
+
+    strict = ConfigDict(extra="forbid", strict=True)
+    said = Annotated[str, Field(min_length=1, max_length=LONGEST_TEXT)]
+    sure = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+    typed: Any = TypedDict
+    entry: Any = typed("entry", {_ENTRY[kind]: said, "confidence": sure})
+    entry.__pydantic_config__ = strict
+    fields: dict[str, Any] = dict.fromkeys(REASONING, said) if kind == "interests" else {}
+    fields[f"{_ENTRY[kind]}s"] = Annotated[list[entry], Field(min_length=1, max_length=MOST)]  # type: ignore[valid-type]
+    shape = typed("shape", fields)
+    shape.__pydantic_config__ = strict
+    return TypeAdapter(shape).validator
+
+
+def _well_formed(kind: Kind, text: str, most: int) -> Answer | None:
+    """The answer when it is plainly in order, quickly; None leaves what is wrong to be found out.
+
+    A key twice shows in the number of quotes before a colon: each key has one, and text can only add to them.
+    """
+    if type(text) is not str or len(text) > LONGEST_ANSWER:
+        return None
+    try:
+        value = _parser(kind).validate_json(text)
+    except ValueError:
+        return None
+    key = _ENTRY[kind]
+    entries = value[f"{key}s"]
+    if len(entries) > most or len(_KEY.findall(text)) != len(value) + 2 * len(entries):
+        return None
+    said = [entry[key] for entry in entries]
+    steps = {step: value[step] for step in REASONING} if kind == "interests" else {}
+    whole = "".join((*said, *steps.values()))
+    if not whole.isprintable():
+        return None
+    if "  " in whole or any(one[0] == " " or one[-1] == " " for one in (*said, *steps.values())):
+        return None  # white space to be collapsed
+    form = str.lower if whole.isascii() else fold
+    distinct = {form(one) for one in said}
+    if len(distinct) < len(said):
+        return None
+    return Answer(tuple(said), tuple([entry["confidence"] for entry in entries]), steps)
 
 
 def strict_json(text: str) -> Any:
@@ -148,6 +203,8 @@ def strict_json(text: str) -> Any:
 
 def fold(text: str) -> str:
     """The form in which two texts are the same: NFKC, casefolded, white space collapsed."""
+    if text.isascii():
+        return " ".join(text.lower().split())
     folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
     return " ".join(folded.split())
 

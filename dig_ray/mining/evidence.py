@@ -13,6 +13,8 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from json.encoder import encode_basestring_ascii
 from typing import TYPE_CHECKING, Any
 
 from dig_ray.catalog.text import clean_text
@@ -28,7 +30,7 @@ ITEM_FIELDS = ("title", "brand", "categories", "description", "caption")
 CUT_MARK = " [...]"
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Evidence:
     """One subject's evidence.
 
@@ -48,18 +50,21 @@ class Evidence:
 
 
 _PIECE = re.compile(r"[A-Za-z0-9]{1,6}|\s+|.", re.DOTALL)
+_TOKEN = re.compile(r"[A-Za-z0-9]{1,6}|[^\sA-Za-z0-9]")  # a piece that is no white space
 _NOISE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff]")
 _ESCAPED = {ord(c): f"\\u{ord(c):04x}" for c in "<>&|`[]"}
 
 
 def clean(text: str) -> str:
     """Text without control characters, direction marks and half surrogates; white space collapsed."""
+    if text.isascii() and text.isprintable():
+        return " ".join(text.split())
     return " ".join(clean_text(_NOISE.sub(" ", text)).split())
 
 
 def count_tokens(text: str) -> int:
     """An upper-side estimate of tokens that needs no tokenizer: six letters or digits, or one of any other character, are one."""
-    return sum(not piece.isspace() for piece in _PIECE.findall(text))
+    return len(_TOKEN.findall(text))
 
 
 def cut_tokens(text: str, budget: int) -> tuple[str, bool]:
@@ -78,13 +83,16 @@ def to_json(value: Mapping[str, Any]) -> str:
     """JSON in ASCII whose strings hold none of ``< > & | ` [ ]`` in the clear."""
     parts = []
     for key, entry in value.items():
-        parts.append(f"{json_string(key)}: {_value(entry)}")
+        parts.append(f"{_name(key)}: {_value(entry)}")
     return "{" + ", ".join(parts) + "}"
 
 
 def json_string(text: str) -> str:
     """A JSON string as in ``to_json``."""
-    return json.dumps(text).translate(_ESCAPED)
+    return encode_basestring_ascii(text).translate(_ESCAPED)
+
+
+_name = lru_cache(json_string)
 
 
 def _value(value: Any) -> str:
@@ -119,20 +127,27 @@ def item_evidence(
         item = row["item_id"]
         if item in captions:
             row["caption"] = captions[item]
+        texts: dict[str, list[str]] = {}
+        for name in ITEM_FIELDS:
+            value = row.get(name)
+            if value is not None:
+                cleaned = [
+                    clean(str(v)) for v in (value if isinstance(value, list) else [value]) if v is not None
+                ]
+                texts[name] = [text for text in cleaned if text]
         fields: dict[str, Any] = {}
         cut: list[str] = []
         left = budget
-        for name in ITEM_FIELDS:
-            value = row.get(name)
-            texts = [clean(str(v)) for v in (value if isinstance(value, list) else [value]) if v is not None]
-            texts = [text for text in texts if text]
-            if not texts:
-                continue
-            kept, left, short = _fit(texts, left)
-            if short:
-                cut.append(name)
+        plenty = (
+            sum(len(text) for kept in texts.values() for text in kept) <= budget
+        )  # a token has a character
+        for name, kept in texts.items():
+            if kept and not plenty:
+                kept, left, short = _fit(kept, left)
+                if short:
+                    cut.append(name)
             if kept:
-                fields[name] = kept if isinstance(value, list) else kept[0]
+                fields[name] = kept if isinstance(row[name], list) else kept[0]
         empty = not fields
         if item in interests:
             fields["interests"] = list(interests[item])

@@ -19,7 +19,7 @@ from dig_ray.mining.quality import item_quality
 from dig_ray.mining.read import read_captions, read_interests
 from dig_ray.mining.rldi import Rldi, assess, features, train
 from dig_ray.mining.stage import check_failures, checked_prompt
-from dig_ray.mining.tables import model_name, quarantine_rows, quarantine_schema, read_answers, write_table
+from dig_ray.mining.tables import model_name, quarantine_table, read_answers, write_table
 
 RLDI = "rldi"
 
@@ -72,7 +72,7 @@ def run(
             label[number] = answer.label
     probability, facts = _classify(config, stage, claims, label, set(judged), len(config.item_miners))
     _write(config, stage, items["item_id"].to_pylist(), claims, label, probability)
-    write_table(stage, "quarantine", quarantine_rows(asked, evidence), quarantine_schema())
+    write_table(stage, "quarantine", quarantine_table([asked], evidence))
     stage.stats.update(
         rows=len(claims),
         judged=len(label),
@@ -234,8 +234,9 @@ def _write(
             ("probability", pa.float64()),
         ]
     )
-    write_table(stage, "judgements", rows, schema)
-    write_table(stage, "quality", quality, pa.schema([("item_id", pa.string()), ("q", pa.float64())]))
+    write_table(stage, "judgements", pa.Table.from_pylist(rows, schema))
+    columns = pa.schema([("item_id", pa.string()), ("q", pa.float64())])
+    write_table(stage, "quality", pa.Table.from_pylist(quality, columns))
     known = [row["q"] for row in quality if row["q"] is not None]
     stage.stats.update(
         items_with_quality=len(known),

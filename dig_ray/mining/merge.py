@@ -8,7 +8,8 @@ those that did not give it, so that agreement counts.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from operator import itemgetter
+from typing import NamedTuple
 
 import numpy as np
 
@@ -18,8 +19,7 @@ Mined = Sequence[tuple[str, float]]
 """One miner's answer: texts with confidences, strongest first; empty where it failed or gave none."""
 
 
-@dataclass(frozen=True)
-class Interest:
+class Interest(NamedTuple):
     """One interest after the merge.
 
     Attributes:
@@ -50,29 +50,41 @@ def merge(
     entries = [(text, conf, miner) for miner, answer in enumerate(answers) for text, conf in answer]
     if not entries:
         return []
-    forms = [fold(text) for text, _, _ in entries]
-    distinct = list(dict.fromkeys(forms))
-    place = {form: number for number, form in enumerate(distinct)}
-    like = np.eye(len(distinct), dtype=bool)
-    if vectors is not None and threshold <= 1 and len(distinct) > 1:
-        rows = np.asarray(vectors(distinct), np.float64)
-        like |= rows @ rows.T >= threshold
-    best = np.zeros(len(distinct))
-    for form, (_, conf, _) in zip(forms, entries, strict=True):
-        best[place[form]] = max(best[place[form]], conf)
-    group = np.full(len(distinct), -1)
-    for centre in np.argsort(-best, kind="stable").tolist():
-        if group[centre] < 0:
-            group[(group < 0) & like[centre]] = centre
+    by_form: dict[str, list[int]] = {}
+    for number, entry in enumerate(entries):
+        by_form.setdefault(fold(entry[0]), []).append(number)
+    groups = list(by_form.values())
+    if vectors is not None and threshold <= 1 and len(groups) > 1:
+        best = np.array([max(entries[n][1] for n in group) for group in groups])
+        groups = _join_alike(groups, best, np.asarray(vectors(list(by_form)), np.float64), threshold)
     merged = []
-    for centre in dict.fromkeys(group.tolist()):
-        members = [e for e, form in zip(entries, forms, strict=True) if group[place[form]] == centre]
+    for group in groups:
+        if len(group) == 1:
+            text, conf, miner = entries[group[0]]
+            merged.append(Interest(text, conf / len(answers), 1, (miner,)))
+            continue
+        members = [entries[n] for n in group]
         by_miner: dict[int, float] = {}
         for _, conf, miner in members:
             by_miner[miner] = max(by_miner.get(miner, 0.0), conf)
-        text = max(members, key=lambda e: e[1])[0]
+        text = max(members, key=itemgetter(1))[0]
         confidence = sum(by_miner.values()) / len(answers)
         merged.append(Interest(text, confidence, len(by_miner), tuple(sorted(by_miner))))
     if len(answers) == 1:
         return merged  # the order a single miner gave is part of its answer
     return sorted(merged, key=lambda i: (-i.confidence, -i.support))
+
+
+def _join_alike(
+    groups: list[list[int]], best: np.ndarray, rows: np.ndarray, threshold: float
+) -> list[list[int]]:
+    """Groups of one folded form each, joined where their vectors are near to a more confident one's; in order of first appearance."""
+    like = np.eye(len(groups), dtype=bool) | (rows @ rows.T >= threshold)
+    centre_of = np.full(len(groups), -1)
+    for centre in np.argsort(-best, kind="stable").tolist():
+        if centre_of[centre] < 0:
+            centre_of[(centre_of < 0) & like[centre]] = centre
+    joined: dict[int, list[int]] = {}
+    for centre, group in zip(centre_of.tolist(), groups, strict=True):
+        joined.setdefault(centre, []).extend(group)
+    return [sorted(group) for group in joined.values()]

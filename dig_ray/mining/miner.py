@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from dig_ray.base import Stage
 from dig_ray.errors import UserError
 from dig_ray.manifest import hash_json
-from dig_ray.mining.answer_log import AnswerLog, answer_key
+from dig_ray.mining.answer_log import AnswerKeys, AnswerLog
 from dig_ray.mining.answers import MOST, Kind
 from dig_ray.mining.config import identity
 from dig_ray.mining.deaths import Marks
@@ -92,15 +92,16 @@ def plan(
         from dig_ray.manifest import hash_input_files
 
         recorded = hash_json(hash_input_files({"recorded": miner.path}))
+    key_of = AnswerKeys(recorded or about[2], settings)
     keys = []
     for one in evidence:
         picture = None if pictures is None else pictures.get(one.subject_id)
         if (one.empty and pictures is None) or (pictures is not None and picture is None):
             keys.append("")
         elif recorded:
-            keys.append(answer_key(recorded, settings, one.subject_id))
+            keys.append(key_of(one.subject_id))
         else:
-            keys.append(answer_key(about[2], settings, one.text, picture[0] if picture else None))
+            keys.append(key_of(one.text, picture[0] if picture else None))
     return Asked(miner, kind, about, keys, most)
 
 
@@ -180,9 +181,6 @@ def _one_pass(
     again: bool,
 ) -> list[str]:
     """Ask every row that is worth asking; the sentences of the miners that stopped early. A second pass says why it is one."""
-    import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
     jobs: list[tuple[Asked, Job, pa.Table]] = []
     same_model = Counter(_served_by(asked.miner) for asked in plans)
     for asked in plans:
@@ -219,6 +217,9 @@ def _one_pass(
         jobs.append((asked, job, todo))
     if not jobs:
         return []
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
     # beside the driver, so that another machine's death takes workers only, and Ray replaces those
     here: Any = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     board = ray.remote(num_cpus=0)(Board).options(scheduling_strategy=here).remote()

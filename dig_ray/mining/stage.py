@@ -21,14 +21,12 @@ from dig_ray.mining.prompts import Prompt, load_prompt
 from dig_ray.mining.read import read_captions, read_interests
 from dig_ray.mining.tables import (
     agreement,
-    interest_rows,
-    interests_schema,
+    interest_table,
     merge_answers,
-    merged_rows,
-    merged_schema,
-    quarantine_rows,
-    quarantine_schema,
+    merged_table,
+    quarantine_table,
     read_answers,
+    without_collection,
     write_table,
 )
 
@@ -55,24 +53,13 @@ def run_captions(config: MiningConfig, stage: Stage, catalog_dir: Path) -> None:
     asked, answers = _ask(
         config, [config.caption], config.caption_prompt, "caption", evidence, stage, pictures
     )
-    rows = [
-        {
-            "item_id": row["subject_id"],
-            "caption": answer.texts[0] if answer else None,
-            "model": row["model"],
-            "status": row["status"],
-            "error": row["error"],
-        }
-        for row, answer in zip(
-            interest_rows(asked[0], evidence, [None] * len(evidence)), answers[0], strict=True
-        )
-    ]
-    names = ("item_id", "caption", "model", "status", "error")
-    write_table(stage, "captions", rows, pa.schema([(name, pa.string()) for name in names]))
+    (one,), (given,) = asked, answers
+    told = interest_table(one, evidence, [None] * len(evidence)).rename_columns({"subject_id": "item_id"})
+    captions = pa.array([answer.texts[0] if answer else None for answer in given], pa.string())
+    table = told.select(["item_id", "model", "status", "error"]).add_column(1, "caption", captions)
+    write_table(stage, "captions", table)
     _write_quarantine(stage, asked, evidence)
-    stage.stats.update(
-        rows=len(rows), captions=sum(row["caption"] is not None for row in rows), pictures=dict(notes)
-    )
+    stage.stats.update(rows=len(evidence), captions=len(captions) - captions.null_count, pictures=dict(notes))
 
 
 def run_items(config: MiningConfig, stage: Stage, catalog_dir: Path, captions_dir: Path | None) -> None:
@@ -153,7 +140,8 @@ def _ask(
     asked = [plan(miner, prompt, evidence, pictures, config.most) for miner in miners]
     ask(asked, prompt, evidence, stage, pictures)
     seconds = time.monotonic() - begun
-    answers = [read_answers(one) for one in asked]
+    with without_collection():
+        answers = [read_answers(one) for one in asked]
     for one in asked:
         check_failures(one, config.max_failed)
     stage.stats.update(
@@ -202,6 +190,8 @@ def _mine(
     evidence: Sequence[Evidence],
     stage: Stage,
 ) -> None:
+    import pyarrow as pa
+
     asked, answers = _ask(config, miners, prompt_name, what, evidence, stage)
     encode = None
     if len(miners) > 1 and config.merge.threshold <= 1:
@@ -210,13 +200,12 @@ def _mine(
         def encode(texts: list[str]) -> Any:
             return encode_on_ray(texts, config.merge.encoder, "mining.merge.encoder", stage.log)
 
-    merged = merge_answers(answers, config.merge.threshold, encode)
     names = [miner.name for miner in miners]
-    rows = [
-        row for one, given in zip(asked, answers, strict=True) for row in interest_rows(one, evidence, given)
-    ]
-    write_table(stage, "interests", rows, interests_schema())
-    write_table(stage, "merged", merged_rows(evidence, merged, names), merged_schema())
+    with without_collection():
+        merged = merge_answers(answers, config.merge.threshold, encode)
+        tables = [interest_table(one, evidence, given) for one, given in zip(asked, answers, strict=True)]
+        write_table(stage, "interests", pa.concat_tables(tables))
+        write_table(stage, "merged", merged_table(evidence, merged, names))
     _write_quarantine(stage, asked, evidence)
     stage.stats.update(
         rows=len(evidence),
@@ -227,7 +216,7 @@ def _mine(
 
 
 def _write_quarantine(stage: Stage, asked: Sequence[Asked], evidence: Sequence[Evidence]) -> None:
-    rows = [row for one in asked for row in quarantine_rows(one, evidence)]
-    write_table(stage, "quarantine", rows, quarantine_schema())
-    if rows:
-        stage.log(f"{len(rows):,} rows failed; quarantine.parquet has each with its reason")
+    table = quarantine_table(asked, evidence)
+    write_table(stage, "quarantine", table)
+    if table.num_rows:
+        stage.log(f"{table.num_rows:,} rows failed; quarantine.parquet has each with its reason")

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from dig_ray.errors import UserError
-from dig_ray.mining.answer_log import AnswerLog, answer_key, write_rows
+from dig_ray.mining.answer_log import AnswerKeys, AnswerLog, write_rows
 from dig_ray.mining.deaths import Marks
 from dig_ray.mining.engines.contract import Result
 
@@ -24,13 +24,13 @@ def write(folder: str, *keys: str, **more: str) -> None:
 
 
 def test_a_key_is_all_that_decides_an_answer() -> None:
-    one = answer_key("p", {"model": "m", "seed": 0}, "e")
-    assert one == answer_key("p", {"seed": 0, "model": "m"}, "e") and len(one) == 32
+    one = AnswerKeys("p", {"model": "m", "seed": 0})("e")
+    assert one == AnswerKeys("p", {"seed": 0, "model": "m"})("e") and len(one) == 32
     others = [
-        answer_key("q", {"model": "m", "seed": 0}, "e"),
-        answer_key("p", {"model": "m", "seed": 1}, "e"),
-        answer_key("p", {"model": "m", "seed": 0}, "f"),
-        answer_key("p", {"model": "m", "seed": 0}, "e", b"image"),
+        AnswerKeys("q", {"model": "m", "seed": 0})("e"),
+        AnswerKeys("p", {"model": "m", "seed": 1})("e"),
+        AnswerKeys("p", {"model": "m", "seed": 0})("f"),
+        AnswerKeys("p", {"model": "m", "seed": 0})("e", b"image"),
     ]
     assert len({one, *others}) == 5
 

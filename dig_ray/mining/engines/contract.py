@@ -7,7 +7,7 @@ job's answer log before it returns. What it raises ends the miner, not the other
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +26,7 @@ class Request:
     """One thing to be asked.
 
     Attributes:
-        key: see ``answer_log.answer_key``.
+        key: see ``answer_log.AnswerKeys``.
         subject_id: of the item or user; for messages and recorded answers, never sent.
         kind: of answer.
         system: the instructions.
@@ -131,7 +131,7 @@ class Result:
 
     def row(self) -> dict[str, Any]:
         raw = self.raw.encode("utf-8", "replace").decode()[:LONGEST_ANSWER]
-        return asdict(self) | {"raw": raw, "reason": self.reason[:300]}
+        return vars(self) | {"raw": raw, "reason": self.reason[:300]}
 
 
 class SpendLimit(Exception):

@@ -14,6 +14,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from ray.llm._internal.batch.stages.vllm_engine_stage import vLLMEngineStageUDF
+from vllm.sampling_params import RequestOutputKind
 
 from dig_ray.mining.answer_log import AnswerLog
 from dig_ray.mining.answers import json_schema
@@ -131,7 +132,10 @@ class AskingEngine(vLLMEngineStageUDF):
         result = Result(row["key"])
         sampling = self.miner.sampling
         for attempt in range(2):
-            params = sampling.attempt(attempt) | {"structured_outputs": dict(self.structured)}
+            params = sampling.attempt(attempt) | {
+                "structured_outputs": dict(self.structured),
+                "output_kind": RequestOutputKind.FINAL_ONLY,  # else every token is an event for Python
+            }
             output = await self._generate_with_error_handling(
                 {**row, "sampling_params": params}, uuid.uuid4()
             )
