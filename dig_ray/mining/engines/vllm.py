@@ -8,6 +8,7 @@ on its own, Ray would replace the engine and give it the same row for ever.
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,9 +43,9 @@ def run(job: Job, requests: pa.Table) -> None:
             if row["stopped"]:
                 raise UserError(row["stopped"])
     except RayError as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        causes = re.findall(r"^(?!ray\.)[\w.]*(?:Error|Exception): .+$", str(error), re.MULTILINE)
         raise UserError(
-            f"miner {miner.name}: vLLM cannot run {miner.model} ({lines[-1][:300] if lines else type(error).__name__}); the worker's log "
+            f"miner {miner.name}: vLLM cannot run {miner.model} ({causes[-1][:300] if causes else type(error).__name__}); the worker's log "
             "has the whole story"
         ) from error
 
