@@ -6,9 +6,10 @@ import json
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dig_ray.mining import answers
 from dig_ray.mining.answers import LONGEST_ANSWER, AnswerError, fold, json_schema, read_answer, strict_json
 
 GOOD = '{"descriptors": [{"descriptor": "camping in rain", "confidence": 0.9}, {"descriptor": "gift", "confidence": 0}]}'
@@ -135,3 +136,54 @@ def test_schemas_allow_nothing_else() -> None:
     assert json_schema("judgement")["enum"] == [0, 1]
     assert LONGEST_ANSWER < 100_000
     assert strict_json('{"a": [1, 2.5, "x"]}') == {"a": [1, 2.5, "x"]}
+
+
+PIECES = [
+    '"descriptors"',
+    '"confidence": 0.5,',
+    '"descriptor": "x",',
+    '\\u003a"',
+    '\\":',
+    '" :',
+    "NaN",
+    "true",
+    "null",
+]
+PIECES += [" ", "\n", ",", ":", "}", "]", "0", "-", "\x07", "é", "\u212a"]
+
+
+@settings(max_examples=500)
+@given(
+    st.sampled_from(["descriptors", "interests"]),
+    st.lists(st.tuples(st.text(max_size=12), st.floats(-0.2, 1.2) | st.integers(0, 1)), max_size=4),
+    st.sampled_from([(", ", ": "), (",", ":"), (" , ", " : ")]),
+    st.lists(st.tuples(st.integers(0, 200), st.sampled_from(PIECES)), max_size=2),
+    st.booleans(),
+)
+def test_the_quick_reader_says_what_the_thorough_one_says(
+    kind, entries, separators, spoil, ascii_only
+) -> None:
+    key = kind.removesuffix("s")
+    steps = dict.fromkeys(answers.REASONING, "why") if kind == "interests" else {}
+    value = {**steps, kind: [{key: text, "confidence": confidence} for text, confidence in entries]}
+    text = json.dumps(value, separators=separators, ensure_ascii=ascii_only)
+    for at, piece in spoil:
+        text = text[:at] + piece + text[at:]
+
+    def outcome() -> object:
+        try:
+            return read_answer(kind, text, 3)
+        except AnswerError as error:
+            return error.reason, str(error)
+
+    quick = outcome()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(answers, "_well_formed", lambda kind, text, most: None)
+        assert outcome() == quick
+
+
+def test_a_key_twice_is_seen_however_it_is_spaced() -> None:
+    for spaced in ('"descriptors":', '"descriptors" :', '"descriptors"\n:'):
+        text = f'{{{spaced} [{{"descriptor": "a", "confidence": 1}}], "descriptors": [{{"descriptor": "b", "confidence": 1}}]}}'
+        with pytest.raises(AnswerError, match="stands twice"):
+            read_answer("descriptors", text)
