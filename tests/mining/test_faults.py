@@ -101,6 +101,47 @@ def wait_for_calls(server, calls: int, process: subprocess.Popen[str]) -> None:
         time.sleep(0.01)
 
 
+def workers_of(driver: int) -> list[int]:
+    """Pids of the actors that ask, below one process (a driver, or a node's raylet)."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            words = (entry / "cmdline").read_text()
+            parents, pid = set(), int(entry.name)
+            while pid > 1:
+                pid = int((Path("/proc") / str(pid) / "stat").read_text().rpartition(")")[2].split()[1])
+                parents.add(pid)
+        except (OSError, IndexError, ValueError):
+            continue
+        if "Asker" in words and driver in parents:
+            found.append(int(entry.name))
+    return found
+
+
+def test_killed_actor_killed_driver_and_one_rerun_pay_for_nothing_twice(
+    serve, tmp_path, write_config
+) -> None:
+    rows = 1600
+    server = serve(reply, latency=0.02)
+    file = write_config(server.url, rows, max_in_flight=4)
+    first = start(file)
+    wait_for_calls(server, 200, first)
+    actors = workers_of(first.pid)
+    assert actors, "no actor found to kill"
+    for pid in actors:
+        os.kill(pid, signal.SIGKILL)
+    wait_for_calls(server, 700, first)
+    first.send_signal(signal.SIGKILL)
+    first.communicate()
+    time.sleep(1)  # its actor may answer a little longer than it lives
+    finish(file)
+    assert mined(tmp_path / "store") == {f"i{n}": f"use of tent number {n}" for n in range(rows)}
+    assert sum(server.calls.values()) / rows <= 1.01
+    assert "found" in finish(file)
+
+
 def test_a_node_that_dies_takes_no_answer_along(serve, tmp_path, write_config) -> None:
     """A cluster of three nodes on this machine; the one that asks is killed, and the run ends by itself."""
     from ray.cluster_utils import Cluster
@@ -114,7 +155,7 @@ def test_a_node_that_dies_takes_no_answer_along(serve, tmp_path, write_config) -
         file = write_config(server.url, rows, ray=cluster.address, max_in_flight=4)
         process = start(file)
         wait_for_calls(server, 100, process)
-        asking = [node for node in workers if _asks(node)]
+        asking = [node for node in workers if workers_of(node.all_processes["raylet"][0].process.pid)]
         assert len(asking) == 1
         cluster.remove_node(asking[0], allow_graceful=False)
         output, _ = process.communicate(timeout=300)
@@ -123,20 +164,6 @@ def test_a_node_that_dies_takes_no_answer_along(serve, tmp_path, write_config) -
         cluster.shutdown()
     assert mined(tmp_path / "store") == {f"i{n}": f"use of tent number {n}" for n in range(rows)}
     assert sum(server.calls.values()) <= rows + 4  # what was in flight when it died
-
-
-def _asks(node) -> bool:
-    """Whether an asking actor is a child of this node's raylet."""
-    raylet = str(node.all_processes["raylet"][0].process.pid)
-    for entry in Path("/proc").iterdir():
-        try:
-            if entry.name.isdigit() and "Asker" in (entry / "cmdline").read_text():
-                parent = (entry / "stat").read_text().rpartition(")")[2].split()[1]
-                if parent == raylet:
-                    return True
-        except OSError:
-            continue
-    return False
 
 
 @pytest.mark.slow

@@ -3,13 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import random
-import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -379,89 +373,3 @@ def test_the_key_is_in_no_file_and_no_line(serve, world, in_store, tmp_path, mon
     assert "canary" not in json.dumps(stage.stats)
     for path in tmp_path.rglob("*"):
         assert not path.is_file() or b"sk-canary" not in path.read_bytes(), path
-
-
-MINE = """
-import sys
-from pathlib import Path
-from dig_ray.cli import guarded
-from dig_ray.config import load_config
-from dig_ray.pipeline import run_pipeline
-
-sys.exit(guarded(lambda: run_pipeline(load_config(sys.argv[1]), only="item_interests")))
-"""
-
-
-def mine(file: Path) -> subprocess.Popen[str]:
-    env = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
-    return subprocess.Popen(
-        [sys.executable, "-c", MINE, str(file)],
-        env=env,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    )
-
-
-def workers_of(driver: int) -> list[int]:
-    """Pids of the actors that ask, below one driver."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
-            continue
-        try:
-            words = (entry / "cmdline").read_text()
-            parents, pid = set(), int(entry.name)
-            while pid > 1:
-                pid = int((Path("/proc") / str(pid) / "stat").read_text().rpartition(")")[2].split()[1])
-                parents.add(pid)
-        except (OSError, IndexError, ValueError):
-            continue
-        if "Asker" in words and driver in parents:
-            found.append(int(entry.name))
-    return found
-
-
-def test_killed_actor_killed_driver_and_one_rerun_pay_for_nothing_twice(serve, tmp_path) -> None:
-    rows = 1600
-    lines = [f"i{n},tent number {n}" for n in range(rows)]
-    (tmp_path / "items.csv").write_text("item_id,title\n" + "\n".join(lines) + "\n")
-    events = [f"u{user},i{user * 7 + step},{step}" for user in range(100) for step in range(6)]
-    (tmp_path / "events.csv").write_text("user_id,item_id,timestamp\n" + "\n".join(events) + "\n")
-    server = serve(lambda evidence, number: answer(f"use of {titled(evidence)}"), latency=0.02)
-    miner = f"{{engine: openai, name: gpt, model: m, base_url: '{server.url}', api_key_env: null, max_in_flight: 4}}"
-    file = tmp_path / "kill.yaml"
-    file.write_text(
-        f"store: {tmp_path / 'store'}\ncatalog: {{source: table, items: {{path: {tmp_path / 'items.csv'}}}, "
-        f"interactions: {{path: {tmp_path / 'events.csv'}}}}}\nmining: {{items: [{miner}]}}\n"
-    )
-
-    def until(calls: int, process: subprocess.Popen[str]) -> None:
-        deadline = time.monotonic() + 300
-        while sum(server.calls.values()) < calls:
-            assert process.poll() is None, process.communicate()[0]
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-
-    first = mine(file)
-    until(200, first)
-    actors = workers_of(first.pid)
-    assert actors, "no actor found to kill"
-    for pid in actors:
-        os.kill(pid, signal.SIGKILL)
-    until(700, first)
-    first.send_signal(signal.SIGKILL)
-    first.communicate()
-    time.sleep(1)  # its actor may answer a little longer than it lives
-    again = mine(file)
-    output, _ = again.communicate(timeout=300)
-    assert again.returncode == 0, output
-    (merged,) = (tmp_path / "store" / "item_interests").glob("*/merged.parquet")
-    found = pq.read_table(merged).to_pylist()
-    assert {r["subject_id"]: r["interests"][0]["text"] for r in found} == {
-        f"i{n}": f"use of tent number {n}" for n in range(rows)
-    }
-    assert len(found) == rows and sum(server.calls.values()) / rows <= 1.01
-    third = mine(file)
-    output, _ = third.communicate(timeout=300)
-    assert third.returncode == 0 and "found" in output
