@@ -67,10 +67,10 @@ def write_config(tmp_path):
 
 
 def start(file: Path, **extra: str) -> subprocess.Popen[str]:
-    env = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")} | extra
+    own = {k: v for k, v in os.environ.items() if not k.startswith("RAY_") or k == "RAY_AUTH_MODE"}
     return subprocess.Popen(
         [sys.executable, "-c", MINE, str(file)],
-        env=env,
+        env=own | extra,
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

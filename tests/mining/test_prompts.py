@@ -23,8 +23,9 @@ def test_evidence_is_a_message_of_its_own() -> None:
         "role": "user",
         "content": '{"title": "x"}',
     }
-    picture = prompt.messages("{}", "data:image/png;base64,AA")[1]["content"]
+    picture = prompt.messages("{}", (b"\x00", "image/png"))[1]["content"]
     assert [part["type"] for part in picture] == ["image_url", "text"]
+    assert picture[0]["image_url"]["url"] == "data:image/png;base64,AA=="
 
 
 def test_one_character_is_another_hash(tmp_path) -> None:
