@@ -284,11 +284,12 @@ def _run_engine(job: Job, requests: pa.Table) -> str:
 def _watch(
     pending: dict[Any, tuple[Asked, int, Totals]], board: Any, say: Callable[[str], None]
 ) -> list[str]:
-    """Wait for all engines, with a line for each now and then; the sentences of those that stopped early."""
+    """Wait for all engines, with a line for each now and then; the sentences of those that stopped early, in the miners' order."""
     import ray
 
     begun = time.monotonic()
-    stopped = []
+    miners = [asked.miner.name for asked, _, _ in pending.values()]
+    stopped: dict[str, str] = {}
     crashed: BaseException | None = None
     while pending:
         ready, _ = ray.wait(list(pending), num_returns=1, timeout=SECONDS_BETWEEN_LINES)
@@ -300,14 +301,14 @@ def _watch(
             if task in ready or not ready:
                 say(progress_line(asked.miner.name, todo, new, elapsed))
         for task in ready:
-            pending.pop(task)
+            asked, _, _ = pending.pop(task)
             try:
                 sentence = ray.get(task)
             except Exception as error:  # the others go on: what they are asked is paid for
                 crashed = crashed or error
                 continue
             if sentence:
-                stopped.append(sentence)
+                stopped[asked.miner.name] = sentence
     if crashed is not None:
         raise crashed
-    return stopped
+    return [stopped[name] for name in miners if name in stopped]
