@@ -23,7 +23,7 @@ from dig_ray.base import Config
 from dig_ray.baselines.config import BaselinesConfig
 from dig_ray.catalog.config import CatalogConfig
 from dig_ray.cluster import RayConfig
-from dig_ray.embedding.config import TextEmbeddingConfig
+from dig_ray.embedding.config import FusionConfig, ImageEmbeddingConfig, TextEmbeddingConfig
 from dig_ray.errors import UserError
 from dig_ray.evaluation.config import EvaluationConfig
 from dig_ray.mining.config import MiningConfig
@@ -43,6 +43,7 @@ class RunConfig(Config):
         seed: seeds every stage that draws random numbers.
         store: where artifacts live: a local directory or a URI such as ``s3://bucket/prefix``.
         ray: where Ray comes from.
+        fusion: pictures join the text before quantization; without it nothing looks at them.
     """
 
     name: str = Field(default="run", pattern=NAME_PATTERN)
@@ -52,6 +53,8 @@ class RunConfig(Config):
     catalog: CatalogConfig = CatalogConfig()
     mining: MiningConfig = MiningConfig()
     embedding: TextEmbeddingConfig = TextEmbeddingConfig()
+    image_embedding: ImageEmbeddingConfig = ImageEmbeddingConfig()
+    fusion: FusionConfig | None = None
     semantic_ids: SemanticIdConfig = SemanticIdConfig()
     recommender: RecommenderConfig = RecommenderConfig()
     sft: SftConfig = SftConfig()
@@ -74,6 +77,14 @@ class RunConfig(Config):
                 raise ValueError(
                     f"embedding.fields names {field}, which nobody mines; set {key}, or leave {field} out"
                 )
+        if self.embedding.curated and self.mining.judge is None:
+            raise ValueError(
+                "embedding.interests=positive and embedding.min_quality need a judge's labels; set mining.judge"
+            )
+        if self.fusion is not None and self.semantic_ids.method == "file":
+            raise ValueError(
+                "semantic_ids.method=file reads no vectors, so fusion has no use; drop one of them"
+            )
         for mined, key, miners in (
             ("item_interests", "mining.items", self.mining.item_miners),
             ("user_interests", "mining.users", self.mining.users),

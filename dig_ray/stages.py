@@ -100,7 +100,26 @@ def _mining_files(miners: str) -> Callable[[Any], Mapping[str, str | Path]]:
 def _embedding(config: Any, stage: Stage, inputs: Inputs) -> None:
     from dig_ray.embedding.stage import run
 
-    run(config.embedding, stage, inputs["catalog"], inputs.get("captions"), inputs.get("item_interests"))
+    run(
+        config.embedding,
+        stage,
+        inputs["catalog"],
+        inputs.get("captions"),
+        inputs.get("item_interests"),
+        inputs.get("judgements"),
+    )
+
+
+def _image_embedding(config: Any, stage: Stage, inputs: Inputs) -> None:
+    from dig_ray.embedding.image_stage import run
+
+    run(config.image_embedding, stage, inputs["catalog"], inputs.get("pictures"))
+
+
+def _fusion(config: Any, stage: Stage, inputs: Inputs) -> None:
+    from dig_ray.embedding.fusion_stage import run
+
+    run(config.fusion, stage, inputs["catalog"], inputs["embedding"], inputs["image_embedding"])
 
 
 def _items_are_mined(config: Any) -> bool:
@@ -118,15 +137,44 @@ def _items_are_mined(config: Any) -> bool:
 
 
 def _embedding_reads(config: Any, name: str) -> bool:
-    field = {"captions": "caption", "item_interests": "interests"}.get(name)
-    return field is None or field in config.embedding.fields
+    if name == "catalog":
+        return True
+    wanted = {
+        "captions": "caption" in config.embedding.fields,
+        "item_interests": "interests" in config.embedding.fields,
+        "judgements": config.embedding.curated,
+    }
+    return config.embedding.path is None and wanted[name]
+
+
+def _brought_along(part: str) -> Callable[[Any], Mapping[str, str | Path]]:
+    def files(config: Any) -> Mapping[str, str | Path]:
+        path = getattr(config, part).path
+        return {} if path is None else {"vectors": path}
+
+    return files
+
+
+def _image_files(config: Any) -> Mapping[str, str | Path]:
+    found = dict(_brought_along("image_embedding")(config))
+    if Path(config.image_embedding.pretrained).is_file():
+        found["weights"] = config.image_embedding.pretrained
+    return found
+
+
+def _is_fused(config: Any) -> bool:
+    return config.fusion is not None and config.semantic_ids.method != "file"
 
 
 def _semantic_ids(config: Any, stage: Stage, inputs: Inputs) -> None:
     from dig_ray.semantic_ids.stage import run
 
-    vectors = inputs["embedding"] / "embeddings.parquet" if "embedding" in inputs else None
-    run(config.semantic_ids, stage, vectors, inputs["catalog"])
+    made = inputs.get("fusion", inputs.get("embedding"))
+    run(config.semantic_ids, stage, made and made / "embeddings.parquet", inputs["catalog"])
+
+
+def _semantic_ids_read(config: Any, name: str) -> bool:
+    return name != "embedding" or config.fusion is None
 
 
 def _baselines(config: Any, stage: Stage, inputs: Inputs) -> None:
@@ -178,7 +226,18 @@ def _report_files(config: Any) -> Mapping[str, Path]:
     return {path.name: path for path in template_files()}
 
 
-ROOMS = ("catalog", "mining", "embedding", "semantic_ids", "recommender", "sft", "evaluation", "baselines")
+ROOMS = (
+    "catalog",
+    "mining",
+    "embedding",
+    "image_embedding",
+    "fusion",
+    "semantic_ids",
+    "recommender",
+    "sft",
+    "evaluation",
+    "baselines",
+)
 
 DECODING_RESOURCES = ("evaluation.num_actors", "evaluation.num_cpus", "evaluation.num_gpus")
 
@@ -297,25 +356,59 @@ STAGES: tuple[StageSpec, ...] = (
     StageSpec(
         name="embedding",
         parts=("embedding",),
-        inputs=("catalog", "captions", "item_interests"),
+        inputs=("catalog", "captions", "item_interests", "judgements"),
         code=("dig_ray.embedding.stage",),
         run=_embedding,
         seeded=lambda config: False,
         ignore=(
+            "embedding.path",
             "embedding.num_actors",
             "embedding.num_cpus",
             "embedding.num_gpus",
             "embedding.rows_per_part",
         ),
+        files=_brought_along("embedding"),
         wanted=lambda config: config.semantic_ids.method != "file",
         reads=_embedding_reads,
     ),
     StageSpec(
+        name="image_embedding",
+        parts=("image_embedding",),
+        inputs=("catalog", "pictures"),
+        code=("dig_ray.embedding.image_stage",),
+        run=_image_embedding,
+        seeded=lambda config: False,
+        ignore=(
+            "image_embedding.path",
+            "image_embedding.cache_dir",
+            "image_embedding.num_actors",
+            "image_embedding.num_cpus",
+            "image_embedding.num_gpus",
+            "image_embedding.decode_cpus",
+            "image_embedding.batch_size",
+        ),
+        files=_image_files,
+        wanted=_is_fused,
+        possible=lambda config: True,
+        reads=lambda config, name: name == "catalog" or config.image_embedding.path is None,
+    ),
+    StageSpec(
+        name="fusion",
+        parts=("fusion",),
+        inputs=("catalog", "embedding", "image_embedding"),
+        code=("dig_ray.embedding.fusion_stage",),
+        run=_fusion,
+        seeded=lambda config: config.fusion.target == "cooccurrence",
+        on_ray=False,
+        wanted=_is_fused,
+    ),
+    StageSpec(
         name="semantic_ids",
         parts=("semantic_ids",),
-        inputs=("catalog", "embedding"),
+        inputs=("catalog", "embedding", "fusion"),
         code=("dig_ray.semantic_ids.stage",),
         run=_semantic_ids,
+        reads=_semantic_ids_read,
         on_ray=False,
         ignore=("semantic_ids.path", "semantic_ids.rqvae.checkpoint_seconds"),
         files=lambda config: {"sids": config.semantic_ids.path} if config.semantic_ids.path else {},
@@ -375,6 +468,8 @@ STAGES: tuple[StageSpec, ...] = (
             "judgements",
             "user_interests",
             "embedding",
+            "image_embedding",
+            "fusion",
             "semantic_ids",
             "baselines",
             "sft",

@@ -24,18 +24,21 @@ def part_name(fingerprint: str, texts: Sequence[str]) -> str:
     return f"part-{digest.hexdigest()[:32]}.parquet"
 
 
-def write_part(folder: str, name: str, vectors: np.ndarray) -> None:
-    """Publish float32 (n, D) vectors as ``folder/name``, whole or not at all."""
+def write_part(folder: str, name: str, vectors: np.ndarray, tokens: np.ndarray | None = None) -> None:
+    """Publish float32 (n, D) vectors, and the (n,) tokens their texts have, as ``folder/name``, whole or not at all."""
     import pyarrow as pa
 
     column = pa.FixedSizeListArray.from_arrays(
         pa.array(np.ascontiguousarray(vectors).reshape(-1)), vectors.shape[1]
     )
-    parts.write_part(folder, name, pa.table({"vector": column}))
+    columns = {"vector": column} | ({} if tokens is None else {"tokens": pa.array(tokens, pa.int32())})
+    parts.write_part(folder, name, pa.table(columns))
 
 
-def read_part(folder: str, name: str, rows: int) -> np.ndarray | None:
-    """The (rows, D) vectors of a part, or None when it is missing, truncated or not what it should be."""
+def read_part(folder: str, name: str, rows: int) -> tuple[np.ndarray, np.ndarray] | None:
+    """The (rows, D) vectors of a part and the (rows,) tokens, 0 where they were not counted; None when it is missing, truncated or not
+    what it should be.
+    """
     import pyarrow as pa
 
     table = parts.read_part(folder, name, rows)
@@ -45,4 +48,7 @@ def read_part(folder: str, name: str, rows: int) -> np.ndarray | None:
     if not pa.types.is_fixed_size_list(column.type) or not pa.types.is_float32(column.type.value_type):
         return None
     vectors = column.flatten().to_numpy(zero_copy_only=False)
-    return np.array(vectors.reshape(rows, -1)) if len(vectors) % max(rows, 1) == 0 else None
+    if len(vectors) % max(rows, 1):
+        return None
+    tokens = table["tokens"].to_numpy() if "tokens" in table.column_names else np.zeros(rows, np.int32)
+    return np.array(vectors.reshape(rows, -1)), np.array(tokens)

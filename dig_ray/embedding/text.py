@@ -104,6 +104,15 @@ def encode_batches(
     return np.concatenate(parts)
 
 
+def count_tokens(texts: Sequence[str], config: TextEmbeddingConfig, model: SentenceTransformer) -> np.ndarray:
+    """int32 (n,): tokens of each text before the encoder cuts it; zeros where its tokenizer cannot be asked."""
+    try:
+        ids = model.tokenizer([config.prompt + text for text in texts], truncation=False, verbose=False)
+        return np.array([len(row) for row in ids["input_ids"]], np.int32)
+    except (AttributeError, TypeError, KeyError):
+        return np.zeros(len(texts), np.int32)
+
+
 def clean_text(text: str | None) -> str:
     """What the encoder sees: no NUL bytes or lone surrogates, no outer blanks, at most MAX_CHARS characters."""
     if not text:

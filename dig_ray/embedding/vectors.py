@@ -13,15 +13,52 @@ import numpy as np
 from dig_ray.errors import UserError
 
 
-def write_vectors(path: str | Path, item_ids: Sequence[str] | np.ndarray, vectors: np.ndarray) -> None:
-    """Write (N,) ids and float32 (N, D) vectors as an embeddings Parquet."""
+def write_vectors(
+    path: str | Path,
+    item_ids: Sequence[str] | np.ndarray,
+    vectors: np.ndarray,
+    known: np.ndarray | None = None,
+) -> None:
+    """Write (N,) ids, float32 (N, D) vectors and, if given, bool (N,) which rows are more than a stand-in, as an embeddings Parquet."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     vectors = np.ascontiguousarray(vectors, dtype=np.float32)
     column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), vectors.shape[1])
     ids = pa.array([str(item) for item in item_ids], pa.string())
-    pq.write_table(pa.table({"item_id": ids, "vector": column}), path)
+    columns = {"item_id": ids, "vector": column} | ({} if known is None else {"known": pa.array(known)})
+    pq.write_table(pa.table(columns), path)
+
+
+def known_vectors(path: str | Path, item_ids: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Vectors brought along that need not cover the catalogue: float32 (N, D), zeros where there is none, and bool (N,) which are there.
+
+    Raises:
+        UserError: as ``load_vectors``, or no item of the catalogue has one.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.read_table(path)
+        ids = (
+            set(table["item_id"].cast(pa.string()).to_pylist()) if "item_id" in table.column_names else set()
+        )
+    except (FileNotFoundError, pa.ArrowInvalid, OSError):
+        load_vectors(path, [])  # has the sentence
+        raise
+    if "known" in table.column_names:
+        table = table.filter(table["known"])
+        ids = set(table["item_id"].cast(pa.string()).to_pylist())
+    known = np.array([item in ids for item in item_ids])
+    if ids and not known.any():
+        raise UserError(
+            f"{path}: none of its {len(ids):,} item_ids is in the catalogue, whose first is {item_ids[0]!r}"
+        )
+    vectors = load_vectors(path, [item for item in item_ids if item in ids])
+    out = np.zeros((len(item_ids), vectors.shape[1]), np.float32)
+    out[known] = vectors
+    return out, known
 
 
 def load_vectors(

@@ -18,6 +18,7 @@ from dig_ray import ranking
 from dig_ray.base import Stage
 from dig_ray.errors import UserError
 from dig_ray.report import figures, results
+from dig_ray.report.evidence import follow_items, pairs_kept
 from dig_ray.report.gather import RULES
 from dig_ray.report.page import render_page
 
@@ -48,9 +49,18 @@ def write_comparison(
     Raises:
         UserError: two variants with the same seed stand on different splits.
     """
+    from dig_ray.catalog.dataset import Dataset
+
     report = compare_variants(name, variants, artifacts, n_bootstrap)
+    seed = report["seeds"][0]
+    by_variant = {variant: artifacts[variant, seed] for variant in variants}
+    followed = follow_items(Dataset.load(by_variant[next(iter(variants))]["catalog"]), by_variant)
+    thumbnails = followed.pop("thumbnails")
+    report["items"] = followed["items"]
     (stage.out / "comparison.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    page = render_page("comparison.html", comparison=report, tables=page_tables(report))
+    page = render_page(
+        "comparison.html", comparison=report, tables=page_tables(report), thumbnails=thumbnails
+    )
     (stage.out / "comparison.html").write_bytes(page.encode("utf-8"))
     stage.stats.update(rows=len(artifacts), variants=len(variants))
     for line in comparison_lines(report):
@@ -121,7 +131,9 @@ def compare_variants(
                 reference[rule] = values
             else:
                 entry["minus_first"][rule] = paired(users, names, reference[rule], values, 0, n_bootstrap)
-        entry["sids"] = [sid_figures(datasets[seed], artifacts[variant, seed]) for seed in seeds]
+        entry["sids"] = [
+            sid_figures(datasets[seed], artifacts[variant, seed], artifacts[first, seed]) for seed in seeds
+        ]
         found.append(entry)
     return {
         "name": name,
@@ -138,12 +150,18 @@ def _cut_offs(inputs: Inputs) -> list[int]:
     return list(next(iter(report["results"]["policy"].values()))["ks"])
 
 
-def sid_figures(dataset: Dataset, inputs: Inputs) -> dict[str, float | None]:
+def sid_figures(dataset: Dataset, inputs: Inputs, first: Inputs) -> dict[str, float | None]:
     """What the Semantic IDs of one run are like.
+
+    Args:
+        dataset: the catalogue.
+        inputs: the run's artifacts.
+        first: those of the first variant with the same seed.
 
     Returns:
         ``collision_rate``: share of items that share their full code before the suffix; ``next_item_prefix_1`` and ``_2``: share of
         steps in the training histories that stay within a prefix of one or two codes, over what chance would give (a lift);
+        ``pairs_kept``: of all pairs of items that share their first two codes here or in the first variant, the part that does in both;
         ``intent_information``: adjusted mutual information of the first code and an item's first true intent, None outside the demo world.
     """
     from dig_ray.semantic_ids.sid_catalog import SidCatalog
@@ -158,6 +176,10 @@ def sid_figures(dataset: Dataset, inputs: Inputs) -> dict[str, float | None]:
     other = before != after
     for length in (1, 2):
         found[f"next_item_prefix_{length}"] = _lift(sids, length, before[other], after[other])
+    reference = SidCatalog.load(first["semantic_ids"] / "semantic_ids.parquet")
+    found["pairs_kept"] = pairs_kept(
+        *(one.prefix_ids(min(2, one.codes.shape[1])).astype(np.int64) for one in (reference, sids))
+    )
     found["intent_information"] = _intent_information(dataset, sids)
     return found
 
@@ -186,6 +208,7 @@ SID_FIGURES = {
     "collision_rate": "Items that share a code",
     "next_item_prefix_1": "Next item, first code: lift",
     "next_item_prefix_2": "Next item, two codes: lift",
+    "pairs_kept": "Neighbours kept",
     "intent_information": "First code and true intent: AMI",
 }
 
@@ -291,7 +314,7 @@ def _mean(values: Sequence[float | None], key: str) -> str:
     if not some:
         return figures.NONE
     mean = float(np.mean(some))
-    return figures.percent(mean) if key == "collision_rate" else figures.number(mean)
+    return figures.percent(mean) if key in ("collision_rate", "pairs_kept") else figures.number(mean)
 
 
 def comparison_lines(report: Mapping[str, Any]) -> list[str]:

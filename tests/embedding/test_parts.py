@@ -14,7 +14,7 @@ X = np.arange(12, dtype=np.float32).reshape(4, 3)
 def test_round_trip_on_path_and_uri(tmp_path, scheme):
     folder = f"{scheme}{tmp_path}/work"
     write_part(folder, "p.parquet", X)
-    assert np.array_equal(read_part(folder, "p.parquet", 4), X)
+    assert np.array_equal(read_part(folder, "p.parquet", 4)[0], X)
     assert read_part(folder, "p.parquet", 5) is None
     assert read_part(folder, "other.parquet", 4) is None
     assert [p.name for p in (tmp_path / "work").iterdir()] == ["p.parquet"]
