@@ -172,7 +172,6 @@ def _encode_on_ray(
         return
     import ray
     from ray.data import ActorPoolStrategy, DataContext
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     resources = join_ray()
     check_room(SETTING, config, resources)
@@ -181,7 +180,7 @@ def _encode_on_ray(
     options = DataContext.get_current().execution_options
     before = options.resource_limits
     options.resource_limits = before.copy(object_store_memory=IN_FLIGHT * actors)
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    here = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
     try:
         parts = ray.data.from_items([{"part": part} for part in todo], override_num_blocks=len(todo))
         pictures = parts.map_batches(
@@ -189,7 +188,7 @@ def _encode_on_ray(
             fn_kwargs={"path": str(path)},
             batch_size=1,
             num_cpus=0.1,
-            scheduling_strategy=here,
+            label_selector=here,
         )
         decoded = pictures.map_batches(
             cast(Any, decode_group),
