@@ -94,6 +94,16 @@ class RunConfig(Config):
                 raise ValueError(
                     f"recommender.tasks names {task}, whose interests nobody mines; set {key}, or leave the task out"
                 )
+        if not self.catalog.has_interactions:
+            for key, asked in (
+                ("semantic_ids.collaborative.weight", self.semantic_ids.collaborative.weight > 0),
+                ("mining.users", bool(self.mining.users)),
+            ):
+                if asked:
+                    raise ValueError(
+                        f"{key} reads what people did, and this catalogue has no interactions; leave {key} at its default, or give "
+                        "catalog.interactions.path"
+                    )
         gpus = self.sft.num_workers if self.sft.use_gpu else 0
         if self.ray.num_gpus is not None and self.ray.num_gpus < gpus:
             raise ValueError(

@@ -33,7 +33,7 @@ class Step:
 
 
 def select(
-    config: Config,
+    config: Any,
     until: str | None = None,
     only: str | Sequence[str] | None = None,
     stages: Sequence[StageSpec] = STAGES,
@@ -41,7 +41,7 @@ def select(
     """The stages a run covers, in order: all, those up to ``until``, or ``only`` some and what they need.
 
     Raises:
-        UserError: an unknown stage, or one that this config does not ask for.
+        UserError: an unknown stage, one that this config does not ask for, or one that has nothing to learn from.
     """
     named = [only] if isinstance(only, str) else list(only or ())
     chosen = [s for s in stages if s.wanted(config) or (s.name in named and s.can_run(config))]
@@ -55,6 +55,12 @@ def select(
             if spec.name in needed:
                 needed.update(name for name in spec.inputs if spec.reads(config, name))
         chosen = [spec for spec in chosen if spec.name in needed]
+    idle = next((number for number, spec in enumerate(chosen) if spec.uses_interactions), None)
+    if idle is not None and not config.catalog.has_interactions:
+        raise UserError(
+            f"the stage {chosen[idle].name} needs interactions, and this catalogue has none; give catalog.interactions.path, or stop "
+            f"before it with --until {chosen[max(idle - 1, 0)].name}"
+        )
     return chosen
 
 

@@ -32,6 +32,7 @@ class StageSpec:
         wanted: whether this config's pipeline needs it.
         possible: whether it can be asked for by name; where it is wanted, by default.
         reads: whether it reads one of its ``inputs`` under this config.
+        uses_interactions: whether it has nothing to do on a catalogue that nobody has used yet.
     """
 
     name: str
@@ -46,6 +47,7 @@ class StageSpec:
     wanted: Callable[[Any], bool] = lambda config: True
     possible: Callable[[Any], bool] | None = None
     reads: Callable[[Any, str], bool] = lambda config, name: True
+    uses_interactions: bool = False
 
     def can_run(self, config: Any) -> bool:
         """Whether it can be asked for by name."""
@@ -419,6 +421,7 @@ STAGES: tuple[StageSpec, ...] = (
         inputs=("catalog",),
         code=("dig_ray.baselines.stage",),
         run=_baselines,
+        uses_interactions=True,
         wanted=lambda config: bool(config.baselines.run),
     ),
     StageSpec(
@@ -427,6 +430,7 @@ STAGES: tuple[StageSpec, ...] = (
         inputs=("catalog", "item_interests", "user_interests", "semantic_ids"),
         code=("dig_ray.training.stage",),
         run=_sft,
+        uses_interactions=True,
         reads=_sft_reads,
         ignore=("sft.cpus_per_worker", "sft.max_failures"),
     ),
@@ -436,6 +440,7 @@ STAGES: tuple[StageSpec, ...] = (
         inputs=("catalog", "semantic_ids", "sft"),
         code=("dig_ray.evaluation.decode_stage",),
         run=_recommend,
+        uses_interactions=True,
         seeded=lambda config: False,
         ignore=(
             "evaluation.n_bootstrap",
@@ -449,6 +454,7 @@ STAGES: tuple[StageSpec, ...] = (
         inputs=("catalog", "recommend", "baselines"),
         code=("dig_ray.evaluation.stage",),
         run=_evaluation,
+        uses_interactions=True,
         seeded=lambda config: False,
         on_ray=False,
         ignore=(
@@ -478,6 +484,7 @@ STAGES: tuple[StageSpec, ...] = (
         ),
         code=("dig_ray.report.stage",),
         run=_report,
+        uses_interactions=True,
         on_ray=False,
         files=_report_files,  # its looks are no Python, so the code's hash misses them
     ),

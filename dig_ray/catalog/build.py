@@ -24,7 +24,7 @@ class Raw:
 
     Attributes:
         items: house columns (see :mod:`dig_ray.catalog.columns`), or None where only ids are known.
-        interactions: house columns, rows in file order.
+        interactions: house columns, rows in file order; None for a catalogue that nobody has used yet.
         notes: counts of what was mended while reading.
         items_file: for messages.
         interactions_file: for messages.
@@ -32,7 +32,7 @@ class Raw:
     """
 
     items: pa.Table | None
-    interactions: pa.Table
+    interactions: pa.Table | None
     notes: Counter[str] = field(default_factory=Counter)
     items_file: str = "items"
     interactions_file: str = "interactions"
@@ -59,8 +59,10 @@ def build(raw: Raw, config: CatalogConfig) -> Dataset:
     """
     notes = Counter(raw.notes)
     items = _unique_items(raw, config, notes)
-    events, items = _number(raw, items, config, notes)
-    user_ids, events.user = _number_users(raw, events)
+    if raw.interactions is None:
+        return _counted(_unused(items), notes)
+    events, items = _number(raw.interactions, raw, items, config, notes)
+    user_ids, events.user = _number_users(raw.interactions, events)
     events = _by_time(events, raw, config)
     events = _without_duplicates(events, user_ids, items, raw, config, notes)
     events = _without_repeats(events, config, notes)
@@ -99,13 +101,31 @@ def build(raw: Raw, config: CatalogConfig) -> Dataset:
         split_name=name,
         max_history=config.max_history,
     )
+    return _counted(dataset, notes)
+
+
+def _counted(dataset: Dataset, notes: Counter[str]) -> Dataset:
     dataset.stats.update(statistics(dataset))
     dataset.stats["notes"] = {key: int(value) for key, value in sorted(notes.items()) if value}
     return dataset
 
 
+def _unused(items: pa.Table) -> Dataset:
+    """The items, and nobody who used them."""
+    nothing = np.zeros(0, np.int32)
+    return Dataset(
+        items=items,
+        user_ids=np.zeros(0, "<U1"),
+        offsets=np.zeros(1, np.int64),
+        events=nothing,
+        split=nothing.astype(np.int8),
+        split_name="none",
+    )
+
+
 def _unique_items(raw: Raw, config: CatalogConfig, notes: Counter[str]) -> pa.Table:
     if raw.items is None:
+        assert raw.interactions is not None
         return empty_items(sorted(pc.unique(raw.interactions.column("item_id")).to_pylist()))
     items = raw.items
     ids = combined(items.column("item_id")).dictionary_encode()
@@ -125,16 +145,14 @@ def _unique_items(raw: Raw, config: CatalogConfig, notes: Counter[str]) -> pa.Ta
 
 
 def _number(
-    raw: Raw, items: pa.Table, config: CatalogConfig, notes: Counter[str]
+    interactions: pa.Table, raw: Raw, items: pa.Table, config: CatalogConfig, notes: Counter[str]
 ) -> tuple[_Events, pa.Table]:
     """Item numbers for the events; users are still missing."""
-    ids = combined(raw.interactions.column("item_id"))
+    ids = combined(interactions.column("item_id"))
     index = pc.index_in(ids, value_set=combined(items.column("item_id")))
     unknown = index.null_count
     columns = {
-        n: raw.interactions.column(n).to_numpy()
-        for n in raw.interactions.column_names
-        if not n.endswith("_id")
+        n: interactions.column(n).to_numpy() for n in interactions.column_names if not n.endswith("_id")
     }
     row = np.arange(len(ids))
     if unknown:
@@ -157,9 +175,9 @@ def _number(
     return _Events(row, item, {k: v[row] for k, v in columns.items()}), items
 
 
-def _number_users(raw: Raw, events: _Events) -> tuple[np.ndarray, np.ndarray]:
+def _number_users(interactions: pa.Table, events: _Events) -> tuple[np.ndarray, np.ndarray]:
     """Users by ascending id, so that the order of rows in a file decides nothing."""
-    encoded = combined(raw.interactions.column("user_id")).dictionary_encode()
+    encoded = combined(interactions.column("user_id")).dictionary_encode()
     names = np.array(encoded.dictionary.to_pylist())
     order = np.argsort(names, kind="stable")
     rank = np.empty(len(order), dtype=np.int64)

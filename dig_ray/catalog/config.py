@@ -42,7 +42,11 @@ class ItemColumns(Config):
 
 
 class InteractionColumns(Config):
-    """Which column of the interactions file is which field; a field left out takes the column of its own name, if any."""
+    """Which column of the interactions file is which field; a field left out takes the column of its own name, if any.
+
+    ``history`` (source table, split given) says that a row is a published sample: the user's items so far in this column of lists,
+    the next item in ``item_id``, its part in ``split``. See :mod:`dig_ray.catalog.samples`.
+    """
 
     user_id: str = "user_id"
     item_id: str = "item_id"
@@ -50,6 +54,7 @@ class InteractionColumns(Config):
     position: str | None = None
     rating: str | None = None
     split: str | None = None
+    history: str | None = None
 
 
 class ItemsConfig(Config):
@@ -157,7 +162,8 @@ class CatalogConfig(Config):
     Attributes:
         source: where the data comes from.
         items: the items file; without one the catalogue is the set of items people used, without text.
-        interactions: the interactions file.
+        interactions: the interactions file; source table can do without one, for a catalogue that nobody has used yet: it can be mined,
+            embedded and quantized, but nothing can be trained or evaluated on it.
         download: fetch a named Amazon release instead of naming the files.
         demo: the generated world.
         order: how a user's events are ordered: ``auto`` is by timestamp where there is one, else by position; equal
@@ -165,7 +171,8 @@ class CatalogConfig(Config):
         unknown_items: interactions with items that the items file lacks: ``error``, ``drop`` them, or ``add`` the
             item without text.
         duplicate_items: the same item_id twice in the items file: ``error``, or keep the ``first``.
-        duplicates: rows with the same user, item and time (the same user and position where there is no time).
+        duplicates: rows with the same user, item and time (the same user and position where there is no time; of samples, the
+            same user, history and target).
         repeats: a user coming back to an item: ``keep``, ``collapse_consecutive`` runs into one event, or
             ``drop_repeats`` so that every item occurs once per user, at its first time.
         k_core: drop users and items with fewer than k events until none is left; 0 is off.
@@ -211,9 +218,10 @@ class CatalogConfig(Config):
                 raise ValueError(
                     f"demo settings have no effect with source {self.source}; drop them or set source: demo"
                 )
-            if self.interactions is None and self.download is None:
+            if not self.has_interactions and (self.source != "table" or self.items is None):
                 raise ValueError(
-                    f"source {self.source} needs interactions.path (or download.name for an amazon source)"
+                    f"source {self.source} needs interactions.path (or download.name for an amazon source; source table can do with "
+                    "items.path alone)"
                 )
         if self.download is not None:
             if not self.source.startswith("amazon"):
@@ -229,7 +237,22 @@ class CatalogConfig(Config):
                 )
         if self.unknown_items == "add" and self.source == "demo":
             raise ValueError("unknown_items add has no meaning for source demo, which knows all its items")
+        if not self.has_interactions:
+            return self._possible_without_interactions()
         return self._possible_split()
+
+    @property
+    def has_interactions(self) -> bool:
+        """Whether there is anything that people did; without it a catalogue cannot train or evaluate."""
+        return self.source == "demo" or self.interactions is not None or self.download is not None
+
+    def _possible_without_interactions(self) -> CatalogConfig:
+        for key in ("order", "split", "ratios", "k_core", "unused_items", "short_users", "max_history"):
+            if getattr(self, key) != type(self).model_fields[key].default:
+                raise ValueError(
+                    f"{key} is about interactions, and this catalogue has none; drop it, or give interactions.path"
+                )
+        return self
 
     def _possible_split(self) -> CatalogConfig:
         if any(not 0.0 < r < 1.0 for r in self.ratios) or abs(sum(self.ratios) - 1.0) > 1e-9:
@@ -250,6 +273,17 @@ class CatalogConfig(Config):
             if self.k_core or self.repeats != "keep":
                 raise ValueError(
                     "split given is kept as it is; set k_core: 0 and repeats: keep, or choose another split"
+                )
+        columns = None if self.interactions is None else self.interactions.columns
+        if columns is not None and columns.history is not None:
+            if self.source != "table" or self.split != "given":
+                raise ValueError(
+                    "interactions.columns.history reads published samples; it needs source: table and split: given"
+                )
+            if columns.timestamp is not None or columns.rating is not None or self.order == "timestamp":
+                raise ValueError(
+                    "interactions.columns.history gives the order of events, but no time or rating of each; drop columns.timestamp, "
+                    "columns.rating and order: timestamp"
                 )
         if self.split == "global_time" and self.order in ("position", "file"):
             raise ValueError(

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dig_ray.catalog.build import Raw
 from dig_ray.catalog.columns import interactions_table, items_table
 from dig_ray.catalog.config import CatalogConfig
+from dig_ray.catalog.samples import samples_to_events
 from dig_ray.catalog.tables import read_table
 
 
@@ -44,13 +45,15 @@ def read_raw(config: CatalogConfig, seed: int = 0, log: Callable[[str], None] = 
 
 
 def _read_plain(config: CatalogConfig) -> Raw:
-    assert config.interactions is not None
     notes: Counter[str] = Counter()
     items = None
     if config.items is not None:
         items = items_table(read_table(config.items.path, notes), config.items, config.max_text_chars, notes)
+    items_file = config.items.path if config.items else "items"
+    if config.interactions is None:
+        return Raw(items, None, notes, items_file)
     table = read_table(config.interactions.path, notes)
     interactions = interactions_table(table, config.interactions, config.split == "given", notes)
-    return Raw(
-        items, interactions, notes, config.items.path if config.items else "items", config.interactions.path
-    )
+    if config.interactions.columns.history is not None:
+        interactions = samples_to_events(table, interactions, config.interactions, config.duplicates, notes)
+    return Raw(items, interactions, notes, items_file, config.interactions.path)

@@ -16,7 +16,8 @@ def statistics(dataset: Dataset) -> dict[str, Any]:
 
     Shares are of all events: ``repeats_share`` counts an event whose item the user had before,
     ``consecutive_repeats_share`` one whose item is the user's previous one, ``ties_share`` one that has the same time as
-    another event of the same user (their order is only as good as the file's). Lengths are events per user.
+    another event of the same user (their order is only as good as the file's). Lengths are events per user. A catalogue without
+    interactions has None for means, medians and shares of them.
     """
     lengths = np.diff(dataset.offsets)
     n = dataset.n_events
@@ -26,24 +27,25 @@ def statistics(dataset: Dataset) -> dict[str, Any]:
     order = np.lexsort((item, user))
     again = (user[order][1:] == user[order][:-1]) & (item[order][1:] == item[order][:-1])
     texts = item_text(dataset.items)
+    some = n > 0
     chars = np.fromiter(map(len, texts), dtype=np.int64, count=len(texts))
     stats: dict[str, Any] = {
         "users": dataset.n_users,
         "items": dataset.n_items,
         "interactions": n,
         "density": n / max(dataset.n_users * dataset.n_items, 1),
-        "length_mean": float(lengths.mean()),
-        "length_median": float(np.median(lengths)),
-        "length_p95": float(np.percentile(lengths, 95)),
-        "length_max": int(lengths.max()),
+        "length_mean": float(lengths.mean()) if some else None,
+        "length_median": float(np.median(lengths)) if some else None,
+        "length_p95": float(np.percentile(lengths, 95)) if some else None,
+        "length_max": int(lengths.max(initial=0)),
         "items_without_events": int((counts == 0).sum()),
         "items_without_train_events": int(
             (np.bincount(item[dataset.split == 0], minlength=len(counts)) == 0).sum()
         ),
         "item_events_median": float(np.median(counts)),
         "item_events_max": int(counts.max()),
-        "repeats_share": float(again.sum() / n),
-        "consecutive_repeats_share": float((same_user & (item[1:] == item[:-1])).sum() / n),
+        "repeats_share": float(again.sum() / n) if some else None,
+        "consecutive_repeats_share": float((same_user & (item[1:] == item[:-1])).sum() / n) if some else None,
         "ties_share": None,
         "items_without_text": int((chars == 0).sum()),
         "items_without_title": int(pc.sum(pc.equal(dataset.items.column("title"), "")).as_py() or 0),

@@ -27,6 +27,7 @@ def compare(
     ks: Sequence[int] = (1, 5, 10, 20),
     seed: int = 0,
     n_bootstrap: int = 1000,
+    only: np.ndarray | None = None,
 ) -> dict[str, dict[str, float | None]]:
     """Difference b - a of every metric, with a 95% interval.
 
@@ -38,6 +39,7 @@ def compare(
         ks: cut-offs.
         seed: of the draws.
         n_bootstrap: resamples of users.
+        only: bool ``(C,)``, the cases that count; all when None.
 
     Returns:
         ``{"NDCG@10": {"a", "b", "difference", "relative", "low", "high", "p"}}``. ``p`` is twice the share of resamples
@@ -46,7 +48,7 @@ def compare(
     Raises:
         UserError: lists that cannot be scored, as in :func:`dig_ray.evaluation.metrics.evaluate`.
     """
-    if not len(cases.target) or n_bootstrap < 1:
+    if not len(cases.target) or (only is not None and not only.any()) or n_bootstrap < 1:
         raise UserError("a comparison needs at least one case and one resample")
     values = []
     names: list[str] = []
@@ -58,7 +60,9 @@ def compare(
             )
         names, scored = ranking.per_case(ranking.rank_of_target(recs, cases.target), ks)
         values.append(scored)
-    return paired(np.asarray(cases.user), names, values[0], values[1], seed, n_bootstrap)
+    counted = slice(None) if only is None else only
+    a, b = (scored[counted] for scored in values)
+    return paired(np.asarray(cases.user)[counted], names, a, b, seed, n_bootstrap)
 
 
 def paired(

@@ -11,6 +11,7 @@ Accuracy is HR (= recall, one target per case), NDCG and MRR over the full catal
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -53,8 +54,8 @@ def evaluate(
 
     Returns:
         JSON-able: ``metrics`` {"NDCG@10": {"mean", "low", "high"}}, ``coverage@10``, ``gini@10``, ``novelty@10``,
-        ``slices`` {"popularity" | "history": [{"slice", "n", "share", "metrics"}]}, ``repeats`` (targets that are in the
-        history already, and the metrics with only and without them), counts, split name and hash, seed.
+        ``slices`` {"popularity" | "history" | "target": [{"slice", "n", "share", "metrics"}]}, where a target is new to the user or
+        a repeat of an item in the case's history, counts, split name and hash, seed.
 
     Raises:
         UserError: rows that do not fit the cases, items twice or outside the catalogue, lists shorter than a cut-off.
@@ -73,16 +74,18 @@ def evaluate(
     length = np.asarray(cases.end) - np.asarray(cases.start)
     history_names, by_history = slices.members(length, slices.HISTORY)
     repeated = target_in_history(dataset.events, cases)
+    target_names, by_target = slices.members(repeated, slices.TARGET)
     everything = np.ones((len(values), 1), bool)
-    groups = np.concatenate(
-        [everything, by_popularity, by_history, repeated[:, None], ~repeated[:, None]], axis=1
-    )
-    tables = _summarise(np.asarray(cases.user), names, values, groups, seed, n_bootstrap)
-    split = 1 + len(popularity_names)
-    repeats, fresh = tables[-2:]
+    groups = np.concatenate([everything, by_popularity, by_history, by_target], axis=1)
+    total, *tables = _summarise(np.asarray(cases.user), names, values, groups, seed, n_bootstrap)
+    rows = iter(zip([*popularity_names, *history_names, *target_names], tables, strict=True))
     named = {
-        "popularity": zip(popularity_names, tables[1:split], strict=True),
-        "history": zip(history_names, tables[split:-2], strict=True),
+        kind: list(itertools.islice(rows, len(of)))
+        for kind, of in (
+            ("popularity", popularity_names),
+            ("history", history_names),
+            ("target", target_names),
+        )
     }
     return {
         "n_cases": len(values),
@@ -95,23 +98,17 @@ def evaluate(
         "ks": [int(k) for k in ks],
         "list_length": int(recs.shape[1]),
         "short_lists": int((recs[:, max(ks) - 1] == ranking.PAD).sum()),
-        "metrics": tables[0]["metrics"],
+        "metrics": total["metrics"],
         **beyond_accuracy(recs, frequency),
         "slices": {
-            kind: [{"slice": name, **table} for name, table in rows if table["n"]]
-            for kind, rows in named.items()
-        },
-        "repeats": {
-            "n": repeats["n"],
-            "share": repeats["share"],
-            "only": repeats["metrics"] if repeats["n"] else None,
-            "without": fresh["metrics"] if fresh["n"] else None,
+            kind: [{"slice": name, **table} for name, table in part if table["n"]]
+            for kind, part in named.items()
         },
     }
 
 
 def target_in_history(events: np.ndarray, cases: Cases) -> np.ndarray:
-    """Whether the target had been consumed before; bool ``(C,)``."""
+    """Whether the target is a repeat, an item of the case's own history; bool ``(C,)``."""
     row, item, _ = histories(events, cases)
     out = np.zeros(len(cases.target), bool)
     out[row[item == np.asarray(cases.target)[row]]] = True

@@ -1,4 +1,4 @@
-"""Which cases belong to which slice: by how popular the target is, and by how much history there is."""
+"""Which cases belong to which slice: by how popular the target is, by how much history there is, and by whether the target is in it."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ HISTORY: tuple[tuple[str, int, int | None], ...] = (
     ("6-10", 6, 10),
     ("11+", 11, None),
 )
+NEW, REPEAT = "new to the user", "repeat"
+TARGET: tuple[tuple[str, int, int | None], ...] = ((NEW, 0, 0), (REPEAT, 1, 1))  # times are not counted
 
 
 def members(

@@ -8,9 +8,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dig_ray.base import Stage
 from dig_ray.evaluation.config import EvaluationConfig
+
+if TYPE_CHECKING:
+    import numpy as np
 
 POLICY = "policy"
 
@@ -18,12 +22,15 @@ POLICY = "policy"
 def run(config: EvaluationConfig, stage: Stage, catalog_dir: Path, list_dirs: list[Path]) -> None:
     """Write ``metrics.json``: per recommender and seen-items rule all metrics, and policy minus each baseline, paired.
 
+    Where some targets repeat an item of their history, ``policy_minus_new`` has the differences on the other cases alone: lists without
+    seen items cannot hold a repeat, which then counts as a miss, and lists with them may owe everything to repeats.
+
     Args:
         list_dirs: artifacts that hold ``recommendations_<name>_<seen|unseen>.parquet``.
     """
     from dig_ray.catalog.dataset import Dataset
     from dig_ray.evaluation.comparison import compare
-    from dig_ray.evaluation.metrics import evaluate
+    from dig_ray.evaluation.metrics import evaluate, target_in_history
     from dig_ray.evaluation.recommendations import read_recommendations
 
     dataset = Dataset.load(catalog_dir)
@@ -39,11 +46,20 @@ def run(config: EvaluationConfig, stage: Stage, catalog_dir: Path, list_dirs: li
             dataset, cases, recs, ks=config.ks, seed=config.seed, n_bootstrap=config.n_bootstrap
         )
         stage.log(f"evaluation: {name} ({rule}) scored on {len(cases):,} test users")
-    paired: dict[str, dict[str, object]] = {}
+    new = ~target_in_history(dataset.events, cases)
+    parts: dict[str, np.ndarray | None] = {"policy_minus": None}
+    if 0 < new.sum() < len(new):
+        stage.log(
+            f"evaluation: {len(new) - new.sum():,} of {len(new):,} targets repeat an item of their history"
+        )
+        parts["policy_minus_new"] = new
+    paired: dict[str, dict[str, dict[str, object]]] = {part: {} for part in parts}
     if config.n_bootstrap:
         for (name, rule), recs in lists.items():
-            if name != POLICY and (POLICY, rule) in lists:
-                paired.setdefault(name, {})[rule] = compare(
+            if name == POLICY or (POLICY, rule) not in lists:
+                continue
+            for part, only in parts.items():
+                paired[part].setdefault(name, {})[rule] = compare(
                     dataset,
                     cases,
                     recs,
@@ -51,6 +67,7 @@ def run(config: EvaluationConfig, stage: Stage, catalog_dir: Path, list_dirs: li
                     ks=config.ks,
                     seed=config.seed,
                     n_bootstrap=config.n_bootstrap,
+                    only=only,
                 )
     report = {
         "split_name": dataset.split_name,
@@ -58,7 +75,7 @@ def run(config: EvaluationConfig, stage: Stage, catalog_dir: Path, list_dirs: li
         "test_users": len(cases),
         "items": dataset.n_items,
         "results": results,
-        "policy_minus": paired,
+        **paired,
     }
     (stage.out / "metrics.json").write_text(json.dumps(report, indent=1) + "\n")
     stage.stats.update(rows=len(cases), split_name=dataset.split_name, split_hash=dataset.split_hash)

@@ -17,6 +17,7 @@ import numpy as np
 from dig_ray import ranking
 from dig_ray.base import Stage
 from dig_ray.errors import UserError
+from dig_ray.evaluation.slices import NEW, REPEAT
 from dig_ray.report import figures, results
 from dig_ray.report.evidence import follow_items, pairs_kept
 from dig_ray.report.gather import RULES
@@ -73,11 +74,15 @@ def compare_variants(
     artifacts: Mapping[tuple[str, int], Inputs],
     n_bootstrap: int,
 ) -> dict[str, Any]:
-    """All figures, JSON-able; arguments as in ``write_comparison``."""
+    """All figures, JSON-able; arguments as in ``write_comparison``.
+
+    Where some targets repeat an item of their case's history, ``by_target`` has the figures of these and of the other cases apart, and
+    ``minus_first_new`` the differences on the other cases alone.
+    """
     from dig_ray.catalog.dataset import Dataset
     from dig_ray.evaluation import intervals
     from dig_ray.evaluation.comparison import paired
-    from dig_ray.evaluation.metrics import number
+    from dig_ray.evaluation.metrics import number, target_in_history
     from dig_ray.evaluation.recommendations import read_recommendations
 
     seeds = sorted({seed for _, seed in artifacts})
@@ -90,7 +95,9 @@ def compare_variants(
     }
     most_users = max(dataset.n_users for dataset in datasets.values())
     users = np.concatenate([worlds[seed] * most_users + np.asarray(cases[seed].user) for seed in seeds])
-    every = np.ones((len(users), 1), bool)
+    repeat = np.concatenate([target_in_history(datasets[seed].events, cases[seed]) for seed in seeds])
+    parts = {NEW: ~repeat, REPEAT: repeat} if 0 < repeat.sum() < len(repeat) else {}
+    groups = np.stack([np.ones(len(users), bool), *parts.values()], axis=1)
     ks = _cut_offs(artifacts[first, seeds[0]])
 
     found: list[dict[str, Any]] = []
@@ -103,6 +110,8 @@ def compare_variants(
             "results": {},
             "minus_first": {},
         }
+        if parts:
+            entry |= {"by_target": {}, "minus_first_new": {}}
         for rule in RULES:
             per_seed = []
             for seed in seeds:
@@ -116,21 +125,34 @@ def compare_variants(
                 names, scored = ranking.per_case(ranking.rank_of_target(recs, cases[seed].target), ks)
                 per_seed.append(scored)
             values = np.concatenate(per_seed)
-            samples = intervals.bootstrap_means(users, values, every, n_bootstrap, 0)[:, 0]
-            low, high = intervals.percentile_interval(samples)
-            entry["results"][rule] = {
-                metric: {
-                    "mean": number(values[:, m].mean()),
-                    "low": number(low[m]),
-                    "high": number(high[m]),
-                    "by_seed": [number(one[:, m].mean()) for one in per_seed],
+            low, high = intervals.percentile_interval(
+                intervals.bootstrap_means(users, values, groups, n_bootstrap, 0)
+            )
+            whole, *by_part = [
+                {
+                    metric: {
+                        "mean": number(values[groups[:, g], m].mean()),
+                        "low": number(low[g, m]),
+                        "high": number(high[g, m]),
+                    }
+                    for m, metric in enumerate(names)
                 }
-                for m, metric in enumerate(names)
+                for g in range(groups.shape[1])
+            ]
+            entry["results"][rule] = {
+                metric: {**of, "by_seed": [number(one[:, m].mean()) for one in per_seed]}
+                for m, (metric, of) in enumerate(whole.items())
             }
+            if parts:
+                entry["by_target"][rule] = dict(zip(parts, by_part, strict=True))
             if variant == first:
                 reference[rule] = values
-            else:
-                entry["minus_first"][rule] = paired(users, names, reference[rule], values, 0, n_bootstrap)
+                continue
+            entry["minus_first"][rule] = paired(users, names, reference[rule], values, 0, n_bootstrap)
+            if parts:
+                entry["minus_first_new"][rule] = paired(
+                    users[~repeat], names, reference[rule][~repeat], values[~repeat], 0, n_bootstrap
+                )
         entry["sids"] = [
             sid_figures(datasets[seed], artifacts[variant, seed], artifacts[first, seed]) for seed in seeds
         ]
@@ -140,6 +162,7 @@ def compare_variants(
         "seeds": seeds,
         "splits": {str(seed): datasets[seed].split_hash for seed in seeds},
         "test_cases": len(users),
+        "repeats": {"n": int(repeat.sum()), "share": number(repeat.mean())} if repeat.any() else None,
         "metrics": names,
         "variants": found,
     }
@@ -219,42 +242,6 @@ def page_tables(report: Mapping[str, Any]) -> dict[str, Any]:
     by_rule = []
     for rule in RULES:
         shown = [metric for metric in SHOWN if metric in report["metrics"]] or report["metrics"][:4]
-        columns = []
-        for metric in shown:
-            entries = [variant["results"][rule][metric] for variant in variants]
-            marks = results.best_of([entry["mean"] for entry in entries])
-            columns.append(
-                [
-                    results.Cell(
-                        figures.metric(e["mean"]),
-                        figures.interval(e["low"], e["high"]),
-                        "best" if mark else "",
-                    )
-                    for e, mark in zip(entries, marks, strict=True)
-                ]
-            )
-        rows = [
-            results.Row(
-                variant["name"],
-                [column[n] for column in columns],
-                ", ".join(variant["settings"]) or "the base run",
-            )
-            for n, variant in enumerate(variants)
-        ]
-        differences = [
-            results.Row(
-                f"{variant['name']} − {variants[0]['name']}",
-                [
-                    results.Cell(
-                        figures.metric(d["difference"], signed=True),
-                        figures.interval(d["low"], d["high"], signed=True),
-                        results.direction(d),
-                    )
-                    for d in (variant["minus_first"][rule][metric] for metric in shown)
-                ],
-            )
-            for variant in variants[1:]
-        ]
         main = "NDCG@10" if "NDCG@10" in shown else shown[-1]
         by_rule.append(
             {
@@ -267,14 +254,11 @@ def page_tables(report: Mapping[str, Any]) -> dict[str, Any]:
                         for v in variants
                     }
                 ),
-                "accuracy": results.Table("Mean over the seeds", list(shown), [("", rows)]),
-                "paired": results.Table(
-                    f"Difference from {variants[0]['name']}, paired by user and seed",
-                    list(shown),
-                    [("", differences)],
-                )
-                if differences
-                else None,
+                "accuracy": _accuracy(
+                    "Mean over the seeds", variants, [v["results"][rule] for v in variants], shown
+                ),
+                "paired": _differences("minus_first", "paired by user and seed", variants, rule, shown),
+                "by_target": _by_target(variants, rule, shown) if rule == "seen" else [],
                 "by_seed": results.Table(
                     f"{main} of each seed",
                     [str(seed) for seed in report["seeds"]],
@@ -307,6 +291,75 @@ def page_tables(report: Mapping[str, Any]) -> dict[str, Any]:
             "Semantic IDs, mean over the seeds", [SID_FIGURES[key] for key in known], [("", sid_rows)]
         ),
     }
+
+
+def _accuracy(
+    caption: str,
+    variants: Sequence[Mapping[str, Any]],
+    found: Sequence[Mapping[str, Any]],
+    shown: Sequence[str],
+) -> results.Table:
+    """A row of figures for each variant, the best of each column marked."""
+    columns = []
+    for metric in shown:
+        entries = [one[metric] for one in found]
+        marks = results.best_of([entry["mean"] for entry in entries])
+        columns.append(
+            [
+                results.Cell(
+                    figures.metric(e["mean"]), figures.interval(e["low"], e["high"]), "best" if mark else ""
+                )
+                for e, mark in zip(entries, marks, strict=True)
+            ]
+        )
+    rows = [
+        results.Row(
+            variant["name"],
+            [column[n] for column in columns],
+            ", ".join(variant["settings"]) or "the base run",
+        )
+        for n, variant in enumerate(variants)
+    ]
+    return results.Table(caption, list(shown), [("", rows)])
+
+
+def _differences(
+    key: str, words: str, variants: Sequence[Mapping[str, Any]], rule: str, shown: Sequence[str]
+) -> results.Table | None:
+    """What every other variant differs from the first; None where there is no other."""
+    rows = [
+        results.Row(
+            f"{variant['name']} − {variants[0]['name']}",
+            [
+                results.Cell(
+                    figures.metric(d["difference"], signed=True),
+                    figures.interval(d["low"], d["high"], signed=True),
+                    results.direction(d),
+                )
+                for d in (variant[key][rule][metric] for metric in shown)
+            ],
+        )
+        for variant in variants[1:]
+    ]
+    return (
+        results.Table(f"Difference from {variants[0]['name']}, {words}", list(shown), [("", rows)])
+        if rows
+        else None
+    )
+
+
+def _by_target(variants: Sequence[Mapping[str, Any]], rule: str, shown: Sequence[str]) -> list[results.Table]:
+    """The figures of cases whose target is new, what they differ, and the figures of repeats; [] where no target is a repeat."""
+    if "by_target" not in variants[0]:
+        return []
+    new, repeat = (
+        _accuracy(
+            f"Where the target is {words}", variants, [v["by_target"][rule][part] for v in variants], shown
+        )
+        for part, words in ((NEW, "new to the user"), (REPEAT, "in the history already"))
+    )
+    apart = _differences("minus_first_new", "where the target is new to the user", variants, rule, shown)
+    return [new, *([apart] if apart else []), repeat]
 
 
 def _mean(values: Sequence[float | None], key: str) -> str:

@@ -80,7 +80,7 @@ def context(run: RunData) -> dict[str, Any]:
                 "beyond": results.beyond_table(found),
                 "paired": results.paired_table(run.metrics or {}, rule),
                 "slices": results.slice_tables(found),
-                "repeats": next(iter(found.values())).get("repeats"),
+                "repeats": results.repeats(found),
                 "n_bootstrap": next(iter(found.values())).get("n_bootstrap"),
                 "seed": next(iter(found.values())).get("seed"),
             }

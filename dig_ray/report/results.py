@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from dig_ray.evaluation.slices import REPEAT
 from dig_ray.report import figures
 
 POLICY = "policy"
@@ -155,11 +156,13 @@ def direction(entry: Mapping[str, Any]) -> str:
 
 
 def slice_tables(results: Mapping[str, Mapping[str, Any]]) -> list[Table]:
-    """The main metric by popularity of the target and by length of the history."""
+    """The main metric by popularity of the target, by length of the history, and for repeats where there are any."""
     headings = {
         "popularity": "by training events of the target",
         "history": "by length of the history",
     }
+    if repeats(results):
+        headings["target"] = "by whether the target is in the history"
     first = next(iter(results.values()))
     name = main_metric(first)
     tables = []
@@ -176,6 +179,12 @@ def slice_tables(results: Mapping[str, Mapping[str, Any]]) -> list[Table]:
         if rows:
             tables.append(Table(f"{name} {heading}", [label(n) for n in results], [("", rows)]))
     return tables
+
+
+def repeats(results: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """How many targets are in the user's history already (``n``, ``share``); None when there is none."""
+    parts = next(iter(results.values())).get("slices", {}).get("target", [])
+    return next((part for part in parts if part["slice"] == REPEAT), None)
 
 
 def bars(results: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:

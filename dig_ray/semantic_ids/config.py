@@ -39,7 +39,10 @@ class SemanticIdConfig(Config):
     """How vectors become Semantic IDs.
 
     ``method``: ``residual_kmeans`` (the default: no training run, and as good downstream), ``rqvae``, or ``file`` (SIDs
-    brought along as Parquet with ``item_id`` and a list column of codes).
+    brought along as Parquet with ``item_id`` and a list column of codes: numbers, or tokens such as ``<a_12>``).
+    ``missing_items`` (method=file): items that the file has no codes for are an ``error``, or share one ``own_code`` that no other item
+    has, one code more at every level, and are told apart by the collision suffix (our choice: they stay in the catalogue and can be
+    recommended, and no code of theirs claims a likeness that nobody measured).
     ``scale`` is applied to the vectors before either quantizer: ``none``, ``center``, ``standardise`` (every dimension to
     mean 0, variance 1: keeps an RQ-VAE on unit-norm vectors from collapsing) or ``whiten`` (PCA to equal variances,
     ``whiten_dim`` of them).
@@ -59,6 +62,7 @@ class SemanticIdConfig(Config):
     )
     path: str | None = Field(None, description="method=file: the semantic_ids Parquet")
     codes_column: str = "codes"
+    missing_items: Literal["error", "own_code"] = "error"
     neighbours: int = Field(10, ge=1, description="true neighbours per item in the quality report")
     neighbour_sample: int = Field(
         2_000, ge=1, description="items whose neighbours are looked up in the quality report"
@@ -75,6 +79,10 @@ class SemanticIdConfig(Config):
             raise ValueError(f"codebook_size={self.codebook_size}: every level needs at least 2 codes")
         if (self.method == "file") != (self.path is not None):
             raise ValueError("method=file needs path, and path needs method=file")
+        if self.missing_items != "error" and self.method != "file":
+            raise ValueError(
+                f"missing_items={self.missing_items} is for method=file; other methods code every item"
+            )
         if self.whiten_dim is not None and self.scale != "whiten":
             raise ValueError("whiten_dim is only used with scale=whiten")
         return self

@@ -20,6 +20,9 @@ from dig_ray.errors import UserError
 
 LEVEL_LETTERS = "abcdefghijklmnopqrstuvwxyz"
 NO_SUFFIX = -1
+LARGEST_CODE = (
+    1 << 20
+) - 1  # of a file that does not say how large its codebooks are: every code up to it becomes a token
 
 
 @dataclass(frozen=True, eq=False)
@@ -242,12 +245,17 @@ class SidCatalog:
 
     @classmethod
     def load(
-        cls, path: str | Path, sizes: Sequence[int] | None = None, codes_column: str = "codes"
+        cls,
+        path: str | Path,
+        sizes: Sequence[int] | None = None,
+        codes_column: str = "codes",
+        skip_uncoded: bool = False,
     ) -> SidCatalog:
         """Read and check a semantic_ids Parquet (ours or brought along).
 
-        ``sizes`` defaults to the file's metadata, else to one more than the largest code of each level. Without a
-        ``suffix`` column suffixes are numbered here. UserError for a missing, truncated or inconsistent file.
+        Codes are numbers, or tokens such as ``<a_12>``, ``<b_7>`` whose letter is the level's. ``sizes`` defaults to the file's metadata,
+        else to one more than the largest code of each level. Without a ``suffix`` column suffixes are numbered here. ``skip_uncoded``
+        leaves out rows without any codes (null or an empty list). UserError for a missing, truncated or inconsistent file.
         """
         import pyarrow as pa
         import pyarrow.parquet as pq
@@ -264,6 +272,8 @@ class SidCatalog:
         for column in ("item_id", codes_column):
             if column not in table.column_names:
                 raise UserError(f"{what}: no column {column!r}; it has {', '.join(table.column_names)}")
+        if skip_uncoded:
+            table = table.filter(_has_codes(table.column(codes_column)))
         codes = _codes_column(table.column(codes_column).combine_chunks(), codes_column, what)
         ids = table.column("item_id")
         if ids.null_count:
@@ -272,9 +282,7 @@ class SidCatalog:
         if sizes is None:
             noted = (table.schema.metadata or {}).get(b"dig_ray.codebook_sizes")
             try:
-                sizes = (
-                    [int(s) for s in json.loads(noted)] if noted else [int(c) + 1 for c in codes.max(axis=0)]
-                )
+                sizes = [int(s) for s in json.loads(noted)] if noted else _sizes_of(codes, what)
             except (ValueError, TypeError):
                 raise UserError(
                     f"{what}: the codebook sizes in its metadata are not a list of numbers; write it again"
@@ -337,11 +345,51 @@ def _codes_column(column, name: str, what: str) -> np.ndarray:  # type: ignore[n
         raise UserError(
             f"{what}: column {name!r} has {pc.min(lengths)} to {pc.max(lengths)} codes per item; it must be one number"
         )
+    levels = pc.max(lengths).as_py()
     if pa.types.is_string(flat.type) or pa.types.is_large_string(flat.type):
-        # the spelling of LC-Rec and its kin: "<a_12>", "<b_7>", ...
-        number = pc.struct_field(pc.extract_regex(flat, r"^[^0-9]*(?P<code>[0-9]{1,9})[^0-9]*$"), "code")
-        if not number.null_count:
-            flat = number.cast(pa.int64())
+        flat = _token_codes(flat, levels, name, what)
     if not pa.types.is_integer(flat.type):
         raise UserError(f"{what}: column {name!r} holds {flat.type}, expected whole numbers")
+    if pc.max(flat).as_py() >= 1 << 31:
+        raise UserError(
+            f"{what}: column {name!r} has code {pc.max(flat)}, which is no code; number them from 0"
+        )
     return flat.to_numpy(zero_copy_only=False).astype(np.int32).reshape(len(column), -1)
+
+
+def _token_codes(flat, levels: int, name: str, what: str):  # type: ignore[no-untyped-def]
+    """Codes of tokens in the spelling of LC-Rec and its kin, ``<a_12>``, ``<b_7>`` ...: a letter for the level, then the code."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    parts = pc.extract_regex(flat, r"^<?(?P<letter>[A-Za-z])_?(?P<code>[0-9]{1,9})>?$")
+    wanted = pa.array([LEVEL_LETTERS[level % len(LEVEL_LETTERS)] for level in range(levels)])
+    wanted = wanted.take(pa.array(np.arange(len(flat)) % levels))
+    right = pc.fill_null(pc.equal(pc.utf8_lower(pc.struct_field(parts, "letter")), wanted), False)
+    if not pc.all(right).as_py():
+        at = int(np.argmin(right.to_numpy(zero_copy_only=False)))
+        raise UserError(
+            f"{what}: column {name!r} has {str(flat[at].as_py())[:40]!r} as code {at % levels + 1} of data row {at // levels + 1}; there a "
+            f"token such as <{wanted[at].as_py()}_12> is expected, with the level's letter and the code"
+        )
+    return pc.struct_field(parts, "code").cast(pa.int64())
+
+
+def _has_codes(column):  # type: ignore[no-untyped-def]
+    """Which rows of a list column hold anything; all of another kind, which ``_codes_column`` refuses."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    kind = column.type
+    if not (pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)):
+        return pa.array([True] * len(column))
+    return pc.fill_null(pc.greater(pc.list_value_length(column), 0), False)
+
+
+def _sizes_of(codes: np.ndarray, what: str) -> list[int]:
+    largest = int(codes.max())
+    if largest > LARGEST_CODE:
+        raise UserError(
+            f"{what}: code {largest} would need as many tokens; number each level's codes from 0, at most {LARGEST_CODE}"
+        )
+    return [int(code) + 1 for code in codes.max(axis=0)]

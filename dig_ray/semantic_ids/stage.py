@@ -41,7 +41,12 @@ def run(config: SemanticIdConfig, stage: Stage, embeddings_path: Path | None, ca
     if vectors is not None and config.collaborative.weight > 0:
         vectors = with_collaborative(vectors, config, catalog_dir, stage)
     if config.method == "file":
-        catalog = sids_from_file(str(config.path), item_ids, config)
+        catalog, without = sids_from_file(str(config.path), item_ids, config)
+        if without:
+            stage.log(
+                f"semantic_ids: {without} of {len(item_ids)} items have no codes in {config.path} and share one of their own"
+            )
+        stage.stats.update(items_without_given_codes=without)
     else:
         if vectors is None:
             raise UserError(
@@ -142,23 +147,38 @@ def _spread(rows: np.ndarray, codes: np.ndarray, books: list[np.ndarray], stage:
     return spread
 
 
-def sids_from_file(path: str, item_ids: Sequence[str], config: SemanticIdConfig) -> SidCatalog:
+def sids_from_file(path: str, item_ids: Sequence[str], config: SemanticIdConfig) -> tuple[SidCatalog, int]:
     """SIDs brought along, in the order of ``item_ids``; items the catalogue does not have are left out.
 
     The file's codes are kept. Its suffixes are kept when it holds exactly our items, else they are numbered again.
+
+    Returns:
+        the SIDs, and how many items the file has no codes for (0 unless ``missing_items`` allows them).
+
+    Raises:
+        UserError: an unusable file, or one that lacks items.
     """
     sizes = config.codebook_size if isinstance(config.codebook_size, tuple) else None
-    given = SidCatalog.load(path, sizes, config.codes_column)
+    given = SidCatalog.load(path, sizes, config.codes_column, skip_uncoded=True)
     row_of = {item: row for row, item in enumerate(given.item_ids.tolist())}
-    missing = [item for item in item_ids if str(item) not in row_of]
-    if missing:
+    rows = np.asarray([row_of.get(str(item), -1) for item in item_ids])
+    missing = rows < 0
+    if not missing.any():
+        if len(rows) < len(given):
+            return SidCatalog.from_codes(item_ids, given.codes[rows], given.sizes), 0
+        return SidCatalog.checked(item_ids, given.codes[rows], given.suffix[rows], given.sizes, path), 0
+    count = int(missing.sum())
+    if config.missing_items == "error" or count == len(rows):
         raise UserError(
-            f"{path}: no Semantic ID for {len(missing)} of {len(item_ids)} catalogue items, the first is {missing[0]!r}"
+            f"{path}: no Semantic ID for {count} of {len(item_ids)} catalogue items, the first is {item_ids[int(np.argmax(missing))]!r}; "
+            + (
+                "are these the ids of this catalogue?"
+                if count == len(rows)
+                else "add them, or set semantic_ids.missing_items=own_code"
+            )
         )
-    rows = np.asarray([row_of[str(item)] for item in item_ids])
-    if len(rows) < len(given):
-        return SidCatalog.from_codes(item_ids, given.codes[rows], given.sizes)
-    return SidCatalog.checked(item_ids, given.codes[rows], given.suffix[rows], given.sizes, path)
+    codes = np.where(missing[:, None], np.asarray(given.sizes, np.int32), given.codes[rows])
+    return SidCatalog.from_codes(item_ids, codes, [size + 1 for size in given.sizes]), count
 
 
 def _save_tensors(path: Path, tensors: dict[str, np.ndarray], config: SemanticIdConfig) -> None:

@@ -7,7 +7,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from dig_ray.catalog.build import build
+from dig_ray.catalog.config import CatalogConfig
 from dig_ray.catalog.dataset import Dataset
+from dig_ray.catalog.read import read_raw
 from dig_ray.errors import UserError
 
 ITEMS = {"item_id": list("abcdef"), "title": list("ABCDEF")}
@@ -153,3 +156,16 @@ def test_arrays_that_do_not_fit_are_refused():
         Dataset(items, users, np.array([0, 2]), np.zeros(1, np.int32), np.zeros(1, np.int8))
     with pytest.raises(ValueError, match="outside the catalogue"):
         Dataset(items, users, np.array([0, 1]), np.ones(1, np.int32), np.zeros(1, np.int8))
+
+
+def test_a_catalogue_that_nobody_has_used_yet(shop, tmp_path):
+    config = CatalogConfig(source="table", items={"path": shop.items})
+    dataset = build(read_raw(config), config)
+    assert (dataset.n_users, dataset.n_items, dataset.n_events) == (0, 4, 0)
+    assert dataset.split_name == "none" and len(dataset.cases("test")) == 0
+    assert dataset.train_sequences()[0].tolist() == [0]
+    dataset.save(tmp_path / "out")
+    assert "NaN" not in (tmp_path / "out" / "dataset.json").read_text()
+    loaded = Dataset.load(tmp_path / "out")
+    assert loaded.stats == dataset.stats and loaded.item_ids.tolist() == ["a", "b", "c", "d"]
+    assert loaded.split_hash == dataset.split_hash

@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from dig_ray.catalog.build import build
@@ -12,6 +13,7 @@ from dig_ray.catalog.config import CatalogConfig
 from dig_ray.catalog.dataset import Dataset
 from dig_ray.catalog.read import read_raw
 from dig_ray.catalog.text import item_text
+from dig_ray.evaluation.metrics import target_in_history
 
 ROOT = Path(os.environ.get("DIG_RAY_DATA") or Path(__file__).parents[2] / ".." / "shared" / "data")
 KEYWORDS = {"description": ["idgenrec_text_id", "gram_tokens"]}
@@ -67,6 +69,37 @@ def test_mini_set_with_times():
     assert once.stats["notes"]["duplicate_interactions_dropped"] == 444
     share = np.bincount(once.split) / once.n_events
     assert share == pytest.approx([0.8, 0.1, 0.1], abs=0.01)
+
+
+def test_official_samples_are_exactly_the_cases():
+    folder = ROOT / "amazon23_industrial_multimodal_vlm"
+    if not folder.is_dir():
+        pytest.skip(f"{folder.name} is not under {ROOT}; set DIG_RAY_DATA to the folder that has it")
+    samples = str(folder / "samples.parquet")
+    config = CatalogConfig(
+        source="table",
+        split="given",
+        items={"path": str(folder / "items.parquet")},
+        interactions={"path": samples, "columns": {"history": "history"}},
+    )
+    dataset = build(read_raw(config), config)
+    assert (dataset.n_users, dataset.n_items) == (7_595, 1_204)
+    users = dataset.user_ids.tolist()
+    ids = dataset.item_ids
+    rows = pq.read_table(samples).to_pylist()
+    published = {
+        (str(r["user_id"]), tuple(map(str, r["history"])), str(r["item_id"]), r["split"]) for r in rows
+    }
+    found = set()
+    for user, low, high in zip(users, dataset.offsets[:-1], dataset.offsets[1:], strict=True):
+        events = tuple(ids[dataset.events[low:high]].tolist())
+        assert dataset.split[low] == 0
+        for at in range(1, len(events)):
+            found.add((user, events[:at], events[at], ("train", "valid", "test")[dataset.split[low + at]]))
+    assert found == published and len(rows) == len(found) == dataset.n_events - dataset.n_users
+    counts = [sum(row[3] == part for row in found) for part in ("train", "valid", "test")]
+    assert counts == [7_672, 959, 959] == [counts[0], len(dataset.cases("valid")), len(dataset.cases("test"))]
+    assert target_in_history(dataset.events, dataset.cases("test")).sum() == 213
 
 
 def test_300k_interactions_take_seconds(tmp_path):

@@ -53,3 +53,13 @@ def test_lists_of_other_cases_are_refused(world):
     recs = lists(world, np.ones(800, bool))
     with pytest.raises(UserError, match="799 rows"):
         compare(world, world.cases("test"), recs, recs[:-1], ks=(1,))
+
+
+def test_only_the_cases_that_are_asked_for_count(world):
+    some = np.arange(800) % 4 == 0
+    base, better = np.arange(800) % 5 == 0, np.arange(800) % 2 == 0
+    cases, recs = world.cases("test"), (lists(world, base), lists(world, better))
+    out = compare(world, cases, *recs, ks=(1,), only=some)["HR@1"]
+    assert out["a"] == pytest.approx(base[some].mean()) and out["b"] == pytest.approx(better[some].mean())
+    with pytest.raises(UserError, match="at least one case"):
+        compare(world, cases, *recs, ks=(1,), only=np.zeros(800, bool))

@@ -28,10 +28,10 @@ def test_figures_by_hand(world):
     assert out["coverage@10"] == pytest.approx(5 / 6)
     by_popularity = {row["slice"]: row for row in out["slices"]["popularity"]}
     assert by_popularity["cold (0)"]["n"] == 1 and by_popularity["cold (0)"]["metrics"]["HR@2"]["mean"] == 0
-    assert sum(row["n"] for rows in out["slices"].values() for row in rows) == 2 * 3
-    assert out["repeats"]["n"] == 1
-    assert out["repeats"]["only"]["HR@1"]["mean"] == 0
-    assert out["repeats"]["without"]["HR@1"]["mean"] == pytest.approx(0.5)
+    assert sum(row["n"] for rows in out["slices"].values() for row in rows) == 3 * 3
+    new, repeat = out["slices"]["target"]
+    assert (new["slice"], new["n"], repeat["slice"], repeat["n"]) == ("new to the user", 2, "repeat", 1)
+    assert repeat["metrics"]["HR@1"]["mean"] == 0 and new["metrics"]["HR@1"]["mean"] == pytest.approx(0.5)
     json.dumps(out, allow_nan=False)
 
 

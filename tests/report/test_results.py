@@ -76,6 +76,18 @@ def test_the_verdict_names_the_strongest_baseline(metrics: dict[str, Any]) -> No
     assert results.verdict({"results": {"sasrec": metrics["results"]["sasrec"]}}, "seen") == ""
 
 
+def test_repeats_are_a_slice_with_differences_of_their_own(metrics: dict[str, Any]) -> None:
+    found = results.by_rule(metrics, "seen")
+    some = results.repeats(found)
+    assert some is not None and 0 < some["n"] < metrics["test_users"]
+    table = results.slice_tables(found)[-1]
+    assert table.caption.endswith("by whether the target is in the history")
+    assert [row.label for row in table.groups[0][1]] == ["new to the user", "repeat"]
+    new = metrics["policy_minus_new"]["item_knn"]["seen"]["HR@10"]
+    own = found["policy"]["slices"]["target"][0]["metrics"]["HR@10"]["mean"]
+    assert new["b"] == pytest.approx(own) and new["difference"] == pytest.approx(new["b"] - new["a"])
+
+
 @given(st.floats(-1e6, 1e6), st.floats(1e-6, 1e6))
 def test_ticks_are_inside_and_few(low: float, span: float) -> None:
     found = charts.ticks(low, low + span)

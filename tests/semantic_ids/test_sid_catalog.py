@@ -141,6 +141,21 @@ def test_brought_along_without_suffix_and_sizes(tmp_path):
         ({"item_id": ["a", "b"], "codes": [[1, 2], None]}, "missing codes"),
         ({"item_id": ["a", "b"], "codes": [[1.5, 2.0], [1.0, 2.0]]}, "expected whole numbers"),
         ({"item_id": ["a", "b"], "codes": ["<a_1>", "<a_2>"]}, "expected a list"),
+        (
+            {"item_id": ["a", "b"], "codes": [["<a_1>", "<b_2>"], ["<a_1>", "<a_2>"]]},
+            "'<a_2>' as code 2 of data row 2; .* <b_12>",
+        ),
+        (
+            {"item_id": ["a", "b"], "codes": [["<b_1>", "<a_2>"], ["<b_1>", "<a_3>"]]},
+            "'<b_1>' as code 1 of data row 1; .* <a_12>",
+        ),
+        ({"item_id": ["a", "b"], "codes": [["tent"], ["stove"]]}, "'tent' as code 1 of data row 1"),
+        (
+            {"item_id": ["a", "b"], "codes": [["<a_1>"], ["<a_99999999999>"]]},
+            "'<a_99999999999>' as code 1 of data row 2",
+        ),
+        ({"item_id": ["a", "b"], "codes": [[1], [1 << 40]]}, "number them from 0"),
+        ({"item_id": ["a", "b"], "codes": [[1], [1 << 30]]}, "would need as many tokens"),
         ({"item_id": ["a", "b"], "sid": [[1], [2]]}, "no column 'codes'"),
         ({"item_id": pa.array([], pa.string()), "codes": pa.array([], pa.list_(pa.int32()))}, "no rows"),
     ],
@@ -150,6 +165,15 @@ def test_broken_tables_are_one_clear_sentence(tmp_path, columns, message):
     with pytest.raises(UserError, match=message) as caught:
         SidCatalog.load(path)
     assert "broken.parquet" in str(caught.value)
+
+
+@pytest.mark.parametrize("spell", [lambda level, code: f"<{'abc'[level]}_{code}>", lambda level, code: code])
+def test_codes_need_not_start_at_zero_or_be_dense(tmp_path, spell):
+    rows = [[300, 7, 0], [256, 9, 5]]
+    codes = [[spell(level, code) for level, code in enumerate(row)] for row in rows]
+    catalog = SidCatalog.load(write(tmp_path / "f.parquet", item_id=[10, 2], codes=codes))
+    assert catalog.codes.tolist() == rows and catalog.sizes == (301, 10, 6)
+    assert catalog.item_ids.tolist() == ["10", "2"] and catalog.text_of(1) == "<a_256><b_9><c_5>"
 
 
 def test_a_code_beyond_its_codebook_is_refused(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +17,9 @@ from dig_ray.embedding.vectors import write_vectors
 from dig_ray.errors import UserError
 from dig_ray.semantic_ids.config import RQVAEConfig, SemanticIdConfig
 from dig_ray.semantic_ids.sid_catalog import SidCatalog
-from dig_ray.semantic_ids.stage import run
+from dig_ray.semantic_ids.stage import run, sids_from_file
 
+DATA = Path(os.environ.get("DIG_RAY_DATA") or Path(__file__).parents[2] / ".." / "shared" / "data")
 IDS = [f"item-{i}" for i in range(300)]
 
 
@@ -89,6 +91,45 @@ def test_sids_brought_along(tmp_path):
         make(tmp_path, SemanticIdConfig(method="file", path=str(path)), name="again")
 
 
+def test_items_that_the_file_lacks_share_a_code_of_their_own(tmp_path):
+    path = tmp_path / "given.parquet"
+    codes = [[i % 7, i % 11, i % 5] for i in range(len(IDS))]
+    codes[4], codes[9] = [], None  # two without codes, one left out
+    pq.write_table(pa.table({"item_id": IDS[:-1], "codes": pa.array(codes[:-1], pa.list_(pa.int64()))}), path)
+    with pytest.raises(UserError, match="no Semantic ID for 3 of 300 .* 'item-4'; .*missing_items=own_code"):
+        make(tmp_path, SemanticIdConfig(method="file", path=str(path)), name="strict")
+    stage = make(tmp_path, SemanticIdConfig(method="file", path=str(path), missing_items="own_code"))
+    catalog = SidCatalog.load(stage.out / "semantic_ids.parquet")
+    own = np.asarray([4, 9, 299])
+    assert stage.stats["items_without_given_codes"] == 3 and catalog.sizes == (8, 12, 6)
+    assert catalog.codes[own].tolist() == [[7, 11, 5]] * 3 and catalog.suffix[own].tolist() == [0, 1, 2]
+    others = np.delete(np.arange(300), own)
+    assert catalog.codes[others].tolist() == [codes[i] for i in others]
+    assert (catalog.codes[others].max(axis=0) < [7, 11, 5]).all()
+    pq.write_table(pa.table({"item_id": ["x", "y"], "codes": codes[:2]}), path)
+    with pytest.raises(UserError, match="300 of 300 .*are these the ids of this catalogue"):
+        make(tmp_path, SemanticIdConfig(method="file", path=str(path), missing_items="own_code"), name="no")
+
+
+@pytest.mark.parametrize(
+    ("column", "distinct", "without", "sizes"),
+    [("sid_letter", 12_088, 0, (256,) * 4), ("sid_lcrec_atspeed", 12_024, 66, (256, 257, 257, 257))],
+)
+def test_published_sids_of_other_projects(column, distinct, without, sizes):
+    path = DATA / "amazon14_beauty" / "items.parquet"
+    if not path.is_file():
+        pytest.skip(f"{path} is not there; set DIG_RAY_DATA to the folder that has it")
+    ids = [str(item) for item in pq.read_table(path)["item_id"].to_pylist()]
+    config = SemanticIdConfig(
+        method="file", path=str(path), codes_column=column, missing_items="own_code" if without else "error"
+    )
+    catalog, missing = sids_from_file(str(path), ids, config)
+    assert missing == without and catalog.sizes == sizes and len(catalog) == 12_101
+    assert len(np.unique(catalog.codes, axis=0)) == distinct
+    given = pq.read_table(path)[column].to_pylist()
+    assert all(not sid or catalog.text_of(i).startswith("".join(sid)) for i, sid in enumerate(given))
+
+
 def test_rqvae(tmp_path):
     rqvae = RQVAEConfig(hidden=(32,), latent=8, epochs=15, batch_size=64)
     config = SemanticIdConfig(method="rqvae", codebook_size=16, rqvae=rqvae)
@@ -119,6 +160,7 @@ def test_unusable_vectors(tmp_path, method):
         {"codebook_size": 1},
         {"method": "file"},
         {"path": "x.parquet"},
+        {"missing_items": "own_code"},
         {"whiten_dim": 8},
         {"codebok_size": 8},
     ],
