@@ -75,11 +75,16 @@ def plan(config: Any, stages: Sequence[StageSpec], store: Store) -> list[Step]:
     """
     steps: dict[str, Step] = {}
     for spec in stages:
-        settings = {}
+        settings: dict[str, Any] = {}
         for part in spec.parts:
-            value = getattr(config, part)
-            settings[part] = value.model_dump(mode="json") if isinstance(value, Config) else value
-        for key in spec.ignore:
+            *above, last = part.split(".")
+            value, within = getattr(config, part.split(".")[0]), settings
+            for name in part.split(".")[1:]:
+                value = getattr(value, name)
+            for name in above:
+                within = within.setdefault(name, {})
+            within[last] = value.model_dump(mode="json") if isinstance(value, Config) else value
+        for key in (*spec.ignore, *spec.unread(config)):
             _drop(settings, key.split("."))
         recipe = Recipe(
             stage=spec.name,
@@ -168,7 +173,7 @@ def run_pipeline(
 
             def begin(head: str = head, spec: StageSpec = spec) -> None:
                 log(f"{head} ...")
-                if spec.on_ray:
+                if spec.needs_ray(config):
                     session.start()
 
             def work(stage: Stage, spec: StageSpec = spec, inputs: Inputs = inputs) -> None:
