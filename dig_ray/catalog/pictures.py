@@ -304,7 +304,7 @@ def _open_wave(
     from dig_ray.cluster import quiet_ray_data
 
     quiet_ray_data()
-    tasks = max(1, min(len(wave), int(ray.cluster_resources().get("CPU", 1) / CPUS)))
+    tasks = max(1, min(len(wave), int(ray.cluster_resources().get("CPU", 1))))
     if images.fetch:
         tasks = min(tasks, images.in_flight)
     rows = [{"part": name, "rows": _to_bytes(table)} for name, table in wave]

@@ -21,7 +21,10 @@ from dig_ray.catalog.config import CatalogConfig
 from dig_ray.catalog.dataset import Dataset
 from dig_ray.catalog.read import read_raw
 from dig_ray.catalog.stage import run as run_catalog
+from dig_ray.config import RunConfig
 from dig_ray.errors import UserError
+from dig_ray.pipeline import plan, run_pipeline, select
+from dig_ray.store import Store
 
 
 @pytest.fixture(scope="module")
@@ -228,3 +231,68 @@ def test_dropped_items_are_gone_and_the_others_pictures_are_there(shop, tmp_path
     pictures.run(settings, after, stage.out)
     rows = pq.read_table(after.out / "pictures.parquet").to_pylist()
     assert [(row["item_id"], row["image"]) for row in rows] == [("a", png(1)), ("c", png(3)), ("e", png(5))]
+
+
+# --- in the pipeline --------------------------------------------------------------------------------------
+
+
+def run_config(store: Path, mining: dict[str, Any] | None = None, **images: Any) -> RunConfig:
+    demo = {"n_items": 60, "n_users": 50, "n_intents": 8}
+    catalog = {"demo": demo, "images": images}
+    return RunConfig.model_validate({"store": str(store), "catalog": catalog, "mining": mining or {}})
+
+
+def fingerprints(config: RunConfig, *only: str) -> dict[str, str]:
+    steps = plan(config, select(config, only=only), Store(config.store))
+    return {step.spec.name: step.recipe.fingerprint for step in steps}
+
+
+def test_what_decides_pictures_and_what_does_not(tmp_path: Path) -> None:
+    for folder in ("here", "there"):
+        (tmp_path / folder).mkdir()
+        with zipfile.ZipFile(tmp_path / folder / "shop.zip", "w") as archive:
+            archive.writestr("a.png", png(1))
+    here, there = (str(tmp_path / folder / "shop.zip") for folder in ("here", "there"))
+    plain = fingerprints(run_config(tmp_path), "pictures")
+    assert list(plain) == ["catalog", "pictures"]
+    for same in ({"root": "x"}, {"timeout": 3.0}, {"in_flight": 2}):
+        assert fingerprints(run_config(tmp_path, **same), "pictures") == plain
+    for other in ({"side": 64}, {"fetch": True}, {"missing": "error"}, {"archive": here}):
+        found = fingerprints(run_config(tmp_path, **other), "pictures")
+        assert found["catalog"] == plain["catalog"] and found["pictures"] != plain["pictures"]
+    packed = fingerprints(run_config(tmp_path, archive=here, missing="drop"), "pictures")
+    assert packed["catalog"] != plain["catalog"]
+    assert fingerprints(run_config(tmp_path, archive=there, missing="drop"), "pictures") == packed
+    with zipfile.ZipFile(there, "a") as archive:
+        archive.writestr("b.png", png(2))
+    found = fingerprints(run_config(tmp_path, archive=there, missing="drop"), "pictures")
+    assert found["catalog"] != packed["catalog"] and found["pictures"] != packed["pictures"]
+
+
+def test_captions_of_a_model_want_pictures_and_recorded_ones_do_not(tmp_path: Path) -> None:
+    model = {"engine": "openai", "name": "camera", "model": "m", "base_url": "http://127.0.0.1:1/v1"}
+    recorded = {"engine": "replay", "name": "camera", "path": str(tmp_path / "said.parquet")}
+    pq.write_table(pa.table({"item_id": ["a"], "answer": ["b"]}), tmp_path / "said.parquet")
+    assert "pictures" not in fingerprints(run_config(tmp_path))
+    before = fingerprints(run_config(tmp_path, {"caption": model}), "captions")
+    after = fingerprints(run_config(tmp_path, {"caption": model}, side=64), "captions")
+    assert list(before) == ["catalog", "pictures", "captions"] and before["captions"] != after["captions"]
+    assert list(fingerprints(run_config(tmp_path, {"caption": recorded}), "captions")) == [
+        "catalog",
+        "captions",
+    ]
+
+
+@pytest.mark.usefixtures("ray_here")
+@pytest.mark.parametrize("missing", ["keep", "drop"])
+def test_the_demo_world_through_the_pipeline(tmp_path: Path, missing: str) -> None:
+    lines: list[str] = []
+    done = run_pipeline(run_config(tmp_path, missing=missing), only="pictures", log=lines.append)
+    stats = done["pictures"].stats
+    assert stats["rows"] == stats["pictures"] == 60 and stats["reasons"] == {}
+    table = pq.read_table(done["pictures"].path / "pictures.parquet")
+    world = pq.read_table(done["catalog"].path / "items.parquet")
+    assert table["item_id"].to_pylist() == world["item_id"].to_pylist()
+    assert table["image"].to_pylist() == world["image_bytes"].to_pylist()  # small ones are kept as they are
+    again = run_pipeline(run_config(tmp_path, missing=missing), only="pictures", log=lines.append)
+    assert again["pictures"].path == done["pictures"].path and "0 run" in lines[-1]
