@@ -44,7 +44,11 @@ def select(
         UserError: an unknown stage, or one that this config does not ask for.
     """
     named = [only] if isinstance(only, str) else list(only or ())
-    chosen = [s for s in stages if s.wanted(config) or (s.name in named and s.can_run(config))]
+    asked = set(named)
+    for spec in reversed(stages):  # what only a name brings in brings in what it reads
+        if spec.name in asked and not spec.wanted(config):
+            asked.update(name for name in spec.inputs if spec.reads(config, name))
+    chosen = [s for s in stages if s.wanted(config) or (s.name in asked and s.can_run(config))]
     for option, name in (("--until", until), *(("the stage", name) for name in named)):
         check_stage(name, chosen, option)
     if until is not None:

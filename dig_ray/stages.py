@@ -195,6 +195,11 @@ def _is_fused(config: Any) -> bool:
     return config.fusion is not None and config.semantic_ids.method != "file"
 
 
+def _embeds_pictures(config: Any) -> bool:
+    """Whether vectors of pictures are made rather than brought along."""
+    return _is_fused(config) and config.image_embedding.path is None
+
+
 def _semantic_ids(config: Any, stage: Stage, inputs: Inputs) -> None:
     from dig_ray.semantic_ids.stage import run
 
@@ -377,7 +382,7 @@ STAGES: tuple[StageSpec, ...] = (
         seeded=lambda config: False,
         ignore=WHERE_PICTURES_LIE,
         files=_picture_files,
-        wanted=lambda config: _captions_read(config, "pictures"),
+        wanted=lambda config: _captions_read(config, "pictures") or _embeds_pictures(config),
         possible=lambda config: True,
     ),
     _mining_stage(

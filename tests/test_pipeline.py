@@ -202,6 +202,8 @@ def test_the_real_stages_can_be_planned(tmp_path: Path) -> None:
         "judgements",
         "user_interests",
         "embedding",
+        "image_embedding",
+        "fusion",
         "semantic_ids",
     ]
     assert names[: len(rooms)] == rooms and len(set(names)) == len(names)

@@ -283,6 +283,16 @@ def test_captions_of_a_model_want_pictures_and_recorded_ones_do_not(tmp_path: Pa
     ]
 
 
+def test_vectors_of_pictures_want_pictures(tmp_path: Path) -> None:
+    assert list(fingerprints(run_config(tmp_path), "image_embedding")) == [
+        "catalog",
+        "pictures",
+        "image_embedding",
+    ]
+    fused = RunConfig.model_validate({"store": str(tmp_path), "fusion": {}})
+    assert "pictures" in [spec.name for spec in select(fused)]
+
+
 @pytest.mark.usefixtures("ray_here")
 @pytest.mark.parametrize("missing", ["keep", "drop"])
 def test_the_demo_world_through_the_pipeline(tmp_path: Path, missing: str) -> None:
