@@ -44,7 +44,11 @@ def select(
         UserError: an unknown stage, one that this config does not ask for, or one that has nothing to learn from.
     """
     named = [only] if isinstance(only, str) else list(only or ())
-    chosen = [s for s in stages if s.wanted(config) or (s.name in named and s.can_run(config))]
+    asked = set(named)
+    for spec in reversed(stages):  # what only a name brings in brings in what it reads
+        if spec.name in asked and not spec.wanted(config):
+            asked.update(name for name in spec.inputs if spec.reads(config, name))
+    chosen = [s for s in stages if s.wanted(config) or (s.name in asked and s.can_run(config))]
     for option, name in (("--until", until), *(("the stage", name) for name in named)):
         check_stage(name, chosen, option)
     if until is not None:
@@ -81,11 +85,16 @@ def plan(config: Any, stages: Sequence[StageSpec], store: Store) -> list[Step]:
     """
     steps: dict[str, Step] = {}
     for spec in stages:
-        settings = {}
+        settings: dict[str, Any] = {}
         for part in spec.parts:
-            value = getattr(config, part)
-            settings[part] = value.model_dump(mode="json") if isinstance(value, Config) else value
-        for key in spec.ignore:
+            *above, last = part.split(".")
+            value, within = getattr(config, part.split(".")[0]), settings
+            for name in part.split(".")[1:]:
+                value = getattr(value, name)
+            for name in above:
+                within = within.setdefault(name, {})
+            within[last] = value.model_dump(mode="json") if isinstance(value, Config) else value
+        for key in (*spec.ignore, *spec.unread(config)):
             _drop(settings, key.split("."))
         recipe = Recipe(
             stage=spec.name,
@@ -174,7 +183,7 @@ def run_pipeline(
 
             def begin(head: str = head, spec: StageSpec = spec) -> None:
                 log(f"{head} ...")
-                if spec.on_ray:
+                if spec.needs_ray(config):
                     session.start()
 
             def work(stage: Stage, spec: StageSpec = spec, inputs: Inputs = inputs) -> None:

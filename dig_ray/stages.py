@@ -21,13 +21,14 @@ class StageSpec:
 
     Attributes:
         name: its name, directory and job.
-        parts: the fields of the run's config that decide its result.
+        parts: the fields of the run's config that decide its result; ``room.field`` is a part of a room.
         inputs: stages whose artifacts it reads, where they are wanted and ``reads`` says so.
         code: modules where its code starts; all that they import counts.
         run: ``run(config, stage, inputs)``; imports its room itself, so that planning stays light.
         seeded: whether the run's seed changes its result under this config.
-        on_ray: whether it needs Ray.
+        on_ray: whether it needs Ray, always or under this config.
         ignore: dotted keys below ``parts`` that change its speed and not its result.
+        unread: dotted keys below ``parts`` that it does not read under this config.
         files: files from outside the store that it reads, by purpose; their content counts, not where they lie.
         wanted: whether this config's pipeline needs it.
         possible: whether it can be asked for by name; where it is wanted, by default.
@@ -41,8 +42,9 @@ class StageSpec:
     code: tuple[str, ...]
     run: Callable[[Any, Stage, Inputs], None]
     seeded: Callable[[Any], bool] = lambda config: True
-    on_ray: bool = True
+    on_ray: bool | Callable[[Any], bool] = True
     ignore: tuple[str, ...] = ()
+    unread: Callable[[Any], tuple[str, ...]] = lambda config: ()
     files: Callable[[Any], Mapping[str, str | Path]] = lambda config: {}
     wanted: Callable[[Any], bool] = lambda config: True
     possible: Callable[[Any], bool] | None = None
@@ -52,6 +54,10 @@ class StageSpec:
     def can_run(self, config: Any) -> bool:
         """Whether it can be asked for by name."""
         return (self.possible or self.wanted)(config)
+
+    def needs_ray(self, config: Any) -> bool:
+        """Whether it needs Ray under this config."""
+        return self.on_ray(config) if callable(self.on_ray) else self.on_ray
 
 
 def _catalog(config: Any, stage: Stage, inputs: Inputs) -> None:
@@ -66,10 +72,33 @@ def _catalog_files(config: Any) -> Mapping[str, str]:
     return input_files(config.catalog)
 
 
+def _pictures(config: Any, stage: Stage, inputs: Inputs) -> None:
+    from dig_ray.catalog.pictures import run
+
+    run(config.catalog, stage, inputs["catalog"])
+
+
+def _picture_files(config: Any) -> Mapping[str, str]:
+    from dig_ray.catalog.config import picture_files
+
+    return picture_files(config.catalog)
+
+
+def _drops_items(config: Any) -> bool:
+    """Whether items without a picture leave the catalogue, which then has to open them."""
+    return config.catalog.images.missing == "drop"
+
+
+def _captions_read(config: Any, name: str) -> bool:
+    """A recorded caption needs no picture of ours."""
+    caption = config.mining.caption
+    return name != "pictures" or (caption is not None and caption.engine != "replay")
+
+
 def _captions(config: Any, stage: Stage, inputs: Inputs) -> None:
     from dig_ray.mining.stage import run_captions
 
-    run_captions(config.mining, stage, inputs["catalog"])
+    run_captions(config.mining, stage, inputs["catalog"], inputs.get("pictures"))
 
 
 def _item_interests(config: Any, stage: Stage, inputs: Inputs) -> None:
@@ -168,6 +197,11 @@ def _is_fused(config: Any) -> bool:
     return config.fusion is not None and config.semantic_ids.method != "file"
 
 
+def _embeds_pictures(config: Any) -> bool:
+    """Whether vectors of pictures are made rather than brought along."""
+    return _is_fused(config) and config.image_embedding.path is None
+
+
 def _semantic_ids(config: Any, stage: Stage, inputs: Inputs) -> None:
     from dig_ray.semantic_ids.stage import run
 
@@ -260,6 +294,9 @@ MINING_FIELDS = (
     "merge",
     "rldi",
 )
+WHERE_PICTURES_LIE = tuple(  # and how fast they come
+    f"catalog.images.{key}" for key in ("root", "archive", "timeout", "in_flight")
+)
 ENGINES = tuple(f"dig_ray.mining.engines.{name}" for name in ("keyphrase", "openai", "replay", "vllm"))
 HOW_MINERS_RUN = (  # where a model runs, how fast, and what it costs
     "base_url",
@@ -293,6 +330,7 @@ def _mining_stage(
     code: str = "dig_ray.mining.stage",
     seeded: bool = False,
     wanted: Callable[[Any], bool] | None = None,
+    reads: Callable[[Any, str], bool] = lambda config, name: True,
 ) -> StageSpec:
     """A stage that asks the miners of one field of ``mining``, and whose result only that field and ``settings`` change."""
 
@@ -315,6 +353,7 @@ def _mining_stage(
         files=_mining_files(miners),
         wanted=wanted or has_miners,
         possible=has_miners,
+        reads=reads,
     )
 
 
@@ -326,11 +365,36 @@ STAGES: tuple[StageSpec, ...] = (
         code=("dig_ray.catalog.stage",),
         run=_catalog,
         seeded=lambda config: config.catalog.source == "demo" and config.catalog.demo.seed is None,
-        on_ray=False,
-        ignore=("catalog.items.path", "catalog.interactions.path", "catalog.download.directory"),
+        on_ray=_drops_items,
+        ignore=(
+            "catalog.items.path",
+            "catalog.interactions.path",
+            "catalog.download.directory",
+            *WHERE_PICTURES_LIE,
+        ),
+        unread=lambda config: () if _drops_items(config) else ("catalog.images",),
         files=_catalog_files,
     ),
-    _mining_stage("captions", _captions, "caption", ("caption_prompt", "image_side"), ()),
+    StageSpec(
+        name="pictures",
+        parts=("catalog.images",),
+        inputs=("catalog",),
+        code=("dig_ray.catalog.pictures",),
+        run=_pictures,
+        seeded=lambda config: False,
+        ignore=WHERE_PICTURES_LIE,
+        files=_picture_files,
+        wanted=lambda config: _captions_read(config, "pictures") or _embeds_pictures(config),
+        possible=lambda config: True,
+    ),
+    _mining_stage(
+        "captions",
+        _captions,
+        "caption",
+        ("caption_prompt", "image_side"),
+        ("pictures",),
+        reads=_captions_read,
+    ),
     _mining_stage(
         "item_interests",
         _item_interests,
@@ -469,6 +533,7 @@ STAGES: tuple[StageSpec, ...] = (
         parts=("name", *ROOMS),
         inputs=(
             "catalog",
+            "pictures",
             "captions",
             "item_interests",
             "judgements",

@@ -22,7 +22,8 @@ def dry_run(config: Any) -> None:
     from dig_ray.summary import cost_lines
 
     catalog = run_pipeline(config, only="catalog")["catalog"]
-    items, captions = (find_published(config, stage) for stage in ("item_interests", "captions"))
+    names = ("item_interests", "captions", "pictures")
+    items, captions, pictures = (find_published(config, name) for name in names)
     found = estimate(
         config.mining,
         catalog.path,
@@ -30,6 +31,7 @@ def dry_run(config: Any) -> None:
         Store(config.store).kept,
         config.seed,
         captions.path if captions else None,
+        pictures.path if pictures else None,
     )
     for line in cost_lines(found):
         print(line)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -51,8 +52,15 @@ class _Events:
         return _Events(self.user[index], self.item[index], {k: v[index] for k, v in self.columns.items()})
 
 
-def build(raw: Raw, config: CatalogConfig) -> Dataset:
+def build(
+    raw: Raw, config: CatalogConfig, has_picture: Callable[[pa.Table], np.ndarray] | None = None
+) -> Dataset:
     """The dataset that the config asks for.
+
+    Args:
+        raw: what the reader gave.
+        config: the rules.
+        has_picture: bool ``(N,)`` of a table of N items: which of them may stay; for ``images.missing`` drop.
 
     Raises:
         UserError: the data breaks a rule whose policy is ``error``, nothing is left, or a split is impossible.
@@ -70,6 +78,8 @@ def build(raw: Raw, config: CatalogConfig) -> Dataset:
         keep, _ = k_core(events.user, events.item, config.k_core)
         notes["events_outside_k_core"] = int((~keep).sum())
         events = events.take(keep)
+    if has_picture is not None:
+        items, events = _with_pictures(items, events, has_picture, config, notes)
     if config.short_users == "drop":
         short = np.bincount(events.user, minlength=len(user_ids)) < config.min_user_events
         notes["events_of_short_users_dropped"] = int(short[events.user].sum())
@@ -80,7 +90,7 @@ def build(raw: Raw, config: CatalogConfig) -> Dataset:
     if not len(events.user):
         raise UserError(
             f"{raw.interactions_file}: no interaction is left after the filters (k_core {config.k_core}, "
-            f"min_user_events {config.min_user_events}); relax them or give more data"
+            f"min_user_events {config.min_user_events}, images.missing {config.images.missing}); relax them or give more data"
         )
     present = np.bincount(events.user, minlength=len(user_ids)) > 0
     events.user = (np.cumsum(present) - 1)[events.user]
@@ -268,11 +278,46 @@ def repeated(user: np.ndarray, item: np.ndarray) -> np.ndarray:
     return out
 
 
+def _with_pictures(
+    items: pa.Table,
+    events: _Events,
+    has_picture: Callable[[pa.Table], np.ndarray],
+    config: CatalogConfig,
+    notes: Counter[str],
+) -> tuple[pa.Table, _Events]:
+    """Without the items that have no picture, and their events; then the k-core again.
+
+    Pictures are opened of the first k-core's items only. The largest core of items with pictures lies inside it, so it is the same as if
+    all had been opened first.
+    """
+    stays = np.ones(items.num_rows, dtype=bool)
+    if _drops_unused(config):
+        stays = np.bincount(events.item, minlength=items.num_rows) > 0
+    asked = np.nonzero(stays)[0]
+    given = np.asarray(has_picture(items.take(pa.array(asked))), dtype=bool)
+    without = np.zeros(items.num_rows, dtype=bool)
+    without[asked[~given]] = True
+    notes["items_without_picture_dropped"] = int(without.sum())
+    keep = ~without[events.item]
+    notes["events_of_items_without_picture_dropped"] = int((~keep).sum())
+    events = events.take(keep)
+    if config.k_core:
+        core, _ = k_core(events.user, events.item, config.k_core)
+        notes["events_outside_k_core"] += int((~core).sum())
+        events = events.take(core)
+    events.item = (np.cumsum(~without) - 1)[events.item]
+    return items.filter(pa.array(~without)).combine_chunks(), events
+
+
+def _drops_unused(config: CatalogConfig) -> bool:
+    return config.unused_items == "drop" or (config.unused_items == "auto" and config.k_core > 0)
+
+
 def _used_items(
     items: pa.Table, item: np.ndarray, config: CatalogConfig, notes: Counter[str]
 ) -> tuple[pa.Table, np.ndarray]:
     used = np.bincount(item, minlength=items.num_rows) > 0
-    drop = config.unused_items == "drop" or (config.unused_items == "auto" and config.k_core > 0)
+    drop = _drops_unused(config)
     if not drop or used.all():
         return items, item
     notes["unused_items_dropped"] = int((~used).sum())

@@ -116,6 +116,46 @@ class DownloadConfig(Config):
         return value
 
 
+class ImagesConfig(Config):
+    """How the items' pictures are opened: bytes of a column, paths, members of an archive, or addresses on the web.
+
+    Attributes:
+        root: folder that relative paths count from; a path that leaves it is refused. Without one, paths count from
+            the working directory and may lie anywhere.
+        archive: a .zip or an uncompressed .tar whose members the image column names.
+        fetch: whether http and https addresses are fetched.
+        private_hosts: names or addresses of hosts that may lie in a private network, such as an intranet's.
+        timeout: seconds for one try at an address.
+        in_flight: addresses fetched at once, over all workers.
+        max_bytes: a longer file or body is not read.
+        max_pixels: a picture that unfolds to more is not decoded; at most what Pillow opens without a warning.
+        min_side: a picture with a shorter side shows nothing.
+        side: what is kept has a shorter side of at most this many pixels, and a longer one of at most four times that.
+        missing: items without a usable picture: ``keep`` them, ``drop`` them from the catalogue after the k-core (which is
+            then taken again), or ``error``.
+    """
+
+    root: str | None = Field(default=None, min_length=1)
+    archive: str | None = Field(default=None, min_length=1)
+    fetch: bool = False
+    private_hosts: tuple[str, ...] = ()
+    timeout: float = Field(default=20.0, gt=0, le=600)
+    in_flight: int = Field(default=16, ge=1, le=1024)
+    max_bytes: int = Field(default=50 << 20, ge=1, le=1 << 30)
+    max_pixels: int = Field(default=50_000_000, ge=1, le=89_478_485)
+    min_side: int = Field(default=2, ge=1)
+    side: int = Field(default=512, ge=16, le=4096)
+    missing: Literal["keep", "drop", "error"] = "keep"
+
+    @model_validator(mode="after")
+    def _one_place(self) -> ImagesConfig:
+        if self.root is not None and self.archive is not None:
+            raise ValueError("root and archive both say where pictures lie; keep one of them")
+        if self.archive is not None and not self.archive.lower().endswith((".zip", ".tar")):
+            raise ValueError(f"archive {self.archive} is neither .zip nor .tar; repack it as one of them")
+        return self
+
+
 class DemoConfig(Config):
     """The generated world. All counts are exact; the same seed gives the same bytes.
 
@@ -157,7 +197,7 @@ class DemoConfig(Config):
 class CatalogConfig(Config):
     """The whole catalogue stage.
 
-    Rules are applied in this order: unknown items, duplicates, repeats, k-core, short users, split.
+    Rules are applied in this order: unknown items, duplicates, repeats, k-core, missing pictures, short users, split.
 
     Attributes:
         source: where the data comes from.
@@ -166,6 +206,7 @@ class CatalogConfig(Config):
             embedded and quantized, but nothing can be trained or evaluated on it.
         download: fetch a named Amazon release instead of naming the files.
         demo: the generated world.
+        images: how the items' pictures are opened.
         order: how a user's events are ordered: ``auto`` is by timestamp where there is one, else by position; equal
             times keep the position's order, then the file's. ``file`` takes the rows as they stand.
         unknown_items: interactions with items that the items file lacks: ``error``, ``drop`` them, or ``add`` the
@@ -192,6 +233,7 @@ class CatalogConfig(Config):
     interactions: InteractionsConfig | None = None
     download: DownloadConfig | None = None
     demo: DemoConfig = DemoConfig()
+    images: ImagesConfig = ImagesConfig()
     order: Literal["auto", "timestamp", "position", "file"] = "auto"
     unknown_items: Literal["error", "drop", "add"] = "error"
     duplicate_items: Literal["error", "first"] = "error"
@@ -295,4 +337,10 @@ class CatalogConfig(Config):
 def input_files(config: CatalogConfig) -> dict[str, str]:
     """Files from outside that decide the result, by purpose; downloads are checked by their own checksums."""
     parts = {"items": config.items, "interactions": config.interactions}
-    return {purpose: part.path for purpose, part in parts.items() if part is not None}
+    files = {purpose: part.path for purpose, part in parts.items() if part is not None}
+    return files | (picture_files(config) if config.images.missing == "drop" else {})
+
+
+def picture_files(config: CatalogConfig) -> dict[str, str]:
+    """Files from outside that decide what the items' pictures are; the content of single files is not among them."""
+    return {"images": config.images.archive} if config.images.archive is not None else {}

@@ -60,6 +60,7 @@ def estimate(
     kept: str,
     seed: int,
     captions_dir: Path | None = None,
+    pictures_dir: Path | None = None,
 ) -> list[Estimate]:
     """Estimates of all miners of a config.
 
@@ -70,15 +71,23 @@ def estimate(
         kept: where the store keeps answers.
         seed: of the run; it draws the judge's sample.
         captions_dir: the captions' artifact, if there is one.
+        pictures_dir: the pictures' artifact, if there is one; else every item that names a picture counts as one to ask about.
     """
     dataset = Dataset.load(catalog_dir)
     found: list[Estimate] = []
     if config.caption is not None:
-        evidence, pictures, _ = caption_inputs(config, dataset.items)
-        picture = (config.image_side**2) // PICTURE_TOKENS if pictures is not None else 0
         prompt = load_prompt(config.caption_prompt)
-        asked = plan(config.caption, prompt, evidence, pictures, config.most)
-        found.append(_one("captions", asked, prompt, evidence, kept, extra=picture))
+        recorded = config.caption.engine == "replay"
+        picture = 0 if recorded else (config.image_side**2) // PICTURE_TOKENS
+        if recorded or pictures_dir is not None:
+            evidence, pictures, _ = caption_inputs(config, catalog_dir, pictures_dir)
+            asked = plan(config.caption, prompt, evidence, pictures, config.most)
+            found.append(_one("captions", asked, prompt, evidence, kept, extra=picture))
+        else:
+            evidence = [Evidence("item", item, "{}") for item in _with_pictures(dataset.items)]
+            asked = plan(config.caption, prompt, evidence, None, config.most)
+            note = "pictures not opened yet"
+            found.append(_one("captions", asked, prompt, evidence, kept, picture, note, distinct=False))
     captions = read_captions(captions_dir)
     evidence = item_evidence(dataset.items, config.evidence_tokens, captions)
     note = "without captions" if config.caption is not None and captions_dir is None else ""
@@ -107,6 +116,19 @@ def estimate(
         asked = plan(config.judge, prompt, evidence, None)
         found.append(_one("judge", asked, prompt, evidence, kept, note=note, distinct=items_dir is not None))
     return found
+
+
+def _with_pictures(items: Any) -> list[str]:
+    """Ids of the items that name or bring a picture."""
+    columns = [
+        items[name].is_valid().to_pylist() for name in ("image", "image_bytes") if name in items.column_names
+    ]
+    ids = items["item_id"].to_pylist()
+    return (
+        [item for item, given in zip(ids, zip(*columns, strict=True), strict=True) if any(given)]
+        if columns
+        else []
+    )
 
 
 def _one(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from importlib import import_module
@@ -25,6 +25,7 @@ from dig_ray.mining.config import identity
 from dig_ray.mining.deaths import Marks
 from dig_ray.mining.engines.contract import Job, Secret, SpendLimit, request_schema, worth_asking
 from dig_ray.mining.evidence import Evidence
+from dig_ray.mining.pictures import Pictures
 from dig_ray.mining.progress import Board, Totals, progress_line
 from dig_ray.mining.prompts import Prompt
 from dig_ray.mining.spend import endpoint_name, total_paid
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 SECONDS_BETWEEN_LINES = 10.0
-Picture = tuple[bytes, str]
 
 
 @dataclass
@@ -71,7 +71,7 @@ def plan(
     miner: Any,
     prompt: Prompt,
     evidence: Sequence[Evidence],
-    pictures: Mapping[str, Picture] | None,
+    pictures: Pictures | None,
     most: int = MOST,
 ) -> Asked:
     """Keys of every question; nothing is asked.
@@ -80,7 +80,7 @@ def plan(
         miner: engine settings.
         prompt: the instructions.
         evidence: of every subject.
-        pictures: subject id -> picture, for prompts about pictures; a subject without one is not asked about.
+        pictures: of the subjects, for prompts about pictures; a subject without one is not asked about.
         most: entries that an answer may have.
     """
     settings = identity(miner) | {"most": most}
@@ -95,13 +95,13 @@ def plan(
     key_of = AnswerKeys(recorded or about[2], settings)
     keys = []
     for one in evidence:
-        picture = None if pictures is None else pictures.get(one.subject_id)
-        if (one.empty and pictures is None) or (pictures is not None and picture is None):
+        mark = None if pictures is None else pictures.marks.get(one.subject_id)
+        if (one.empty and pictures is None) or (pictures is not None and mark is None):
             keys.append("")
         elif recorded:
             keys.append(key_of(one.subject_id))
         else:
-            keys.append(key_of(one.text, picture[0] if picture else None))
+            keys.append(key_of(one.text, mark))
     return Asked(miner, kind, about, keys, most)
 
 
@@ -145,7 +145,7 @@ def ask(
     prompt: Prompt,
     evidence: Sequence[Evidence],
     stage: Stage,
-    pictures: Mapping[str, Picture] | None = None,
+    pictures: Pictures | None = None,
 ) -> None:
     """Ask what is not known yet, all miners side by side, and fill in every plan's answers.
 
@@ -177,7 +177,7 @@ def _one_pass(
     prompt: Prompt,
     evidence: Sequence[Evidence],
     stage: Stage,
-    pictures: Mapping[str, Picture] | None,
+    pictures: Pictures | None,
     again: bool,
 ) -> list[str]:
     """Ask every row that is worth asking; the sentences of the miners that stopped early. A second pass says why it is one."""
@@ -242,21 +242,27 @@ def _served_by(miner: Any) -> tuple[str, str]:
     return (miner.name, "") if url is None else (endpoint_name(url), miner.model)
 
 
-def _requests(asked: Asked, evidence: Sequence[Evidence], pictures: Mapping[str, Picture] | None) -> pa.Table:
+def _requests(asked: Asked, evidence: Sequence[Evidence], pictures: Pictures | None) -> pa.Table:
     import pyarrow as pa
 
-    rows: dict[str, dict[str, Any]] = {}
+    todo: dict[str, Evidence] = {}
     for key, one in zip(asked.keys, evidence, strict=True):
-        if key and key not in rows and worth_asking(asked.answers.get(key)):
-            picture = pictures.get(one.subject_id) if pictures is not None else None
-            rows[key] = {
+        if key and key not in todo and worth_asking(asked.answers.get(key)):
+            todo[key] = one
+    shown = pictures.load({one.subject_id for one in todo.values()}) if pictures is not None else {}
+    rows = []
+    for key, one in todo.items():
+        image, media = shown.get(one.subject_id, (None, None))
+        rows.append(
+            {
                 "key": key,
                 "subject_id": one.subject_id,
                 "evidence": one.text,
-                "image": picture[0] if picture else None,
-                "media": picture[1] if picture else None,
+                "image": image,
+                "media": media,
             }
-    return pa.Table.from_pylist(list(rows.values()), schema=request_schema())
+        )
+    return pa.Table.from_pylist(rows, schema=request_schema())
 
 
 def _run_engine(job: Job, requests: pa.Table) -> str:

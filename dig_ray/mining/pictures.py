@@ -1,74 +1,86 @@
-"""Pictures as a vision-language model gets them: opened with care, turned upright, made small, and sent as JPEG."""
+"""Pictures as a vision-language model gets them: those of the pictures stage, made small, and sent as JPEG."""
 
 from __future__ import annotations
 
 import io
 from collections import Counter
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    import pyarrow as pa
+from dig_ray.errors import UserError
 
-LONGEST_FILE = 50 << 20  # bytes
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")  # none that starts another program, as EPS would
-MOST_PIXELS = 50_000_000  # a picture that unfolds to more is not opened
+Picture = tuple[bytes, str]
 
 
-def load_pictures(items: pa.Table, side: int) -> tuple[dict[str, tuple[bytes, str]], Counter[str]]:
-    """Item id -> (JPEG bytes, media type), and why items have none: ``no_image``, ``image_url``, ``image_unreadable``, ``image_too_large``.
+@dataclass(frozen=True)
+class Pictures:
+    """A table of pictures that is read when they are asked about.
+
+    Attributes:
+        path: of ``pictures.parquet``.
+        side: longest side in pixels of what is sent.
+        marks: item id -> what stands for its picture in an answer's key, of all items that have one.
+    """
+
+    path: Path
+    side: int
+    marks: Mapping[str, bytes]
+
+    def load(self, items: Collection[str]) -> dict[str, Picture]:
+        """Item id -> (JPEG bytes, media type); one row group in memory at a time, and what is asked for."""
+        import pyarrow.parquet as pq
+
+        found: dict[str, Picture] = {}
+        file = pq.ParquetFile(self.path)
+        for group in range(file.num_row_groups):
+            ids = file.read_row_group(group, columns=["item_id"])["item_id"].to_pylist()
+            wanted = [number for number, item in enumerate(ids) if item in items and item in self.marks]
+            if wanted:
+                table = file.read_row_group(group, columns=["image"]).take(wanted)
+                for number, image in zip(wanted, table["image"], strict=True):
+                    found[ids[number]] = (shrink(image.as_py(), self.side), "image/jpeg")
+        return found
+
+
+def list_pictures(pictures_dir: Path, side: int) -> tuple[list[str], Pictures, Counter[str]]:
+    """All item ids, the pictures, and why items have none.
 
     Args:
-        items: the catalogue's table, with ``image_bytes`` or ``image`` (a path; an address on the web is not fetched).
-        side: longest side in pixels.
+        pictures_dir: the pictures' artifact.
+        side: longest side in pixels of what is sent.
+
+    Raises:
+        UserError: the artifact is damaged.
     """
-    names = [name for name in ("image_bytes", "image") if name in items.column_names]
-    pictures: dict[str, tuple[bytes, str]] = {}
-    missing: Counter[str] = Counter()
-    for batch in items.select(["item_id", *names]).to_batches(max_chunksize=256):
-        for row in batch.to_pylist():
-            raw, path = row.get("image_bytes"), row.get("image")
-            if raw is None and path:
-                if "://" in path:
-                    missing["image_url"] += 1
-                    continue
-                raw = _read(path)
-            if not raw or len(raw) > LONGEST_FILE:
-                missing["image_unreadable" if path else "no_image"] += 1
-                continue
-            small, reason = shrink(raw, side)
-            if small is None:
-                missing[reason] += 1
-            else:
-                pictures[row["item_id"]] = (small, "image/jpeg")
-    return pictures, missing
+    import pyarrow as pa
+    import pyarrow.parquet as pq
 
-
-def _read(path: str) -> bytes | None:
+    path = Path(pictures_dir) / "pictures.parquet"
     try:
-        file = Path(path)
-        return file.read_bytes() if file.is_file() and file.stat().st_size <= LONGEST_FILE else None
-    except OSError:
-        return None
+        table = pq.read_table(path, columns=["item_id", "reason", "sha256"])
+    except (OSError, pa.ArrowException):
+        raise UserError(f"{path} is missing or damaged; run the pictures stage again") from None
+    ids = table["item_id"].to_pylist()
+    marks = {
+        item: f"{digest} {side}".encode()
+        for item, digest in zip(ids, table["sha256"].to_pylist(), strict=True)
+        if digest
+    }
+    return (
+        ids,
+        Pictures(path, side, marks),
+        Counter(reason for reason in table["reason"].to_pylist() if reason),
+    )
 
 
-def shrink(raw: bytes, side: int) -> tuple[bytes | None, str]:
-    """A picture's bytes as a JPEG of at most ``side`` pixels a side, or (None, why not). The same bytes give the same bytes."""
-    from PIL import Image, ImageOps
+def shrink(image: bytes, side: int) -> bytes:
+    """A kept picture as a JPEG of at most ``side`` pixels a side. The same bytes give the same bytes."""
+    from PIL import Image
 
-    try:
-        with Image.open(io.BytesIO(raw), formats=FORMATS) as opened:
-            if opened.width * opened.height > MOST_PIXELS:
-                return None, "image_too_large"
-            opened.draft("RGB", (side, side))
-            image: Image.Image = ImageOps.exif_transpose(opened)
-            if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-                behind = Image.new("RGBA", image.size, "white")
-                image = Image.alpha_composite(behind, image.convert("RGBA"))
-            image = image.convert("RGB")
-            image.thumbnail((side, side))
-            out = io.BytesIO()
-            image.save(out, "JPEG", quality=90)
-            return out.getvalue(), ""
-    except Exception:  # a damaged picture can raise nearly anything, and is never fatal
-        return None, "image_unreadable"
+    with Image.open(io.BytesIO(image)) as opened:
+        small = opened.convert("RGB")
+    small.thumbnail((side, side))
+    out = io.BytesIO()
+    small.save(out, "JPEG", quality=90)
+    return out.getvalue()

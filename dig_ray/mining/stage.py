@@ -7,16 +7,18 @@ published when more failed than the config allows.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dig_ray.base import Stage
 from dig_ray.catalog.dataset import Dataset
 from dig_ray.errors import UserError
 from dig_ray.mining.config import MiningConfig
 from dig_ray.mining.evidence import Evidence, item_evidence, user_evidence
-from dig_ray.mining.miner import Asked, Picture, ask, plan
+from dig_ray.mining.miner import Asked, ask, plan
+from dig_ray.mining.pictures import Pictures, list_pictures
 from dig_ray.mining.prompts import Prompt, load_prompt
 from dig_ray.mining.read import read_captions, read_interests
 from dig_ray.mining.tables import (
@@ -30,25 +32,30 @@ from dig_ray.mining.tables import (
     write_table,
 )
 
-if TYPE_CHECKING:
-    import pyarrow as pa
-
 SHOWN_TO_USERS = 3
 """Interests of an item that stand in a user's evidence at most."""
 
 
-def run_captions(config: MiningConfig, stage: Stage, catalog_dir: Path) -> None:
+def run_captions(
+    config: MiningConfig, stage: Stage, catalog_dir: Path, pictures_dir: Path | None = None
+) -> None:
     """Write ``captions.parquet`` (item_id, caption, model, status, error) and ``quarantine.parquet``.
+
+    Args:
+        config: of mining.
+        stage: where to write.
+        catalog_dir: the catalogue's artifact.
+        pictures_dir: the pictures' artifact; recorded captions need none.
 
     Raises:
         UserError: no item has a picture, or too many rows failed; see also ``miner.ask``.
     """
     import pyarrow as pa
 
-    evidence, pictures, notes = caption_inputs(config, Dataset.load(catalog_dir).items)
-    for reason, count in notes.items():
-        stage.log(f"captions: {count:,} items without a picture: {reason.replace('_', ' ')}")
-    if not pictures and config.caption.engine != "replay":  # type: ignore[union-attr]
+    evidence, pictures, notes = caption_inputs(config, catalog_dir, pictures_dir)
+    if notes.total():
+        stage.log(f"captions: {notes.total():,} items have no picture to describe")
+    if pictures is not None and not pictures.marks:
         raise UserError("mining.caption: no item of this catalogue has a picture to describe; remove it")
     asked, answers = _ask(
         config, [config.caption], config.caption_prompt, "caption", evidence, stage, pictures
@@ -85,17 +92,19 @@ def run_users(config: MiningConfig, stage: Stage, catalog_dir: Path, items_dir: 
 
 
 def caption_inputs(
-    config: MiningConfig, items: pa.Table
-) -> tuple[list[Evidence], dict[str, Picture] | None, Mapping[str, int]]:
+    config: MiningConfig, catalog_dir: Path, pictures_dir: Path | None
+) -> tuple[list[Evidence], Pictures | None, Counter[str]]:
     """(evidence, pictures, why items have none). A recorded caption needs no picture of ours."""
-    from dig_ray.mining.pictures import load_pictures
-
     if config.caption is not None and config.caption.engine == "replay":
-        ids = items["item_id"].to_pylist()
-        return [Evidence("item", item, "{}") for item in ids], None, {}
-    pictures, notes = load_pictures(items, config.image_side)
+        import pyarrow.parquet as pq
+
+        ids = pq.read_table(Path(catalog_dir) / "items.parquet", columns=["item_id"])["item_id"].to_pylist()
+        return [Evidence("item", item, "{}") for item in ids], None, Counter()
+    if pictures_dir is None:
+        raise ValueError("captions of pictures need the pictures' artifact")
+    ids, pictures, notes = list_pictures(pictures_dir, config.image_side)
     # the caption path sees the picture alone: text beside it would be described instead of what the camera saw
-    return [Evidence("item", item, "{}") for item in items["item_id"].to_pylist()], pictures, notes
+    return [Evidence("item", item, "{}") for item in ids], pictures, notes
 
 
 def user_inputs(config: MiningConfig, dataset: Dataset, items_dir: Path | None) -> list[Evidence]:
@@ -132,7 +141,7 @@ def _ask(
     what: str,
     evidence: Sequence[Evidence],
     stage: Stage,
-    pictures: Mapping[str, Picture] | None = None,
+    pictures: Pictures | None = None,
 ) -> tuple[list[Asked], list[list[Any]]]:
     kinds = ("caption",) if what == "caption" else ("descriptors", "interests")
     prompt = checked_prompt(prompt_name, kinds, f"{what.removesuffix('s')}_prompt")

@@ -1,13 +1,19 @@
-"""Small tables on disk, and the catalogue made of them."""
+"""Small tables on disk, and the catalogue made of them; a server of pictures on loopback that misbehaves as asked."""
 
 from __future__ import annotations
 
+import asyncio
+import io
+import threading
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from aiohttp import web
+from PIL import Image
 
 from dig_ray.catalog.build import build
 from dig_ray.catalog.config import CatalogConfig
@@ -82,3 +88,104 @@ def sequences(dataset: Dataset) -> dict[str, list[str]]:
 @pytest.fixture(name="sequences")
 def _sequences():
     return sequences
+
+
+class Pages:
+    """Serves what a path's name says, and counts."""
+
+    def __init__(self) -> None:
+        out = io.BytesIO()
+        Image.new("RGB", (20, 10), "red").save(out, "PNG")
+        self.good = out.getvalue()
+        self.asked: Counter[str] = Counter()
+        self.headers: list[dict[str, str]] = []
+        self.sent = self.in_flight = self.most_in_flight = 0
+        self._loop = asyncio.new_event_loop()
+        self._ready = threading.Event()
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
+        assert self._ready.wait(20)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def close(self) -> None:
+        asyncio.run_coroutine_threadsafe(self._runner.cleanup(), self._loop).result(20)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(10)
+        self._loop.close()
+
+    def _serve(self) -> None:
+        asyncio.set_event_loop(self._loop)
+
+        async def start() -> None:
+            app = web.Application()
+            app.router.add_get("/{name:.*}", self._answer)
+            self._runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
+            await self._runner.setup()
+            site = web.TCPSite(self._runner, "127.0.0.1", 0)
+            await site.start()
+            self.port = site._server.sockets[0].getsockname()[1]  # type: ignore[union-attr]
+            self._ready.set()
+
+        self._loop.run_until_complete(start())
+        self._loop.run_forever()
+
+    async def _answer(self, request: web.Request) -> web.StreamResponse:
+        self.in_flight += 1
+        self.most_in_flight = max(self.most_in_flight, self.in_flight)
+        try:
+            return await self._page(request)
+        finally:
+            self.in_flight -= 1
+
+    async def _page(self, request: web.Request) -> web.StreamResponse:
+        name = request.match_info["name"]
+        self.asked[name] += 1
+        self.headers.append(dict(request.headers))
+        if name.startswith("good"):
+            await asyncio.sleep(0.02)
+            return web.Response(body=self.good, content_type="image/png", headers={"Set-Cookie": "who=me"})
+        if name == "html":
+            return web.Response(text="<html>our shop</html>", content_type="text/html")
+        if name.startswith("to/"):
+            raise web.HTTPFound(request.query_string)
+        if name.startswith("hop/"):
+            left = int(name.removeprefix("hop/"))
+            raise web.HTTPFound(f"/hop/{left - 1}" if left else "/good")
+        if name == "busy":
+            return web.Response(status=503) if self.asked[name] < 3 else web.Response(body=self.good)
+        if name == "cut" and self.asked[name] == 1:
+            response = web.StreamResponse(headers={"Content-Length": "100000"})
+            await response.prepare(request)
+            await response.write(self.good)
+            assert request.transport is not None
+            request.transport.close()
+            return response
+        if name == "cut":
+            return web.Response(body=self.good)
+        if name in ("huge", "endless"):
+            response = web.StreamResponse(headers={"Content-Length": str(60 << 20)} if name == "huge" else {})
+            await response.prepare(request)
+            for _ in range(60):
+                await response.write(b"\0" * (1 << 20))
+                self.sent += 1 << 20
+            return response
+        if name == "drip":
+            response = web.StreamResponse()
+            await response.prepare(request)
+            for _ in range(1000):
+                await response.write(b"x")
+                await asyncio.sleep(0.05)
+            return response
+        if name == "gzip":
+            return web.Response(body=self.good, headers={"Content-Encoding": "gzip"})
+        return web.Response(status={"forbidden": 403}.get(name, 404))
+
+
+@pytest.fixture(scope="module")
+def pages():
+    server = Pages()
+    yield server
+    server.close()

@@ -193,3 +193,12 @@ def in_store(tmp_path):
         return stage
 
     return build
+
+
+@pytest.fixture
+def pictures_of(in_store):
+    """``pictures_of(catalog)``: the directory of its pictures, opened by their stage."""
+    from dig_ray.catalog.config import CatalogConfig
+    from dig_ray.catalog.pictures import run
+
+    return lambda catalog: in_store(lambda stage: run(CatalogConfig(), stage, catalog)).out

@@ -63,7 +63,9 @@ def test_users_and_a_judge_are_estimated_with_what_is_not_known_yet(world, tmp_p
 
 
 @pytest.mark.usefixtures("ray_here")
-def test_after_mining_a_dry_run_finds_every_stage_answered(serve, world, in_store, tmp_path) -> None:
+def test_after_mining_a_dry_run_finds_every_stage_answered(
+    serve, world, in_store, pictures_of, tmp_path
+) -> None:
     import pyarrow as pa
     from PIL import Image
 
@@ -95,11 +97,14 @@ def test_after_mining_a_dry_run_finds_every_stage_answered(serve, world, in_stor
         }
     )
     catalog = world(12, image_bytes=pa.array(pictures, pa.binary()))
-    captions = in_store(lambda stage: run_captions(config, stage, catalog)).out
+    (before, *_) = estimate(config, catalog, None, str(tmp_path / "kept"), 0)
+    assert (before.calls, before.note) == (12, "pictures not opened yet")
+    kept = pictures_of(catalog)
+    captions = in_store(lambda stage: run_captions(config, stage, catalog, kept)).out
     items = in_store(lambda stage: run_items(config, stage, catalog, captions)).out
     in_store(lambda stage: run_users(config, stage, catalog, items))
     in_store(lambda stage: judging.run(config, stage, catalog, items, captions))
-    found = estimate(config, catalog, items, str(tmp_path / "kept"), 0, captions)
+    found = estimate(config, catalog, items, str(tmp_path / "kept"), 0, captions, kept)
     stages = ["captions", "items", "users", "judge"]
     assert [(one.stage, one.calls) for one in found] == [(name, 0) for name in stages]
     assert all(one.rows == one.known > 0 for one in found)

@@ -104,7 +104,7 @@ def test_a_hostile_endpoint_loses_and_repeats_nothing(serve, world, in_store) ->
     assert overhead <= 1.5, f"{overhead:.2f} times the clean time"
 
 
-def test_a_picture_with_a_broken_tag_is_one_picture(serve, world, in_store) -> None:
+def test_a_picture_with_a_broken_tag_is_one_picture(serve, world, in_store, pictures_of) -> None:
     import io
     import struct
     import zlib
@@ -119,7 +119,8 @@ def test_a_picture_with_a_broken_tag_is_one_picture(serve, world, in_store) -> N
     server = serve(lambda evidence, number: json.dumps({"caption": "A plain field."}))
     catalog = world(2, image_bytes=pa.array([good, broken], pa.binary()))
     settings = MiningConfig.model_validate({"caption": endpoint_miner(server.url)})
-    stage = in_store(lambda stage: run_captions(settings, stage, catalog))
+    pictures = pictures_of(catalog)
+    stage = in_store(lambda stage: run_captions(settings, stage, catalog, pictures))
     assert stage.stats["captions"] + stage.stats["pictures"].get("image_unreadable", 0) == 2
     assert stage.stats["captions"] >= 1
 
@@ -330,7 +331,9 @@ def test_recorded_captions_are_judged_like_fresh_ones(world, in_store, tmp_path)
     assert [r["error"].split(":")[0] for r in rows] == ["", "empty", "too_long", "not_recorded"]
 
 
-def test_pictures_reach_the_endpoint_small_and_broken_ones_are_counted(serve, world, in_store) -> None:
+def test_pictures_reach_the_endpoint_small_and_broken_ones_are_counted(
+    serve, world, in_store, pictures_of
+) -> None:
     import base64
     import io
 
@@ -352,16 +355,23 @@ def test_pictures_reach_the_endpoint_small_and_broken_ones_are_counted(serve, wo
     server = serve(lambda evidence, number: json.dumps({"caption": "A plain field."}))
     catalog = world(6, image_bytes=pa.array(pictures, pa.binary()))
     settings = MiningConfig.model_validate({"caption": endpoint_miner(server.url), "image_side": 256})
-    stage = in_store(lambda stage: run_captions(settings, stage, catalog))
-    assert stage.stats["captions"] == 3
-    assert stage.stats["pictures"] == {"image_unreadable": 2, "no_image": 1}
+    kept = pictures_of(catalog)
+    stage = in_store(lambda stage: run_captions(settings, stage, catalog, kept))
+    assert stage.stats["captions"] == 2
+    assert stage.stats["pictures"] == {"image_unreadable": 2, "no_image": 1, "image_too_small": 1}
     sizes = set()
     for body in server.bodies:
         url = body["messages"][-1]["content"][0]["image_url"]["url"]
         head, data = url.split(",")
         assert head == "data:image/jpeg;base64"
         sizes.add(Image.open(io.BytesIO(base64.b64decode(data))).size)
-    assert sizes == {(256, 13), (1, 1), (64, 64)}
+    assert sizes == {(256, 13), (64, 64)}
+    asked = len(server.bodies)
+    in_store(lambda stage: run_captions(settings, stage, catalog, kept))
+    assert len(server.bodies) == asked  # the same pictures
+    larger = settings.model_copy(update={"image_side": 300})
+    in_store(lambda stage: run_captions(larger, stage, catalog, kept))
+    assert len(server.bodies) == asked + 2
 
 
 def test_the_key_is_in_no_file_and_no_line(serve, world, in_store, tmp_path, monkeypatch) -> None:

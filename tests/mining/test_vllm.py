@@ -222,7 +222,7 @@ def test_a_prompt_that_is_too_long_costs_one_row(text_model, world, in_store) ->
     assert all(rows[f"i{n}"]["tokens_out"] > 0 for n in range(6) if n != 3)
 
 
-def test_pictures_go_through_a_vision_language_model(vision_model, world, in_store) -> None:
+def test_pictures_go_through_a_vision_language_model(vision_model, world, in_store, pictures_of) -> None:
     from PIL import Image
 
     def png(colour: str) -> bytes:
@@ -234,7 +234,8 @@ def test_pictures_go_through_a_vision_language_model(vision_model, world, in_sto
     settings = MiningConfig.model_validate(
         {"caption": miner(vision_model, sampling={"max_tokens": 120}), "max_failed": 1.0, "image_side": 56}
     )
-    stage = in_store(lambda stage: run_captions(settings, stage, catalog))
+    kept = pictures_of(catalog)
+    stage = in_store(lambda stage: run_captions(settings, stage, catalog, kept))
     rows = pq.read_table(stage.out / "captions.parquet").to_pylist()
     assert rows[2]["status"] == "skipped"
     asked = [row for row in rows if row["status"] != "skipped"]
