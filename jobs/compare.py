@@ -2,9 +2,9 @@
 
 What variants share is made once, what is published already is found, and a killed comparison goes on where it was.
 
-    python jobs/compare.py demo_interests
-    python jobs/compare.py demo_interests 'seeds=[0,1,2,3,4]' store=s3://bucket/runs
-    ray job submit --working-dir . -- python jobs/compare.py demo_interests store=s3://bucket/runs
+    python jobs/compare.py demo_evidence
+    python jobs/compare.py demo_evidence 'seeds=[0,1,2,3,4]' store=s3://bucket/runs
+    ray job submit --working-dir . -- python jobs/compare.py demo_evidence store=s3://bucket/runs
 """
 
 import argparse

@@ -58,12 +58,12 @@ def test_a_wrong_variant_is_one_sentence_before_anything_runs(tmp_path, variants
 
 def test_settings_of_the_runs_and_of_the_comparison_stand_side_by_side(tmp_path) -> None:
     found = load_comparison(
-        "demo_interests", ["seeds=[3]", "sft.epochs=2", "store=x"], CONFIGS / "comparisons"
+        "demo_evidence", ["seeds=[3]", "sft.epochs=2", "store=x"], CONFIGS / "comparisons"
     )
     assert found.seeds == (3,) and found.settings[-2:] == ("sft.epochs=2", "store=x")
-    assert next(iter(found.variants)) == "surface text" and found.name == "demo_interests"
+    assert next(iter(found.variants)) == "surface text" and found.name == "demo_evidence"
     with pytest.raises(UserError, match=r"seeds \[1, 1\] name one twice"):
-        load_comparison("demo_interests", ["seeds=[1,1]"], CONFIGS / "comparisons")
+        load_comparison("demo_evidence", ["seeds=[1,1]"], CONFIGS / "comparisons")
 
 
 def test_a_comparison_survives_a_broken_variant_and_does_nothing_twice(tmp_path) -> None:

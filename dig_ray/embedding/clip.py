@@ -23,6 +23,9 @@ from dig_ray.errors import UserError
 
 SETTING = "image_embedding"
 RANDOM = "random"
+PIXELS = "pixels"
+GRID = 8
+"""Side of what ``pixels`` reduces a picture to (our choice)."""
 SEED = 0
 """Of an untrained tower's weights: fixed, so that every actor has the same ones."""
 
@@ -33,6 +36,8 @@ def check_weights(config: ImageEmbeddingConfig) -> None:
     Raises:
         UserError: the model or the tag is unknown, or the weights cannot be had; the sentence says what to set.
     """
+    if config.model == PIXELS:
+        return
     import_open_clip()
     from open_clip import list_models, list_pretrained_tags_by_model
     from open_clip.pretrained import download_pretrained, get_pretrained_cfg
@@ -148,9 +153,12 @@ def load_tower(
     Raises:
         UserError: the weights cannot be had or do not fit, or the tower has no feature before its projection.
     """
+    import torch
+
+    if config.model == PIXELS:
+        return _pixels_tower(), preprocessing(config)
     import_open_clip()
     import open_clip
-    import torch
     from open_clip.pretrained import get_pretrained_cfg
 
     if threads is not None:
@@ -184,6 +192,25 @@ def load_tower(
     return tower, dict(model.visual.preprocess_cfg)
 
 
+def _pixels_tower() -> Any:
+    import torch
+
+    flat = torch.nn.Flatten()
+    flat.register_parameter("dtype", torch.nn.Parameter(torch.zeros(1), requires_grad=False))
+    return flat.eval()
+
+
+def describe(config: ImageEmbeddingConfig) -> str:
+    """What made the features, as logs and reports name it."""
+    if config.path is not None:
+        return f"vectors of {Path(config.path).name}"
+    if config.model == PIXELS:
+        return f"no CLIP ({GRID} x {GRID} colours)"
+    if config.model.startswith(("local-dir:", "hf-hub:")):
+        return config.model
+    return f"{config.model} ({'untrained' if config.pretrained == RANDOM else config.pretrained})"
+
+
 def _without_projection(tower: Any, name: str) -> None:
     import torch
 
@@ -199,6 +226,14 @@ def _without_projection(tower: Any, name: str) -> None:
 
 def preprocessing(config: ImageEmbeddingConfig) -> dict[str, Any]:
     """What the tower wants of a picture, without its weights: size, mean, std, interpolation, resize_mode and fill_color."""
+    if config.model == PIXELS:
+        squeezed = {
+            "size": (GRID, GRID),
+            "resize_mode": "squash",
+            "interpolation": "bicubic",
+            "fill_color": 0,
+        }
+        return {**squeezed, "mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
     import_open_clip()
     import json
 

@@ -72,7 +72,8 @@ class ImageEmbeddingConfig(Config):
 
     Attributes:
         model: an open_clip model, ``hf-hub:ORG/NAME``, or ``local-dir:FOLDER`` with ``open_clip_config.json`` and weights. The default
-            is the published ViT-L/14.
+            is the published ViT-L/14. ``pixels`` is no CLIP: the picture reduced to 8 x 8 colours, which needs no weights; every report
+            then says so.
         pretrained: a tag that open_clip knows for the model, or a file of weights. ``random`` leaves the tower untrained: for tests, and as
             a control; every report then says so.
         feature: ``pooled`` is what the tower gives before the projection into the space shared with text, as published (1,024 numbers for

@@ -15,7 +15,7 @@ from typing import Any, cast
 import numpy as np
 
 from dig_ray.base import Stage
-from dig_ray.embedding.clip import RANDOM, SETTING, check_weights, decode, encode, load_tower, preprocessing
+from dig_ray.embedding.clip import SETTING, check_weights, decode, describe, encode, load_tower, preprocessing
 from dig_ray.embedding.config import ImageEmbeddingConfig
 from dig_ray.embedding.parts import part_name, read_part, write_part
 from dig_ray.embedding.streaming import Progress, check_room, join_ray
@@ -44,18 +44,15 @@ def run(config: ImageEmbeddingConfig, stage: Stage, catalog_dir: Path, pictures_
     item_ids = pq.read_table(Path(catalog_dir) / "items.parquet", columns=["item_id"])["item_id"].to_pylist()
     if config.path is not None:
         vectors, known = known_vectors(config.path, item_ids)
-        model = Path(config.path).name
     else:
         assert pictures_dir is not None
         vectors, known = _encode(config, stage, Path(pictures_dir) / "pictures.parquet", item_ids)
-        model = f"{config.model} ({config.pretrained})"
     write_vectors(stage.out / "embeddings.parquet", item_ids, vectors, known)
     stage.stats.update(
         rows=len(item_ids),
         dimensions=int(vectors.shape[1]),
         items_without_picture=int((~known).sum()),
-        model=model,
-        untrained=config.path is None and config.pretrained == RANDOM,
+        model=describe(config),
         feature=config.feature,
         seconds=round(time.monotonic() - started, 2),
     )
@@ -82,8 +79,6 @@ def _encode(
         raise UserError(
             f"{SETTING}: no item of this catalogue has a usable picture; the log of the pictures stage says why"
         )
-    if config.pretrained == RANDOM and not config.model.startswith(("local-dir:", "hf-hub:")):
-        stage.log(f"{stage.name}: {config.model} is untrained (pretrained: random); its features say little")
     check_weights(config)
     settings = preprocessing(config)
     decides = config.model_dump_json(include={"model", "pretrained", "feature", "dtype"})
@@ -96,7 +91,7 @@ def _encode(
     todo = [n for n, part in enumerate(parts) if part is None and counts[n]]
     before = sum(counts) - sum(counts[n] for n in todo)
     stage.log(
-        f"{stage.name}: {sum(counts):,} pictures with {config.model} ({config.pretrained})"
+        f"{stage.name}: {sum(counts):,} pictures with {describe(config)}"
         + (f"; {before:,} were done before" if before else "")
     )
     line = Progress(stage, "pictures", [counts[n] for n in todo])

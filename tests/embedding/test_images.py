@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from dig_ray.base import Stage
-from dig_ray.embedding.clip import check_weights, decode, encode, load_tower, preprocessing
+from dig_ray.embedding.clip import check_weights, decode, describe, encode, load_tower, preprocessing
 from dig_ray.embedding.config import ImageEmbeddingConfig
 from dig_ray.embedding.image_stage import run
 from dig_ray.embedding.vectors import known_vectors, load_vectors
@@ -85,6 +85,25 @@ def test_what_the_tower_wants_is_known_without_its_weights(tower_folder):
     raw = [picture(1)]
     assert np.array_equal(decode(raw, before), decode(raw, settings))
     assert list(before["mean"]) == list(settings["mean"]) == [0.4, 0.5, 0.6]
+
+
+def test_pixels_need_no_weights_and_tell_colours_apart():
+    from PIL import Image
+
+    def plain(colour: tuple[int, int, int]) -> bytes:
+        out = io.BytesIO()
+        Image.new("RGB", (30, 50), colour).save(out, "PNG")
+        return out.getvalue()
+
+    config = ImageEmbeddingConfig(model="pixels")
+    check_weights(config)
+    assert describe(config) == "no CLIP (8 x 8 colours)"
+    tower, settings = load_tower(config, device="cpu")
+    found = encode(
+        decode([plain((255, 0, 0)), plain((250, 5, 0)), plain((0, 0, 255))], settings), tower, settings, 2
+    )
+    assert found.shape == (3, 192) and found[0].max() == 1.0 and found[0].min() == -1.0
+    assert np.linalg.norm(found[0] - found[1]) < 0.1 * np.linalg.norm(found[0] - found[2])
 
 
 def test_weights_trained_with_the_quick_form_of_gelu_get_it():
@@ -174,7 +193,8 @@ def test_the_stage_keeps_the_order_marks_gaps_and_goes_on_where_it_was(tower_fol
         vectors[known], encode(decode(there, settings), tower, settings, 4), rtol=1e-4, atol=1e-5
     )
     assert not load_vectors(stage.out / "embeddings.parquet", ids)[~known].any()
-    assert stage.stats["items_without_picture"] == 8 and not stage.stats["untrained"]
+    assert stage.stats["items_without_picture"] == 8
+    assert stage.stats["model"] == config.model
     assert any("11/11 pictures" in line for line in lines)
     first = (stage.out / "embeddings.parquet").read_bytes()
     parts = sorted((tmp_path / "work").iterdir())
