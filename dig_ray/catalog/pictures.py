@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 ROWS = 256  # of a part and of a row group
 PART_BYTES = 64 << 20  # of pictures that a part's items bring along
-WAVE_BYTES, WAVE_PARTS = 256 << 20, 1024  # handed to Ray at once
+WAVE_BYTES, WAVE_PARTS = 1 << 30, 1024  # handed to Ray at once
 CPUS = 0.5  # of a task; a whole one each can leave none to read with
 SECONDS_BETWEEN_LINES = 10.0
 COLUMNS = ("item_id", "image", "image_bytes")
@@ -178,7 +178,7 @@ def open_all(
     if images.archive is not None:
         open_archive(str(Path.cwd() / images.archive))
     parts: list[tuple[str, int]] = []
-    wave: list[tuple[str, pa.Table]] = []
+    wave: list[Any] = []
     progress = _Progress(stage, total)
     size = resumed = 0
     for table in _cut(batches, images.max_bytes):
@@ -188,7 +188,7 @@ def open_all(
             resumed += table.num_rows
             progress.before(table.num_rows)
             continue
-        wave.append((name, table))
+        wave.append(_hand_over(name, table))
         size += table.nbytes
         if size >= WAVE_BYTES or len(wave) >= WAVE_PARTS:
             _open_wave(wave, images, stage, progress)
@@ -294,9 +294,15 @@ def _is_open(folder: str, name: str, rows: int, images: ImagesConfig) -> bool:
     return found == {""} if images.missing == "error" else "" in found or found == {reasons.NO_IMAGE}
 
 
-def _open_wave(
-    wave: Sequence[tuple[str, pa.Table]], images: ImagesConfig, stage: Stage, progress: _Progress
-) -> None:
+def _hand_over(name: str, table: pa.Table) -> Any:
+    """A part in Ray's object store, which spills to disk what memory cannot hold."""
+    import pyarrow as pa
+    import ray
+
+    return ray.put(pa.table({"part": [name], "rows": pa.array([_to_bytes(table)], pa.binary())}))
+
+
+def _open_wave(wave: Sequence[Any], images: ImagesConfig, stage: Stage, progress: _Progress) -> None:
     import pyarrow as pa
     import ray
     from ray.data import TaskPoolStrategy
@@ -307,8 +313,7 @@ def _open_wave(
     tasks = max(1, min(len(wave), int(ray.cluster_resources().get("CPU", 1))))
     if images.fetch:
         tasks = min(tasks, images.in_flight)
-    rows = [{"part": name, "rows": _to_bytes(table)} for name, table in wave]
-    opened = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
+    opened = ray.data.from_arrow_refs(list(wave)).map_batches(
         partial(
             _open_parts,
             images=images.model_dump(mode="json"),
@@ -319,7 +324,6 @@ def _open_wave(
         batch_size=1,
         num_cpus=CPUS,
     )
-    del rows
     for row in opened.iter_rows():
         if row["error"]:
             raise UserError(row["error"])
