@@ -112,7 +112,7 @@ def follow_items(dataset: Dataset, variants: Mapping[str, Inputs]) -> dict[str, 
 
     Returns:
         JSON-able: ``items`` [{item_id, title, picture, variants: [{name, sid, branch, branch_items, near, lost}], spaces}] where near and
-        lost are lists of {title, picture, new}; ``thumbnails`` {name: data URI}.
+        lost are lists of {item_id, title, picture, new, shared}; ``thumbnails`` {name: data URI}.
     """
     from dig_ray.embedding.vectors import known_vectors, load_vectors
     from dig_ray.semantic_ids.sid_catalog import SidCatalog
@@ -141,7 +141,15 @@ def follow_items(dataset: Dataset, variants: Mapping[str, Inputs]) -> dict[str, 
     def shown(item: int, **more: Any) -> dict[str, Any]:
         name = f"p{item}"
         there = name in thumbs or (ids[item] in pictures and _keep(thumbs, name, pictures.read(ids[item])))
-        return {"item_id": ids[item], "title": titles[item], "picture": name if there else "", **more}
+        picture = name if there else ""
+        return {
+            "item_id": ids[item],
+            "title": titles[item],
+            "picture": picture,
+            "new": False,
+            "shared": None,
+            **more,
+        }
 
     items = []
     for item in pick_items(dataset, known, sids[first]):
@@ -159,7 +167,7 @@ def follow_items(dataset: Dataset, variants: Mapping[str, Inputs]) -> dict[str, 
                         shown(
                             other,
                             new=other not in before and name != first,
-                            prefix=_shared(tree, item, other),
+                            shared=_shared(tree, item, other),
                         )
                         for other in near
                     ],
