@@ -70,6 +70,8 @@ def test_a_comparison_survives_a_broken_variant_and_does_nothing_twice(tmp_path)
     interests = (
         "recommender.tasks={next_sid: 1, interests_to_sid: 1}",
         "mining.items=[{engine: keyphrase, phrases: 2}]",
+        "image_embedding.model=pixels",
+        "fusion.target=reconstruction",
     )
     broken = ("semantic_ids.method=file", f"semantic_ids.path={tmp_path / 'sids.parquet'}")
     (tmp_path / "sids.parquet").write_text("no table")
@@ -102,6 +104,10 @@ def test_a_comparison_survives_a_broken_variant_and_does_nothing_twice(tmp_path)
             assert difference["low"] <= difference["difference"] <= difference["high"]
     assert np.isfinite(text["sids"][0]["next_item_prefix_1"]) and text["sids"][0]["intent_information"] > 0
     page = (artifact.path / "comparison.html").read_text()
+    assert "Nearest by picture" in page
+    kept = tasks["sids"][0]["pairs_kept"]
+    assert text["sids"][0]["pairs_kept"] == 1 and 0 < kept < 1
+    assert all(item["picture"] and len(item["spaces"]) == 3 for item in report["items"])
     assert "interest tasks − text" in page and "<script" not in page and "interests_to_sid: 1" in page
 
 

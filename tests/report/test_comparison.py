@@ -78,7 +78,7 @@ def test_the_page_shows_them_for_the_rule_that_allows_seen_items(report) -> None
         "Where the target is in the history already",
     ]
     assert (seen["rule"], unseen["rule"], unseen["by_target"]) == ("seen", "unseen", [])
-    page = render_page("comparison.html", comparison=found, tables=tables)
+    page = render_page("comparison.html", comparison=found | {"items": []}, tables=tables, thumbnails={})
     assert "each counts as a miss" in page and page.count("are in the user’s history already") == 2
 
 
@@ -88,5 +88,7 @@ def test_without_repeats_nothing_is_said_of_them(world: ModuleType, tmp_path: Pa
     assert not repeats(data).any()
     found = compared(world, tmp_path, data, {"one": np.ones(60, bool), "two": np.zeros(60, bool)})
     assert found["repeats"] is None and "by_target" not in found["variants"][0]
-    page = render_page("comparison.html", comparison=found, tables=page_tables(found))
+    page = render_page(
+        "comparison.html", comparison=found | {"items": []}, tables=page_tables(found), thumbnails={}
+    )
     assert "history already" not in page and "new to the user" not in page
