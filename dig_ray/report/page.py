@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from dig_ray.report import charts, figures, results
+from dig_ray.report.evidence import made_from
 from dig_ray.report.examples import examples
 from dig_ray.report.gather import RULES, RunData
 from dig_ray.report.sid_tree import tree
@@ -95,6 +96,7 @@ def context(run: RunData) -> dict[str, Any]:
         "rule_names": results.RULE_NAMES,
         "training": charts.training(run.curves) if run.curves else None,
         "mining": run.mining,
+        "made_from": made_from(run.manifests),
         "picture": None if run.picture is None else base64.b64encode(run.picture).decode(),
         "tree": _json_script(tree(run.sids, titles, counts)),
         "n_nodes": int(run.sids.prefix_ids(1).max()) + 1,
