@@ -139,18 +139,11 @@ class ChatClient:
             async with asyncio.timeout(None) as deadline:  # set when the row is first sent
                 for attempt in range(2):
                     try:
-                        raw, tokens_in, tokens_out, finish = await self._send(
-                            session, request, attempt, result, deadline
-                        )
+                        raw, finish = await self._send(session, request, attempt, result, deadline)
                     except _Refused as refusal:
                         result.reason = str(refusal)
                         break
                     result.raw = raw
-                    result.tokens_in += tokens_in
-                    result.tokens_out += tokens_out
-                    cost = self.config.price.of(tokens_in, tokens_out)
-                    result.cost += cost
-                    await self.purse.pay(cost)
                     answer, result.reason = judge_answer(request.kind, raw, self.most, request.system)
                     if answer is not None:
                         result.status = "ok"
@@ -172,8 +165,8 @@ class ChatClient:
         attempt: int,
         result: Result,
         deadline: asyncio.Timeout,
-    ) -> tuple[str, int, int, str]:
-        """(text, tokens in, tokens out, finish reason) of one answer, through as many tries as it takes.
+    ) -> tuple[str, str]:
+        """(text, finish reason) of one answer, through as many tries as it takes; what it cost is paid and counted.
 
         A 429 is no try: it costs the row's time only.
         """
@@ -186,9 +179,15 @@ class ChatClient:
                     if deadline.when() is None:
                         deadline.reschedule(asyncio.get_running_loop().time() + self.config.deadline)
                     result.calls += 1
-                    found = await self._post(session, body)
+                    text, tokens_in, tokens_out, finish = await self._post(session, body)
+                    cost = self.config.price.of(tokens_in, tokens_out)
+                    result.tokens_in += tokens_in
+                    result.tokens_out += tokens_out
+                    result.cost += cost
+                    # before the place is free: whoever takes it knows what is left, so no more than what is in flight goes over the limit
+                    await self.purse.pay(cost)
                 self.pace.answered()
-                return found
+                return text, finish
             except _Retry as retry:
                 result.reason = str(retry)
                 tries += not retry.throttled
