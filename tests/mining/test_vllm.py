@@ -263,6 +263,7 @@ def test_an_engine_that_dies_at_every_row_ends_the_run(text_model, world, in_sto
         in_store(lambda stage: run_items(settings, stage, catalog, None))
 
 
+@pytest.mark.slow  # three starts of an engine
 def test_an_engine_killed_by_one_row_costs_that_row(
     text_model, world, in_store, monkeypatch, tmp_path
 ) -> None:
