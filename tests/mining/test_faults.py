@@ -142,6 +142,7 @@ def test_killed_actor_killed_driver_and_one_rerun_pay_for_nothing_twice(
     assert "found" in finish(file)
 
 
+@pytest.mark.slow
 def test_a_node_that_dies_takes_no_answer_along(serve, tmp_path, write_config) -> None:
     """A cluster of three nodes on this machine; the one that asks is killed, and the run ends by itself."""
     from ray.cluster_utils import Cluster
@@ -189,6 +190,7 @@ def test_twenty_killed_drivers_and_the_bytes_of_an_undisturbed_run(serve, tmp_pa
     assert sum(server.calls.values()) <= rows + 20 * in_flight
 
 
+@pytest.mark.slow
 def test_a_store_behind_a_uri_keeps_and_finds_answers(serve, tmp_path, write_config) -> None:
     rows = 800
     server = serve(reply, latency=0.05)

@@ -157,11 +157,11 @@ def test_killed_in_the_middle_the_same_command_ends_with_the_same_metrics(world,
             start_new_session=True,
         )
 
-    def finish(root: Path) -> list[dict]:
-        process = start(root)
-        said, _ = process.communicate(timeout=400)
-        assert process.returncode == 0, said
-        return json.loads((root / "out" / "curves.json").read_text())
+    def finish(*roots: Path) -> list[list[dict]]:
+        for process in [start(root) for root in roots]:  # side by side
+            said, _ = process.communicate(timeout=400)
+            assert process.returncode == 0, said
+        return [json.loads((root / "out" / "curves.json").read_text()) for root in roots]
 
     process = start(tmp_path / "killed")
     try:
@@ -174,8 +174,7 @@ def test_killed_in_the_middle_the_same_command_ends_with_the_same_metrics(world,
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
     assert not (tmp_path / "killed" / "out" / "curves.json").exists()
-    resumed = finish(tmp_path / "killed")
-    whole = finish(tmp_path / "whole")
+    resumed, whole = finish(tmp_path / "killed", tmp_path / "whole")
     assert _scores(resumed) == _scores(whole) and len(_scores(whole)) == 3
     assert _losses(resumed) == _losses(whole)
     policies = [tmp_path / d / "out" / "policy" / "model.safetensors" for d in ("killed", "whole")]
