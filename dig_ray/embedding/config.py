@@ -123,7 +123,7 @@ class FusionConfig(Config):
     missing: Literal["text", "zero"] = "text"
     image_weight: float = Field(1.0, gt=0)
     steps: int = Field(1000, ge=1)
-    batch_size: int = Field(1024, ge=2)
+    batch_size: int = Field(512, ge=2)
     learning_rate: float = Field(1e-3, gt=0)
     temperature: float = Field(0.1, gt=0)
     window: int = Field(3, ge=1)
