@@ -20,7 +20,7 @@ _CARRIERS = frozenset(
     {_PACKAGE}
     | {
         f"{_PACKAGE}.{name}"
-        for name in ("base", "cluster", "errors", "manifest", "store", "store_files", "telemetry")
+        for name in ("base", "cluster", "errors", "manifest", "progress", "store", "store_files", "telemetry")
     }
 )
 

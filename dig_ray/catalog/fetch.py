@@ -23,9 +23,11 @@ from yarl import URL
 from dig_ray import __version__
 from dig_ray.catalog import images as reasons
 from dig_ray.catalog.config import ImagesConfig
+from dig_ray.retry_after import retry_after_seconds
 
 TRIES = 3
 FIRST_WAIT = 0.5  # seconds, doubled with every try, with full jitter
+LONGEST_WAIT = 30.0  # of what a server may ask for
 HOPS = 5
 REDIRECTS = {301, 302, 303, 307, 308}
 HEADERS = {
@@ -117,10 +119,11 @@ async def _patiently(
     session: aiohttp.ClientSession, address: str, images: ImagesConfig, allowed: frozenset[str]
 ) -> bytes | str:
     got: bytes | str = reasons.UNREACHABLE
+    asked = 0.0
     for number in range(TRIES):
         if number:
-            await asyncio.sleep(random.uniform(0, FIRST_WAIT * 2**number))
-        got, again = await _once(session, address, images, allowed)
+            await asyncio.sleep(asked + random.uniform(0, FIRST_WAIT * 2**number))
+        got, again, asked = await _once(session, address, images, allowed)
         if not again:
             break
     return got
@@ -128,8 +131,8 @@ async def _patiently(
 
 async def _once(
     session: aiohttp.ClientSession, address: str, images: ImagesConfig, allowed: frozenset[str]
-) -> tuple[bytes | str, bool]:
-    """(bytes or a reason, whether another try may help)."""
+) -> tuple[bytes | str, bool, float]:
+    """(bytes or a reason, whether another try may help, seconds that the server asks to wait before it)."""
     try:
         async with asyncio.timeout(images.timeout):
             here = URL(address)
@@ -139,18 +142,20 @@ async def _once(
                     if response.status in REDIRECTS and "Location" in response.headers:
                         here = here.join(URL(response.headers["Location"]))
                     elif response.status == 200:
-                        return await _body(response, images.max_bytes), False
+                        return await _body(response, images.max_bytes), False, 0.0
                     elif response.status in (404, 410):
-                        return reasons.NOT_FOUND, False
+                        return reasons.NOT_FOUND, False, 0.0
                     else:
-                        return reasons.UNREACHABLE, response.status == 429 or response.status >= 500
-            return reasons.UNREACHABLE, False
+                        asked = retry_after_seconds(response.headers.get("Retry-After"), LONGEST_WAIT)
+                        again = response.status == 429 or response.status >= 500
+                        return reasons.UNREACHABLE, again, asked or 0.0
+            return reasons.UNREACHABLE, False, 0.0
     except _Private:
-        return reasons.PRIVATE, False
+        return reasons.PRIVATE, False, 0.0
     except ValueError:  # no address at all, or a redirect to none
-        return reasons.UNREACHABLE, False
+        return reasons.UNREACHABLE, False, 0.0
     except (TimeoutError, OSError, aiohttp.ClientError):
-        return reasons.UNREACHABLE, True
+        return reasons.UNREACHABLE, True, 0.0
 
 
 def _check(here: URL, allowed: frozenset[str]) -> None:

@@ -18,9 +18,10 @@ from dig_ray.base import Stage
 from dig_ray.embedding.clip import SETTING, check_weights, decode, describe, encode, load_tower, preprocessing
 from dig_ray.embedding.config import ImageEmbeddingConfig
 from dig_ray.embedding.parts import part_name, read_part, write_part
-from dig_ray.embedding.streaming import Progress, check_room, join_ray
+from dig_ray.embedding.streaming import check_room, join_ray
 from dig_ray.embedding.vectors import check_finite, known_vectors, write_vectors
 from dig_ray.errors import UserError
+from dig_ray.progress import Progress
 
 IN_FLIGHT = 512 << 20
 """Bytes of pictures, encoded and decoded, that Ray may hold between the steps."""
@@ -94,7 +95,7 @@ def _encode(
         f"{stage.name}: {sum(counts):,} pictures with {describe(config)}"
         + (f"; {before:,} were done before" if before else "")
     )
-    line = Progress(stage, "pictures", [counts[n] for n in todo])
+    line = Progress(stage, "pictures", sum(counts), before)
     for number, vectors in _encode_on_ray(config, path, settings, todo):
         rows = [
             item
@@ -104,7 +105,7 @@ def _encode(
         check_finite(vectors, rows, f"{SETTING}.model={config.model!r}", f"try {SETTING}.dtype=float32")
         write_part(stage.work, names[number], vectors)
         parts[number] = (vectors, np.zeros(len(vectors), np.int32))
-        line.done(todo.index(number))
+        line.done(len(vectors))
     found = np.concatenate([part[0] for part in parts if part is not None])
     out = np.zeros((len(item_ids), found.shape[1]), np.float32)
     out[known] = found

@@ -19,7 +19,7 @@ from dig_ray.base import Stage
 from dig_ray.embedding.config import TextEmbeddingConfig
 from dig_ray.embedding.enriched import item_texts
 from dig_ray.embedding.parts import part_name, read_part, write_part
-from dig_ray.embedding.streaming import Progress, check_room, join_ray
+from dig_ray.embedding.streaming import check_room, join_ray
 from dig_ray.embedding.text import (
     SETTING,
     clean_text,
@@ -32,6 +32,7 @@ from dig_ray.embedding.text import (
 from dig_ray.embedding.vectors import check_finite, load_vectors, write_vectors
 from dig_ray.encoder import model_path
 from dig_ray.errors import UserError
+from dig_ray.progress import Progress
 
 
 def run(
@@ -135,12 +136,8 @@ def _encode(
         f"embedding: {len(owner):,} distinct texts with {config.model}"
         + (f"; {resumed:,} were done before" if resumed else "")
     )
-    line = Progress(
-        stage,
-        "texts",
-        [len(texts[index]) for index in todo],
-        [sum(map(len, texts[index])) for index in todo],  # long texts come first
-    )
+    letters = [sum(map(len, part)) for part in texts]  # long texts come first
+    line = Progress(stage, "texts", len(distinct), resumed, sum(letters[index] for index in todo))
     for index, vectors, tokens, limit in _encode_on_ray(config, texts, todo):
         if vectors.shape[0] != len(texts[index]):
             raise RuntimeError(f"part {index}: {vectors.shape[0]} vectors for {len(texts[index])} texts")
@@ -153,7 +150,7 @@ def _encode(
         write_part(stage.work, names[index], vectors, tokens)
         parts[index] = (vectors, tokens)
         stage.stats["token_limit"] = limit
-        line.done(todo.index(index))
+        line.done(len(texts[index]), letters[index])
     if "token_limit" not in stage.stats:  # everything was there
         stage.stats["token_limit"] = token_limit(config)
     done = [part for part in parts if part is not None]

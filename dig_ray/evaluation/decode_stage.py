@@ -23,6 +23,7 @@ from dig_ray.errors import UserError
 from dig_ray.evaluation.config import EvaluationConfig
 from dig_ray.evaluation.recommendations import write_recommendations
 from dig_ray.parts import read_part, write_part
+from dig_ray.progress import Progress
 
 if TYPE_CHECKING:
     from dig_ray.catalog.dataset import Cases, Dataset
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
 INVALID_SAMPLE = 1000  # users whose free decoding is looked at: +-3 points on a rate
 FREE_BEAM = 10
 ARRAYS = ("items_seen", "scores_seen", "items_unseen", "scores_unseen", "invalid")
-SECONDS_BETWEEN_LINES = 10.0
 
 
 @dataclass
@@ -165,20 +165,11 @@ def run(
         f"recommend: {len(order):,} users, {dataset.n_items:,} items, beam {max(config.beam, k)}"
         + (f"; {resumed:,} users were done before" if resumed else "")
     )
-    begin = last = time.monotonic()
-    decoded = 0
+    line = Progress(stage, "users", len(order), resumed)
     for number, result in _decode_on_ray(config, dataset, cases, sids, policy_dir, batches, todo, k):
         results[number] = result
         write_part(stage.work, f"decoded-{number:06d}.parquet", _to_table(result))
-        decoded += len(batches[number])
-        now = time.monotonic()
-        if now - last > SECONDS_BETWEEN_LINES:
-            last = now
-            rate = decoded / (now - begin)
-            left = (len(order) - resumed - decoded) / rate
-            stage.log(
-                f"recommend: {resumed + decoded:,}/{len(order):,} users, {rate:.0f} users/s, about {left:.0f} s left"
-            )
+        line.done(len(batches[number]))
     joined = {
         name: _scatter(order, np.concatenate([results[n][name] for n in range(len(batches))]))
         for name in ARRAYS

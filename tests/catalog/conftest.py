@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
-import threading
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from dig_ray.catalog.build import build
 from dig_ray.catalog.config import CatalogConfig
 from dig_ray.catalog.dataset import Dataset
 from dig_ray.catalog.read import read_raw
+from tests.loopback import LoopbackServer
 
 ITEMS = {
     "item_id": ["a", "b", "c", "d"],
@@ -90,7 +91,7 @@ def _sequences():
     return sequences
 
 
-class Pages:
+class Pages(LoopbackServer):
     """Serves what a path's name says, and counts."""
 
     def __init__(self) -> None:
@@ -99,48 +100,10 @@ class Pages:
         self.good = out.getvalue()
         self.asked: Counter[str] = Counter()
         self.headers: list[dict[str, str]] = []
-        self.sent = self.in_flight = self.most_in_flight = 0
-        self._loop = asyncio.new_event_loop()
-        self._ready = threading.Event()
-        self._thread = threading.Thread(target=self._serve, daemon=True)
-        self._thread.start()
-        assert self._ready.wait(20)
+        self.sent = 0
+        super().__init__()
 
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
-
-    def close(self) -> None:
-        asyncio.run_coroutine_threadsafe(self._runner.cleanup(), self._loop).result(20)
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(10)
-        self._loop.close()
-
-    def _serve(self) -> None:
-        asyncio.set_event_loop(self._loop)
-
-        async def start() -> None:
-            app = web.Application()
-            app.router.add_get("/{name:.*}", self._answer)
-            self._runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
-            await self._runner.setup()
-            site = web.TCPSite(self._runner, "127.0.0.1", 0)
-            await site.start()
-            self.port = site._server.sockets[0].getsockname()[1]  # type: ignore[union-attr]
-            self._ready.set()
-
-        self._loop.run_until_complete(start())
-        self._loop.run_forever()
-
-    async def _answer(self, request: web.Request) -> web.StreamResponse:
-        self.in_flight += 1
-        self.most_in_flight = max(self.most_in_flight, self.in_flight)
-        try:
-            return await self._page(request)
-        finally:
-            self.in_flight -= 1
-
-    async def _page(self, request: web.Request) -> web.StreamResponse:
+    async def answer(self, request: web.Request) -> web.StreamResponse:
         name = request.match_info["name"]
         self.asked[name] += 1
         self.headers.append(dict(request.headers))
@@ -156,6 +119,12 @@ class Pages:
             raise web.HTTPFound(f"/hop/{left - 1}" if left else "/good")
         if name == "busy":
             return web.Response(status=503) if self.asked[name] < 3 else web.Response(body=self.good)
+        if name == "limited" and self.asked[name] == 1:
+            self.limited = time.monotonic()
+            return web.Response(status=429, headers={"Retry-After": "2"})
+        if name == "limited":
+            self.waited = time.monotonic() - self.limited
+            return web.Response(body=self.good)
         if name == "cut" and self.asked[name] == 1:
             response = web.StreamResponse(headers={"Content-Length": "100000"})
             await response.prepare(request)

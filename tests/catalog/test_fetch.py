@@ -25,6 +25,7 @@ def test_each_address_ends_in_bytes_or_a_reason(pages: Any) -> None:
         f"{url}/forbidden": "image_unreachable",
         f"{url}/busy": pages.good,
         f"{url}/cut": pages.good,
+        f"{url}/limited": pages.good,
         f"{url}/hop/4": pages.good,
         f"{url}/hop/5": "image_unreachable",
         f"{url}/to/?ftp://127.0.0.1/a.png": "image_unreachable",
@@ -36,6 +37,7 @@ def test_each_address_ends_in_bytes_or_a_reason(pages: Any) -> None:
     }
     assert dict(zip(cases, fetch(*cases), strict=True)) == cases
     assert pages.asked["busy"] == 3 and pages.asked["cut"] == 2
+    assert pages.waited >= 2  # as its Retry-After asks
     assert pages.asked["missing"] == pages.asked["forbidden"] == 1
 
 

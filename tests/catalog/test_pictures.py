@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from dig_ray.base import Stage
-from dig_ray.catalog import pictures
+from dig_ray.catalog import picture_parts, pictures
 from dig_ray.catalog.build import build
 from dig_ray.catalog.config import CatalogConfig
 from dig_ray.catalog.dataset import Dataset
@@ -71,7 +71,7 @@ def test_every_item_stands_there_once_in_order_and_a_second_run_reads_the_parts(
     stage = stage_in(tmp_path)
     pictures.run(config(), stage, catalog)
     file = pq.ParquetFile(stage.out / "pictures.parquet")
-    assert file.schema_arrow.equals(pictures.picture_schema())
+    assert file.schema_arrow.equals(picture_parts.picture_schema())
     assert [file.metadata.row_group(n).num_rows for n in range(3)] == [256, 256, 88]
     rows = file.read().to_pylist()
     assert [row["item_id"] for row in rows] == [f"i{n}" for n in range(600)]
@@ -87,7 +87,7 @@ def test_every_item_stands_there_once_in_order_and_a_second_run_reads_the_parts(
     assert stage.stats["pictures"] == 587 and stage.stats["rows"] == 600 and stage.stats["resumed"] == 0
     lines = stage.stats["lines"]
     assert any("no_image 12 (such as i7, i57, i107)" in line for line in lines)
-    assert any("600/600 opened" in line and "pictures/s" in line for line in lines)
+    assert any("600/600 pictures" in line and "pictures/s" in line for line in lines)
 
     parts = sorted((tmp_path / "work").glob("part-*.parquet"))
     assert len(parts) == 3
@@ -164,10 +164,10 @@ def test_addresses_that_were_not_fetched_say_what_to_set(tmp_path: Path, ray_her
 
 
 def test_bytes_grow_parts_short_and_long_ones_stay_behind(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pictures, "PART_BYTES", 100)
+    monkeypatch.setattr(picture_parts, "PART_BYTES", 100)
     raw = pa.array([b"x" * 60] * 6 + [b"y" * 500, None, b""], pa.binary())
     table = pa.table({"item_id": [str(n) for n in range(9)], "image_bytes": raw})
-    parts = list(pictures._cut(table.to_batches(), 200))
+    parts = list(picture_parts._cut(table.to_batches(), 200))
     assert sum((part["item_id"].to_pylist() for part in parts), []) == table["item_id"].to_pylist()
     assert 3 <= len(parts) <= 6 and max(part.nbytes for part in parts) < 400
     assert [row["item_id"] for part in parts for row in part.to_pylist() if row["long"]] == ["6"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -13,10 +12,12 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from tests.loopback import LoopbackServer
+
 GOOD = json.dumps({"descriptors": [{"descriptor": "camping in rain", "confidence": 0.9}]})
 
 
-class Endpoint:
+class Endpoint(LoopbackServer):
     """Serves ``/v1/chat/completions``.
 
     ``behave(evidence, number)`` says what to do with the ``number``-th request about an evidence: text to answer, or a dict with any of
@@ -33,78 +34,46 @@ class Endpoint:
         self.bodies: list[dict[str, Any]] = []
         self.times: list[float] = []
         self.keys: set[str | None] = set()
-        self.in_flight = self.most_in_flight = 0
-        self._loop = asyncio.new_event_loop()
-        self._ready = threading.Event()
-        self._thread = threading.Thread(target=self._serve, daemon=True)
-        self._thread.start()
-        assert self._ready.wait(20)
+        super().__init__()
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}/v1"
+        return f"{super().url}/v1"
 
-    def close(self) -> None:
-        asyncio.run_coroutine_threadsafe(self._runner.cleanup(), self._loop).result(20)
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(10)
-        self._loop.close()
-
-    def _serve(self) -> None:
-        asyncio.set_event_loop(self._loop)
-
-        async def start() -> None:
-            app = web.Application(client_max_size=1 << 26)
-            app.router.add_post("/v1/chat/completions", self._answer)
-            self._runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
-            await self._runner.setup()
-            site = web.TCPSite(self._runner, "127.0.0.1", 0)
-            await site.start()
-            self.port = site._server.sockets[0].getsockname()[1]  # type: ignore[union-attr]
-            self._ready.set()
-
-        self._loop.run_until_complete(start())
-        self._loop.run_forever()
-
-    async def _answer(self, request: web.Request) -> web.StreamResponse:
+    async def answer(self, request: web.Request) -> web.StreamResponse:
         self.times.append(time.monotonic())
         self.keys.add(request.headers.get("Authorization"))
-        self.in_flight += 1
-        self.most_in_flight = max(self.most_in_flight, self.in_flight)
-        try:
-            body = await request.json()
-            self.bodies.append(body)
-            content = body["messages"][-1]["content"]
-            evidence = content if isinstance(content, str) else content[-1]["text"]
-            self.calls[evidence] += 1
-            what = self.behave(evidence, self.calls[evidence])
-            if isinstance(what, str):
-                what = {"text": what}
-            await asyncio.sleep(what.get("sleep", self.latency))
-            if what.get("cut"):
-                response = web.StreamResponse(headers={"Content-Length": "1000"})
-                await response.prepare(request)
-                await response.write(b'{"choices": [')
-                assert request.transport is not None
-                request.transport.close()
-                return response
-            if "body" in what or "status" in what:
-                return web.Response(
-                    status=what.get("status", 200), body=what.get("body", b""), headers=what.get("headers")
-                )
-            choice = {"message": {"content": what["text"]}, "finish_reason": what.get("finish", "stop")}
-            usage = {"prompt_tokens": 100, "completion_tokens": 10}
-            whole = {"choices": [choice], "usage": usage}
-            if "drip" in what:
-                response = web.StreamResponse()
-                await response.prepare(request)
-                for byte in json.dumps(whole).encode():
-                    await response.write(bytes([byte]))
-                    await asyncio.sleep(what["drip"])
-                return response
-            return web.json_response(whole)
-        finally:
-            self.in_flight -= 1
+        body = await request.json()
+        self.bodies.append(body)
+        content = body["messages"][-1]["content"]
+        evidence = content if isinstance(content, str) else content[-1]["text"]
+        self.calls[evidence] += 1
+        what = self.behave(evidence, self.calls[evidence])
+        if isinstance(what, str):
+            what = {"text": what}
+        await asyncio.sleep(what.get("sleep", self.latency))
+        if what.get("cut"):
+            response = web.StreamResponse(headers={"Content-Length": "1000"})
+            await response.prepare(request)
+            await response.write(b'{"choices": [')
+            assert request.transport is not None
+            request.transport.close()
+            return response
+        if "body" in what or "status" in what:
+            return web.Response(
+                status=what.get("status", 200), body=what.get("body", b""), headers=what.get("headers")
+            )
+        choice = {"message": {"content": what["text"]}, "finish_reason": what.get("finish", "stop")}
+        usage = {"prompt_tokens": 100, "completion_tokens": 10}
+        whole = {"choices": [choice], "usage": usage}
+        if "drip" in what:
+            response = web.StreamResponse()
+            await response.prepare(request)
+            for byte in json.dumps(whole).encode():
+                await response.write(bytes([byte]))
+                await asyncio.sleep(what["drip"])
+            return response
+        return web.json_response(whole)
 
 
 @pytest.fixture

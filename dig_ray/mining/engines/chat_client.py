@@ -16,8 +16,6 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 
 from dig_ray.errors import UserError
@@ -27,6 +25,7 @@ from dig_ray.mining.engines.contract import Request, Result, SpendLimit, judge_a
 from dig_ray.mining.engines.pace import Pace
 from dig_ray.mining.prompts import chat_messages
 from dig_ray.mining.spend import Purse
+from dig_ray.retry_after import retry_after_seconds
 
 if TYPE_CHECKING:
     import aiohttp
@@ -260,7 +259,7 @@ class ChatClient:
         if status in AGAIN or status >= 500:
             raise _Retry(
                 f"status_{status}",
-                _seconds(retry_after),
+                retry_after_seconds(retry_after),
                 busy=status in (429, 503, 529),
                 throttled=status == 429,
             )
@@ -325,17 +324,3 @@ def _completion(content: bytes) -> tuple[str, int, int, str]:
     if not isinstance(text, str):
         text = ""  # a refusal or a tool call: no answer
     return text, *tokens, str(choice.get("finish_reason"))
-
-
-def _seconds(header: str | None) -> float | None:
-    """Seconds of a ``Retry-After`` header: a number, or a date."""
-    if header is None:
-        return None
-    try:
-        return min(max(0.0, float(header)), 3600.0)
-    except ValueError:
-        pass
-    try:
-        return min(max(0.0, (parsedate_to_datetime(header) - datetime.now(UTC)).total_seconds()), 3600.0)
-    except (ValueError, TypeError):
-        return None
