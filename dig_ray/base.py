@@ -30,7 +30,7 @@ class Stage:
         stats: JSON-able figures that land in the manifest.
         log: prints one line of progress.
         kept: directory (local path or URI) beside all artifacts, for what outlives them and is paid for once; "" where there is none.
-        hold: takes a lock of the store by name, in a ``with`` block; a UserError says who has it.
+        hold: takes a lock of the store by name, in a ``with`` block; waits while another run has it.
     """
 
     name: str

@@ -26,6 +26,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from dig_ray.base import Stage
 from dig_ray.errors import UserError
 from dig_ray.manifest import Recipe, hash_json, make_manifest, parse_manifest
 from dig_ray.store_files import (
+    HeldError,
     LocalLock,
     Remote,
     RemoteLock,
@@ -48,6 +50,7 @@ from dig_ray.store_files import (
 MANIFEST = "manifest.json"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _FINGERPRINT = re.compile(r"[0-9a-f]{16}")
+HOLD_POLL_S = 0.5
 
 
 @dataclass(frozen=True)
@@ -117,20 +120,26 @@ class Store:
         return str(self.local / ".kept") if self.remote is None else f"{self.root.rstrip('/')}/.kept"
 
     @contextmanager
-    def hold(self, name: str) -> Iterator[None]:
-        """Hold a lock of this store by name.
-
-        Raises:
-            UserError: another run holds it.
-        """
+    def hold(self, name: str, log: Callable[[str], None] = print) -> Iterator[None]:
+        """Hold a lock of this store by name; waits while another run has it, and says so."""
         if not _NAME.fullmatch(name):
             raise ValueError(f"{name!r} is no name of a lock")
-        with ExitStack() as locks:
-            what = f"{name} in {self.root}"
-            locks.enter_context(LocalLock(self.local / ".locks" / f"{name}.lock", what))
-            if self.remote is not None:
-                locks.enter_context(RemoteLock(self.remote, f".locks/{name}.json", what))
-            yield
+        what = f"{name} in {self.root}"
+        waiting = False
+        while True:
+            with ExitStack() as locks:
+                try:
+                    locks.enter_context(LocalLock(self.local / ".locks" / f"{name}.lock", what))
+                    if self.remote is not None:
+                        locks.enter_context(RemoteLock(self.remote, f".locks/{name}.json", what))
+                except HeldError as held:
+                    if not waiting:
+                        log(f"waiting: {held.by} works on {what}")
+                    waiting = True
+                else:
+                    yield
+                    return
+            time.sleep(HOLD_POLL_S)
 
     # --- reading -------------------------------------------------------------------------------------
 
@@ -263,7 +272,9 @@ class Store:
             self._collect(stage, fingerprint)
             out = free_staging_dir(self.local / ".staging", f"{stage}-{fingerprint}")
             work = self.work(stage, fingerprint)
-            handle = Stage(stage, fingerprint, recipe.seed, out, work, {}, log, self.kept, self.hold)
+            handle = Stage(
+                stage, fingerprint, recipe.seed, out, work, {}, log, self.kept, partial(self.hold, log=log)
+            )
             try:
                 if self.remote is None:
                     Path(work).mkdir(parents=True, exist_ok=True)

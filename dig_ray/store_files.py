@@ -177,10 +177,19 @@ def _parse_owner(raw: bytes | None) -> dict[str, Any]:
     return owner if isinstance(owner, dict) else {}
 
 
-def _held(what: str, owner: dict[str, Any]) -> UserError:
-    by = f"process {owner['pid']} on {owner.get('host')}" if owner.get("pid") else "another process"
-    return UserError(
-        f"{what} is being built by {by}; wait until that run is done, or set store= to another place"
+class HeldError(UserError):
+    """Somebody else has a lock; ``by`` says who."""
+
+    def __init__(self, what: str, by: str) -> None:
+        super().__init__(
+            f"{what} is being built by {by}; wait until that run is done, or set store= to another place"
+        )
+        self.by = by
+
+
+def _held(what: str, owner: dict[str, Any]) -> HeldError:
+    return HeldError(
+        what, f"process {owner['pid']} on {owner.get('host')}" if owner.get("pid") else "another process"
     )
 
 

@@ -279,6 +279,33 @@ Store(sys.argv[1]).build(RECIPE, run)
     assert Store(tmp_path).build(RECIPE, two_files, log=quiet)[1]  # its death freed the lock
 
 
+@pytest.mark.parametrize("remote", [False, True])
+def test_a_held_name_is_waited_for(tmp_path: Path, remote: bool) -> None:
+    """Two stages of one comparison may ask the same miner: the second waits and then finds the answers."""
+    root = f"file://{tmp_path}/shared" if remote else str(tmp_path)
+    holding = """
+with Store(sys.argv[1], cache=sys.argv[2]).hold("answers-x"):
+    print("held", flush=True)
+    sys.stdin.readline()
+"""
+    first = script(holding, root, str(tmp_path / "cache"), stdin=subprocess.PIPE)
+    lines: list[str] = []
+    try:
+        assert first.stdout is not None and first.stdout.readline() == "held\n"
+
+        def say(line: str) -> None:
+            lines.append(line)
+            assert first.stdin is not None
+            first.stdin.write("done\n")
+            first.stdin.flush()
+
+        with Store(root, cache=tmp_path / "cache").hold("answers-x", say):
+            assert first.wait(10) == 0
+    finally:
+        first.kill()
+    assert len(lines) == 1 and f"process {first.pid}" in lines[0] and "waiting" in lines[0]
+
+
 @pytest.mark.parametrize("where", ["while the stage writes", "while publishing"])
 def test_full_disk(tmp_path: Path, where: str) -> None:
     old, _ = Store(tmp_path).build(Recipe("catalog", {}), two_files, log=quiet)

@@ -150,7 +150,7 @@ def ask(
     """Ask what is not known yet, all miners side by side, and fill in every plan's answers.
 
     Raises:
-        UserError: an engine cannot work, a spend limit was reached, another run is asking the same, or answers did not arrive in the
+        UserError: an engine cannot work, a spend limit was reached, or answers did not arrive in the
             store; those that did are kept.
     """
     with ExitStack() as locks:
