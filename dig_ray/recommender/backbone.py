@@ -231,9 +231,9 @@ def write_about(directory: Path, about: dict[str, Any]) -> None:
 
 
 def load_policy(
-    directory: Path, sids: SidCatalog
+    directory: Path, sids: SidCatalog, trainable: bool = False
 ) -> tuple[SidPolicy, PreTrainedTokenizerBase, dict[str, Any]]:
-    """Read a policy back in eval mode, refusing one trained on another SID catalogue.
+    """Read a policy back in eval mode, refusing one trained on another SID catalogue; ``trainable`` leaves an adapter ready to train on.
 
     Returns the policy, its tokenizer and the content of ``policy.json``.
     """
@@ -268,7 +268,7 @@ def load_policy(
             )
             if len(tokenizer) > base.get_input_embeddings().num_embeddings:
                 base.resize_token_embeddings(len(tokenizer), mean_resizing=False)
-            model: Any = peft.PeftModel.from_pretrained(base, str(directory))
+            model: Any = peft.PeftModel.from_pretrained(base, str(directory), is_trainable=trainable)
         else:
             model = AutoModelForCausalLM.from_pretrained(directory, dtype="auto", use_safetensors=True)
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:

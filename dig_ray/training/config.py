@@ -1,4 +1,4 @@
-"""What can be set about supervised fine-tuning."""
+"""What can be set about training a policy: supervised fine-tuning, then GRPO."""
 
 from __future__ import annotations
 
@@ -9,7 +9,29 @@ from pydantic import Field, model_validator
 from dig_ray.base import Config
 
 
-class SftConfig(Config):
+class WorkersConfig(Config):
+    """Where a policy trains: Ray Train's workers."""
+
+    precision: Literal["float32", "bfloat16"] = "float32"
+    gradient_checkpointing: bool = False
+    num_workers: int = Field(1, ge=1)
+    use_gpu: bool = False
+    cpus_per_worker: float | None = Field(
+        None, gt=0, description="logical CPUs a worker holds; its share of them when unset"
+    )
+    threads_per_worker: int | None = Field(
+        None, ge=1, description="torch threads; the machine's cores over the workers when unset"
+    )
+    max_failures: int = Field(2, ge=0, description="worker deaths survived before giving up")
+    valid_users: int | None = Field(
+        None,
+        ge=1,
+        description="validate on this many users, evenly spaced (all when unset); the test split is never read",
+    )
+    valid_beam: int = Field(20, ge=10)
+
+
+class SftConfig(WorkersConfig):
     """Supervised fine-tuning on Ray Train.
 
     One optimisation step reads ``rows_per_step`` packed rows of ``row_length`` tokens, however many workers share them, so a result does
@@ -35,34 +57,15 @@ class SftConfig(Config):
     )
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     max_grad_norm: float = Field(1.0, gt=0)
-    precision: Literal["float32", "bfloat16"] = "float32"
-    gradient_checkpointing: bool = False
-
     eval_every_epochs: int = Field(
         1, ge=1, description="epochs between validations; a checkpoint is kept at each"
     )
     patience: int = Field(
         3, ge=1, description="validations without a better NDCG@10 after which training stops"
     )
-    valid_users: int | None = Field(
-        None,
-        ge=1,
-        description="validate on this many users, evenly spaced (all when unset); the test split is never read",
-    )
-    valid_beam: int = Field(20, ge=10)
-
-    num_workers: int = Field(1, ge=1)
-    use_gpu: bool = False
-    cpus_per_worker: float | None = Field(
-        None, gt=0, description="logical CPUs a worker holds; its share of them when unset"
-    )
-    threads_per_worker: int | None = Field(
-        None, ge=1, description="torch threads; the machine's cores over the workers when unset"
-    )
     parallel: Literal["ddp", "fsdp"] = Field(
         "ddp", description="fsdp shards a model that does not fit one GPU over all workers"
     )
-    max_failures: int = Field(2, ge=0, description="worker deaths survived before giving up")
 
     @model_validator(mode="after")
     def _possible(self) -> SftConfig:
@@ -79,5 +82,113 @@ class SftConfig(Config):
             raise ValueError(
                 f"rows_per_step={self.rows_per_step} does not divide by num_workers x gradient_accumulation = {parts}; "
                 f"use {max(parts, self.rows_per_step // parts * parts)}"
+            )
+        return self
+
+
+class RewardsConfig(Config):
+    """What a rollout is worth: a weighted sum (see ``training.rewards``; METHOD says which terms are published).
+
+    Attributes:
+        exact: weight of the hit; 1 as published.
+        lambda_valid: of being an item at all (unpublished; under constrained rollouts it cancels).
+        lambda_pref: of the shared prefix, LCP / L (unpublished).
+        alpha: of the quality term.
+        quality: ``gated`` by the hit (published), ``ungated``, ``graded`` by the prefix, or ``none``.
+        missing_quality: quality of items that have none; when unset, they are an error.
+        gamma: of DeepInterestGR-1's Interest-Aware Reward, which reads mined user interests (our formula).
+        rank_aware: of MiniOneRec's penalty for likely misses beside a hit.
+        custom: import path ``package.module:function`` -> weight.
+    """
+
+    exact: float = Field(1.0, ge=0)
+    lambda_valid: float = Field(0.2, ge=0)
+    lambda_pref: float = Field(0.3, ge=0)
+    alpha: float = Field(0.5, ge=0)
+    quality: Literal["gated", "ungated", "graded", "none"] = "none"
+    missing_quality: float | None = Field(None, ge=0, le=1)
+    gamma: float = Field(0.0, ge=0)
+    rank_aware: float = Field(0.0, ge=0)
+    custom: dict[str, float] = {}
+
+    @property
+    def reads_quality(self) -> bool:
+        """Whether items' quality decides anything."""
+        return self.quality != "none" and self.alpha > 0
+
+
+class GrpoConfig(WorkersConfig):
+    """Reinforcement learning after SFT: GRPO on Ray Train. Names are TRL's where TRL has the thing.
+
+    Attributes:
+        num_generations: rollouts of a prompt, G.
+        method: ``sample`` without duplicates, ``independent`` with, ``beam`` the likeliest, ``mixed`` half beams and half drawn.
+        add_target: the target takes the last place where it was not drawn.
+        temperature: of rollouts, and of the probabilities in ratio, KL and entropy.
+        prompts: histories before every event of the training split, or before each user's last one.
+        max_prompts: at most so many, evenly spaced.
+        prompts_per_step: of an optimisation step, over all workers.
+        gradient_accumulation: parts a worker's share of a step is read in.
+        num_iterations: steps on one set of rollouts.
+        loss_type: ``published`` with whole-sequence ratios, or TRL's.
+        importance_sampling_level: of TRL's losses.
+        scale_rewards: ``published`` divides by the population standard deviation + 1e-6; else TRL's.
+        epsilon, epsilon_high: of the clip; the upper one is the lower one when unset.
+        beta: weight of the KL to the SFT policy.
+        eval_every_steps: steps between validations by decoding; a checkpoint is kept at each.
+        patience: validations without a better NDCG@10 after which training stops; the best policy is kept, the SFT start among them.
+    """
+
+    num_generations: int = Field(8, ge=2)
+    method: Literal["sample", "independent", "beam", "mixed"] = "sample"
+    add_target: bool = False
+    temperature: float = Field(1.0, gt=0)
+    rewards: RewardsConfig = RewardsConfig()
+    prompts: Literal["all", "last"] = "all"
+    max_prompts: int | None = Field(None, ge=1)
+    epochs: int = Field(1, ge=1)
+    prompts_per_step: int = Field(64, ge=1)
+    gradient_accumulation: int = Field(1, ge=1)
+    num_iterations: int = Field(1, ge=1)
+    loss_type: Literal["published", "grpo", "bnpo", "dr_grpo", "dapo", "luspo"] = "published"
+    importance_sampling_level: Literal["token", "sequence"] = "token"
+    scale_rewards: Literal["published", "group", "batch", "none"] = "published"
+    epsilon: float = Field(0.2, gt=0, lt=1)
+    epsilon_high: float | None = Field(None, gt=0)
+    beta: float = Field(0.001, ge=0)
+    learning_rate: float = Field(1e-4, gt=0)
+    weight_decay: float = Field(0.0, ge=0)
+    adam_beta2: float = Field(0.98, gt=0, lt=1)
+    warmup_steps: int = Field(10, ge=0)
+    schedule: Literal["cosine", "linear", "constant_with_warmup"] = "constant_with_warmup"
+    max_grad_norm: float = Field(1.0, gt=0)
+    eval_every_steps: int = Field(50, ge=1)
+    patience: int = Field(3, ge=1)
+
+    @model_validator(mode="after")
+    def _possible(self) -> GrpoConfig:
+        parts = self.num_workers * self.gradient_accumulation
+        if self.prompts_per_step % parts:
+            raise ValueError(
+                f"prompts_per_step={self.prompts_per_step} does not divide by num_workers x gradient_accumulation = {parts}; "
+                f"use {max(parts, self.prompts_per_step // parts * parts)}"
+            )
+        if self.eval_every_steps % self.num_iterations:
+            raise ValueError(
+                f"eval_every_steps={self.eval_every_steps} must be a multiple of num_iterations={self.num_iterations}, so that a "
+                "checkpoint never cuts a set of rollouts"
+            )
+        rewards = self.rewards
+        weights = (
+            rewards.exact,
+            rewards.lambda_pref,
+            rewards.gamma,
+            rewards.rank_aware,
+            rewards.alpha if rewards.quality != "none" else 0,
+            *rewards.custom.values(),
+        )
+        if not any(weights):
+            raise ValueError(
+                "rewards: every weight that can tell rollouts apart is 0, so nothing would be learnt"
             )
         return self

@@ -5,14 +5,10 @@
 
 from __future__ import annotations
 
-import io
-import json
 import os
-import shutil
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +16,7 @@ import numpy as np
 from dig_ray.recommender.config import RecommenderConfig
 from dig_ray.semantic_ids.prefix_table import PrefixTable
 from dig_ray.training.config import SftConfig
+from dig_ray.training.ray_train import keep_batch, leave_sentence, train_or_resume
 
 
 @dataclass(frozen=True)
@@ -110,7 +107,8 @@ def make_trainer(job: SftJob, output: str, callbacks: list[Any] | None = None) -
     from dig_ray.recommender.backbone import add_embedding_dropout, build_policy, build_tokenizer
     from dig_ray.recommender.decoding import BeamSearcher
     from dig_ray.recommender.objective import SidLoss
-    from dig_ray.training.sft_trainer import SidTrainer, StopWhenStale, ValidationSet
+    from dig_ray.training.sft_trainer import SidTrainer
+    from dig_ray.training.validation import StopWhenStale, ValidationSet
     from dig_ray.training.weight_average import WeightAverage
 
     tokenizer = build_tokenizer(job.recommender, job.sids, job.texts)
@@ -144,7 +142,7 @@ def sft_worker(config: dict[str, Any]) -> None:
     job: SftJob = ray.get(config["job"]) if isinstance(config["job"], ray.ObjectRef) else config["job"]
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     torch.set_num_threads(job.threads)
-    from dig_ray.training.sft_trainer import LossIsNaN
+    from dig_ray.training.validation import LossIsNaN
 
     try:
         _train(job, config["lines"].put)
@@ -152,43 +150,22 @@ def sft_worker(config: dict[str, Any]) -> None:
         LossIsNaN
     ) as stop:  # every try would end here, so the run ends as it is and no worker is started again
         rank = ray.train.get_context().get_world_rank()
-        batch = io.BytesIO()
-        kept: dict[str, Any] = {name: values.cpu().numpy() for name, values in stop.batch.items()}
-        np.savez(batch, **kept)
-        write_bytes(config["failed"], f"batch-rank{rank}.npz", batch.getvalue())
+        keep_batch(
+            config["failed"], rank, {name: values.cpu().numpy() for name, values in stop.batch.items()}
+        )
         if rank == 0:
-            write_bytes(config["failed"], "nan.json", json.dumps({"step": stop.step}).encode())
-
-
-def write_bytes(folder: str, name: str, content: bytes) -> None:
-    """Write a small file into a local folder or a URI."""
-    from pyarrow.fs import FileSystem
-
-    system, base = FileSystem.from_uri(folder)
-    system.create_dir(base, recursive=True)
-    with system.open_output_stream(f"{base}/{name}") as stream:
-        stream.write(content)
-
-
-def take_bytes(folder: str, name: str) -> bytes | None:
-    """Read and remove what ``write_bytes`` wrote; None when there is nothing."""
-    from pyarrow.fs import FileSystem
-
-    system, base = FileSystem.from_uri(folder)
-    try:
-        with system.open_input_stream(f"{base}/{name}") as stream:
-            content = bytes(stream.read())
-    except FileNotFoundError:
-        return None
-    system.delete_file(f"{base}/{name}")
-    return content
+            leave_sentence(
+                config["failed"],
+                f"sft: the loss became NaN at step {stop.step} (its batch is in {config['failed']}); "
+                "lower sft.learning_rate, or set sft.precision to float32",
+            )
 
 
 def _train(job: SftJob, say: Callable[[str], None]) -> None:
     import ray.train
     from ray.train.huggingface.transformers import RayTrainReportCallback, prepare_trainer
 
-    from dig_ray.training.sft_trainer import ProgressLines
+    from dig_ray.training.validation import ProgressLines
 
     context = ray.train.get_context()
     lead = context.get_world_rank() == 0
@@ -196,29 +173,8 @@ def _train(job: SftJob, say: Callable[[str], None]) -> None:
         callbacks: list[Any] = [RayTrainReportCallback()]
         if lead:
             per_step = job.useful_tokens / steps_per_epoch(job)
-            callbacks.append(ProgressLines(say, per_step))
+            callbacks.append(ProgressLines(say, "sft", per_step))
         sid_trainer = make_trainer(job, output, callbacks)
         trainer = prepare_trainer(sid_trainer)
-        checkpoint = ray.train.get_checkpoint()
-        if checkpoint is None:
-            trainer.train()
-            return
-        with checkpoint.as_directory() as directory:
-            saved = Path(directory) / "checkpoint"
-            if _stopped(saved, job.sft.patience):
-                return
-            resume = Path(output) / "resume"
-            shutil.copytree(saved, resume)
-        if sid_trainer.average is not None:
-            sid_trainer.average.load(resume)
-        trainer.train(resume_from_checkpoint=str(resume))
-
-
-def _stopped(checkpoint: Path, patience: int) -> bool:
-    """Whether training had already ended when this checkpoint was written."""
-    from transformers import TrainerState
-
-    from dig_ray.training.sft_trainer import validations_since_best
-
-    state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
-    return state.global_step >= state.max_steps or validations_since_best(state.log_history) >= patience
+        average = sid_trainer.average
+        train_or_resume(trainer, output, job.sft.patience, average.load if average else None)

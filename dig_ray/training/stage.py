@@ -9,12 +9,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -25,6 +22,7 @@ from dig_ray.training.config import SftConfig
 
 if TYPE_CHECKING:
     from dig_ray.catalog.dataset import Dataset
+    from dig_ray.recommender.tasks import SidStream
     from dig_ray.semantic_ids.sid_catalog import SidCatalog
     from dig_ray.training.sft_loop import SftJob
 
@@ -58,6 +56,8 @@ def run(
     from dig_ray.recommender.backbone import load_policy
     from dig_ray.recommender.tasks import check_same_items
     from dig_ray.semantic_ids.sid_catalog import SidCatalog
+    from dig_ray.training.ray_train import best_checkpoint, fit
+    from dig_ray.training.sft_loop import sft_worker
 
     started = time.monotonic()
     dataset = Dataset.load(catalog_dir)
@@ -79,10 +79,11 @@ def run(
         f"({job.useful_tokens / (rows * sft.row_length):.0%} full), {len(job.valid_targets):,} validation users, "
         f"{sft.num_workers} worker(s)"
     )
-    result = fit(job, stage.work, f"sft-{stage.fingerprint[:16]}", stage.log)
+    result = fit(sft_worker, job, sft, job.threads, stage.work, f"sft-{stage.fingerprint[:16]}", stage.log)
     best, history = best_checkpoint(result)
     with best.as_directory() as directory:
-        publish(Path(directory) / "checkpoint", stage.out / "policy", job, sids)
+        copy_policy(Path(directory) / "checkpoint", stage.out / "policy")
+    write_policy_facts(stage.out / "policy", recommender, sids)
     (stage.out / "curves.json").write_text(json.dumps(history, indent=1))
     load_policy(stage.out / "policy", sids)  # what is published can be read back
     scores = [h for h in history if "eval_ndcg@10" in h]
@@ -165,24 +166,9 @@ def build_job(
         )
     rows = pack(np.diff(documents.offsets), sft.row_length)
     pad = int(tokenizer.pad_token_id)
-    cases = dataset.cases("valid")
-    if not len(cases.target):
-        raise UserError(
-            "sft: the validation split is empty, so nothing can pick the best epoch; check catalog.split"
-        )
-    chosen = np.arange(len(cases.target))
-    if sft.valid_users is not None and sft.valid_users < len(chosen):
-        chosen = np.unique(np.linspace(0, len(chosen) - 1, sft.valid_users).astype(np.int64))
-    stream = SidStream(sids, sid_start)
-    prompts = [
-        stream.prompt(
-            dataset.events[
-                max(int(cases.start[i]), int(cases.end[i]) - recommender.max_history) : int(cases.end[i])
-            ],
-            bos,
-        )
-        for i in chosen.tolist()
-    ]
+    prompts, targets = validation_prompts(
+        dataset, SidStream(sids, sid_start), bos, recommender.max_history, sft.valid_users, "sft"
+    )
     threads = sft.threads_per_worker or max(1, (os.cpu_count() or 1) // sft.num_workers)
     return SftJob(
         sft=sft,
@@ -191,12 +177,44 @@ def build_job(
         table=build_prefix_table(sids.codes, sids.suffix, sids.sizes, sids.n_suffix),
         arrays=fill_rows(packed_arrays(documents, rows, sft.row_length, pad), sft.rows_per_step, pad),
         valid_prompts=prompts,
-        valid_targets=cases.target[chosen].astype(np.int64),
+        valid_targets=targets,
         sids=sids,
         texts=texts,
         threads=threads,
         codebooks=codebooks,
     )
+
+
+def validation_prompts(
+    dataset: Dataset, stream: SidStream, bos: int, max_history: int, users: int | None, name: str
+) -> tuple[list[np.ndarray], np.ndarray]:
+    """Histories (vocabulary ids) and targets int64 of the validation users, or of so many of them, evenly spaced.
+
+    Args:
+        dataset, stream: of the same items.
+        bos: vocabulary id that begins a history.
+        max_history: items of it, the latest ones.
+        users: at most so many.
+        name: of the stage, for messages.
+
+    Raises:
+        UserError: there are none.
+    """
+    cases = dataset.cases("valid")
+    if not len(cases.target):
+        raise UserError(
+            f"{name}: the validation split is empty, so nothing can pick the best policy; check catalog.split"
+        )
+    chosen = np.arange(len(cases.target))
+    if users is not None and users < len(chosen):
+        chosen = np.unique(np.linspace(0, len(chosen) - 1, users).astype(np.int64))
+    prompts = [
+        stream.prompt(
+            dataset.events[max(int(cases.start[i]), int(cases.end[i]) - max_history) : int(cases.end[i])], bos
+        )
+        for i in chosen.tolist()
+    ]
+    return prompts, cases.target[chosen].astype(np.int64)
 
 
 def read_codebooks(semantic_ids_dir: Path) -> list[np.ndarray] | None:
@@ -212,119 +230,32 @@ def read_codebooks(semantic_ids_dir: Path) -> list[np.ndarray] | None:
     ]
 
 
-def fit(job: SftJob, storage: str, name: str, log: Callable[[str], None]) -> Any:
-    """Run the job on Ray Train; resumes when ``storage/name`` holds a checkpoint.
-
-    Raises:
-        UserError: the loss became NaN; the step is named and its batch is kept beside the checkpoints.
-    """
-    import ray
-    import ray.train
-    from ray.train.torch import TorchConfig, TorchTrainer
-    from ray.util.queue import Queue
-
-    from dig_ray.training.sft_loop import sft_worker, take_bytes
-
-    sft = job.sft
-    if not ray.is_initialized():
-        ray.init(address="local", num_cpus=max(4, 2 * sft.num_workers + 2), include_dashboard=False)
-    if "://" not in storage:
-        storage = str(Path(storage).resolve())
-        Path(storage).mkdir(parents=True, exist_ok=True)
-    failed = f"{storage}/{name}/failed"
-    take_bytes(failed, "nan.json")  # of an earlier try
-    free = ray.cluster_resources().get("CPU", 1)
-    cpus = sft.cpus_per_worker or max(0.5, min(job.threads, (free - 1) // sft.num_workers))
-    resources: dict[str, float] = {"CPU": cpus}
-    if sft.use_gpu:
-        resources["GPU"] = 1
-    lines = Queue(actor_options={"num_cpus": 0})
-    trainer = TorchTrainer(
-        sft_worker,
-        train_loop_config={"job": ray.put(job), "lines": lines, "failed": failed},
-        scaling_config=ray.train.ScalingConfig(
-            num_workers=sft.num_workers, use_gpu=sft.use_gpu, resources_per_worker=resources
-        ),
-        run_config=ray.train.RunConfig(
-            name=name,
-            storage_path=storage,
-            failure_config=ray.train.FailureConfig(max_failures=sft.max_failures),
-            checkpoint_config=ray.train.CheckpointConfig(
-                num_to_keep=1, checkpoint_score_attribute="eval_ndcg@10", checkpoint_score_order="max"
-            ),
-        ),
-        torch_config=TorchConfig(backend="nccl" if sft.use_gpu else "gloo"),
-    )
-    with _forwarded(lines, log):
-        result = trainer.fit()
-    stopped = take_bytes(failed, "nan.json")
-    if stopped is not None:
-        raise UserError(
-            f"sft: the loss became NaN at step {json.loads(stopped)['step']} (its batch is in {failed}); "
-            "lower sft.learning_rate, or set sft.precision to float32"
-        )
-    return result
-
-
-@contextmanager
-def _forwarded(lines: Any, log: Callable[[str], None]) -> Iterator[None]:
-    """Print what the leading worker says, while it says it; workers' own output is not shown."""
-    from ray.util.queue import Empty
-
-    done = threading.Event()
-
-    def drain() -> None:
-        while True:
-            try:
-                log(lines.get(timeout=1.0))
-            except Empty:
-                if done.is_set():
-                    return
-            except Exception:  # the queue's actor went down with Ray: there is nothing left to print
-                return
-
-    thread = threading.Thread(target=drain, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join(timeout=10)
-        lines.shutdown()
-
-
-def best_checkpoint(result: Any) -> tuple[Any, list[dict[str, Any]]]:
-    """The checkpoint with the best validation (the earliest of equals) and the whole log of the last one."""
-    ranked = sorted(
-        result.best_checkpoints, key=lambda pair: (-pair[1]["eval_ndcg@10"], pair[1].get("epoch", 0.0))
-    )
-    with result.checkpoint.as_directory() as directory:
-        state = json.loads((Path(directory) / "checkpoint" / "trainer_state.json").read_text())
-    return ranked[0][0], state["log_history"]
-
-
-def publish(checkpoint: Path, target: Path, job: SftJob, sids: SidCatalog) -> None:
-    """Copy weights and tokenizer out of a training checkpoint and say what the policy was trained for."""
-    from dig_ray.recommender.backbone import write_about
+def copy_policy(checkpoint: Path, target: Path) -> None:
+    """Copy weights and tokenizer out of a training checkpoint or a policy: the averaged weights, where there are some, over the others."""
     from dig_ray.training.weight_average import FOLDER
 
     target.mkdir(parents=True)
-    # the averaged weights, where there are some, over the others
     for folder in (checkpoint, checkpoint / FOLDER):
         for file in sorted(folder.iterdir()) if folder.is_dir() else ():
             if file.is_file() and file.suffix in PUBLISHED and file.name not in STATE:
                 shutil.copyfile(file, target / file.name)
+
+
+def write_policy_facts(directory: Path, recommender: RecommenderConfig, sids: SidCatalog) -> None:
+    """Say beside a policy what it was trained for."""
+    from dig_ray.recommender.backbone import write_about
+
     names = sids.token_strings
     write_about(
-        target,
+        directory,
         {
             "sid_fingerprint": sids.fingerprint,
             "n_sid": len(names),
             "first_sid_token": names[0],
-            "normalizer": job.recommender.normalizer,
-            "max_history": job.recommender.max_history,
+            "normalizer": recommender.normalizer,
+            "max_history": recommender.max_history,
             "levels": int(sids.codes.shape[1]),
-            "base_model": job.recommender.backbone if job.recommender.lora is not None else None,
-            "base_revision": job.recommender.revision,
+            "base_model": recommender.backbone if recommender.lora is not None else None,
+            "base_revision": recommender.revision,
         },
     )

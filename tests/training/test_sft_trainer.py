@@ -8,9 +8,10 @@ import torch
 from pydantic import ValidationError
 
 from dig_ray.training.config import SftConfig
-from dig_ray.training.sft_loop import make_trainer, steps_per_epoch, take_bytes, write_bytes
-from dig_ray.training.sft_trainer import LossIsNaN, gathered, validations_since_best
+from dig_ray.training.ray_train import take_bytes, write_bytes
+from dig_ray.training.sft_loop import make_trainer, steps_per_epoch
 from dig_ray.training.stage import build_job
+from dig_ray.training.validation import LossIsNaN, gathered, validations_since_best
 
 
 @pytest.fixture

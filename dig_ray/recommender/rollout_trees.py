@@ -1,0 +1,270 @@
+"""The log-probabilities of many rollouts of one history, for the price of reading the history once.
+
+A prompt and all its rollouts are one document: the prompt's tokens, then the distinct prefixes of the rollouts, each one token that sees
+the prompt, its own ancestors and itself. So P + (distinct prefixes) tokens run instead of G times P + C, and the gradient is the same
+(GRPO's trainers repeat the prompt G times). Documents are packed into rows like training histories.
+
+Probabilities are taken under the trie's mask: of a prefix's continuations only, the distribution that rollouts are drawn from and
+recommendations are ranked by. A prefix with a single continuation costs nothing and is certain.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dig_ray.recommender.objective import item_parents
+from dig_ray.recommender.packing import pack
+from dig_ray.semantic_ids.prefix_table import STAY, PrefixTable
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+ROW = 256
+"""Tokens of a packed row, where no document is longer."""
+
+
+@dataclass(frozen=True)
+class RolloutTrees:
+    """B prompts with G rollouts each, laid out for one forward pass.
+
+    Attributes:
+        input_ids, position_ids, document: int64 (R, T); document -1 is padding.
+        in_prompt: bool (R, T), the tokens that all later ones of their document see.
+        ancestors: int64 (R, T, A), columns of a prefix's own ancestors, itself where it has fewer.
+        rows, columns, nodes: per depth, int64 (n_d,): where the state lies from which that depth's token is chosen, and at which prefix.
+        choice: int64 (B * G, D), which of a depth's choices a rollout makes; -1 where it has none.
+        slot: int64 (B * G, D), and which continuation it takes.
+        real: bool (B * G, D), whether the rollout has a token at that depth.
+    """
+
+    input_ids: np.ndarray
+    position_ids: np.ndarray
+    document: np.ndarray
+    in_prompt: np.ndarray
+    ancestors: np.ndarray
+    rows: list[np.ndarray]
+    columns: list[np.ndarray]
+    nodes: list[np.ndarray]
+    choice: np.ndarray
+    slot: np.ndarray
+    real: np.ndarray
+
+    def tensors(self, device: Any) -> dict[str, Any]:
+        """All arrays as tensors, for ``tree_log_probs`` and ``tree_mask``."""
+        import torch
+
+        def move(value: Any) -> Any:
+            if isinstance(value, list):
+                return [move(one) for one in value]
+            return torch.from_numpy(value).to(device)
+
+        return {name: move(value) for name, value in vars(self).items()}
+
+
+class TreeBuilder:
+    """Lays out rollouts of one catalogue.
+
+    Args:
+        table: its prefixes.
+        sid_start: vocabulary id of SID token 0.
+        pad: vocabulary id of padding.
+    """
+
+    def __init__(self, table: PrefixTable, sid_start: int, pad: int) -> None:
+        self.table, self.sid_start, self.pad = table, sid_start, pad
+        parents = item_parents(table)  # (N, D)
+        leaf = np.empty(table.n_items, np.int64)
+        leaf[table.items] = np.arange(table.n_items)
+        children = np.concatenate([parents[:, 1:], leaf[:, None]], axis=1)
+        self.parents = parents
+        self.slot = np.stack(
+            [children[:, d] - table.child_start[d][parents[:, d]] for d in range(table.depth)], axis=1
+        )
+        tokens = np.stack([table.tokens[d][children[:, d]] for d in range(table.depth)], axis=1)
+        self.tokens = tokens.astype(np.int64)
+        self.real = tokens != STAY
+        self.open = np.stack(  # (N, D) whether there is a choice
+            [np.diff(table.child_start[d])[parents[:, d]] > 1 for d in range(table.depth)], axis=1
+        )
+        depths = np.arange(table.depth)
+        self.last_choice = np.where(self.open, depths, -1).max(axis=1)  # -1 for a catalogue of one item
+
+    def build(self, prompts: Sequence[np.ndarray], items: np.ndarray) -> RolloutTrees:
+        """Lay out B prompts (vocabulary ids) and their rollouts, items int64 (B, G)."""
+        groups = items.shape[1]
+        flat = items.reshape(-1)
+        owner = np.repeat(np.arange(len(prompts)), groups)
+        depth = self.table.depth
+        # the distinct prefixes of each prompt, depth by depth, as (prompt, node)
+        found: list[
+            tuple[np.ndarray, np.ndarray, np.ndarray]
+        ] = []  # owner, node, number of the parent prefix
+        number = np.full((len(flat), depth), -1, np.int64)  # which prefix of its depth a rollout passes
+        for d in range(1, depth):
+            through = np.flatnonzero(self.last_choice[flat] >= d)
+            key = owner[through] * len(self.table.tokens[d - 1]) + self.parents[flat[through], d]
+            _, first, inverse = np.unique(key, return_index=True, return_inverse=True)
+            number[through, d] = inverse
+            example = through[first]
+            found.append((owner[example], self.parents[flat[example], d], number[example, d - 1]))
+        lengths = np.array([len(p) for p in prompts], np.int64)
+        whole = lengths.copy()
+        for whom, _, _ in found:
+            whole += np.bincount(whom, minlength=len(prompts))
+        width = max(int(whole.max()), min(ROW, int(whole.sum())))
+        packed = pack(whole, width)
+        row_of = np.empty(len(prompts), np.int64)
+        column_of = np.empty(len(prompts), np.int64)
+        for row, documents in enumerate(packed):
+            row_of[documents] = row
+            column_of[documents] = np.cumsum(whole[documents]) - whole[documents]
+        shape = (len(packed), width)
+        input_ids = np.full(shape, self.pad, np.int64)
+        position = np.zeros(shape, np.int64)
+        document = np.full(shape, -1, np.int64)
+        in_prompt = np.zeros(shape, bool)
+        own = np.broadcast_to(np.arange(width), shape)
+        ancestors = np.repeat(own[..., None], max(depth - 1, 1), axis=2).copy()
+
+        whose = np.repeat(np.arange(len(prompts)), lengths)
+        within = np.arange(len(whose)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        at = row_of[whose], column_of[whose] + within
+        input_ids[at] = np.concatenate(list(prompts))
+        position[at] = within
+        document[at] = whose
+        in_prompt[at] = True
+
+        rows = [row_of]
+        columns = [column_of + lengths - 1]
+        nodes = [np.zeros(len(prompts), np.int64)]
+        begin = column_of + lengths
+        columns_by_depth: list[np.ndarray] = []
+        for d, (whom, node, parent) in enumerate(found, start=1):
+            # prefixes of a depth are sorted by prompt
+            rank = np.arange(len(whom)) - np.searchsorted(whom, whom)
+            column = begin[whom] + rank
+            at = row_of[whom], column
+            input_ids[at] = self.table.tokens[d - 1][node] + self.sid_start
+            position[at] = lengths[whom] + d - 1
+            document[at] = whom
+            if d > 1:  # parents are among the prefixes one depth up, all of which are laid out
+                above = columns_by_depth[-1][parent]
+                ancestors[at[0], at[1]] = ancestors[row_of[whom], above]
+                ancestors[at[0], at[1], d - 2] = above
+                ancestors[at[0], at[1], d - 1 :] = column[:, None]
+            begin = begin + np.bincount(whom, minlength=len(prompts))
+            columns_by_depth.append(column)
+            rows.append(row_of[whom])
+            columns.append(column)
+            nodes.append(node)
+        number[:, 0] = owner
+        open_choice = self.open[flat]
+        return RolloutTrees(
+            input_ids=input_ids,
+            position_ids=position,
+            document=document,
+            in_prompt=in_prompt,
+            ancestors=ancestors,
+            rows=rows,
+            columns=columns,
+            nodes=nodes,
+            choice=np.where(open_choice, number, -1),
+            slot=self.slot[flat],
+            real=self.real[flat],
+        )
+
+
+def tree_mask(document: Tensor, in_prompt: Tensor, ancestors: Tensor) -> Tensor:
+    """Boolean attention mask (R, 1, T, T): a prompt is causal, a prefix sees its prompt, its ancestors and itself."""
+    import torch
+
+    at = torch.arange(document.shape[1], device=document.device)
+    same = document[:, None, :] == document[:, :, None]
+    mask = same & in_prompt[:, None, :] & (at[None, None, :] <= at[None, :, None])
+    return mask.scatter(2, ancestors, True)[:, None]
+
+
+class TrieDistribution:
+    """Log-probabilities of continuations under the trie's mask.
+
+    Args:
+        table: the catalogue's prefixes.
+        device: where the states are.
+    """
+
+    def __init__(self, table: PrefixTable, device: Any = "cpu") -> None:
+        import torch
+
+        self.table = table
+        self.tokens = [torch.from_numpy(t).to(device, torch.long) for t in table.tokens]
+        self.starts = [torch.from_numpy(s).to(device, torch.long) for s in table.child_start]
+
+    def at(self, depth: int, hidden: Tensor, rows: Tensor, node: Tensor, temperature: float = 1.0) -> Tensor:
+        """Log-probabilities (n, M) of the continuations of ``node`` (n,), in their order, -inf where there is none.
+
+        Args:
+            depth: of the token to be chosen.
+            hidden: (n, d) states that predict it.
+            rows: (n_sid, d) head rows.
+            node: int64 (n,) prefixes of that depth.
+            temperature: logits are divided by it.
+        """
+        import torch
+
+        first, end = self.table.level_ranges[depth]
+        begin = self.starts[depth][node]
+        count = self.starts[depth][node + 1] - begin
+        slots = torch.arange(self.table.max_children[depth], device=node.device)
+        child = (begin[:, None] + slots).clamp_(max=len(self.tokens[depth]) - 1)
+        token = self.tokens[depth][child]
+        logits = torch.matmul(hidden, rows[first:end].T).float() / temperature
+        logits = logits.gather(1, (token - first).clamp_(min=0))
+        return logits.masked_fill(slots >= count[:, None], -torch.inf).log_softmax(1)
+
+    def outside(self, depth: int, hidden: Tensor, rows: Tensor, node: Tensor) -> Tensor:
+        """Share of an unmasked step's probability, over all SID tokens, that would leave the catalogue, (n,)."""
+        import torch
+
+        begin = self.starts[depth][node]
+        count = self.starts[depth][node + 1] - begin
+        slots = torch.arange(self.table.max_children[depth], device=node.device)
+        child = (begin[:, None] + slots).clamp_(max=len(self.tokens[depth]) - 1)
+        every = torch.matmul(hidden, rows.T).float().log_softmax(1)
+        inside = every.gather(1, self.tokens[depth][child].clamp(min=0))
+        return 1 - inside.masked_fill(slots >= count[:, None], -torch.inf).exp().sum(1)
+
+
+def tree_log_probs(
+    trie: TrieDistribution, hidden: Tensor, rows: Tensor, tree: dict[str, Any], temperature: float = 1.0
+) -> tuple[Tensor, Tensor]:
+    """Each rollout's log-probabilities and entropies, (B * G, D) each; 0 where there is no choice.
+
+    Args:
+        trie: the catalogue's.
+        hidden: (R, T, d), the states of a forward pass over the tree.
+        rows: (n_sid, d) head rows.
+        tree: ``RolloutTrees.tensors``.
+        temperature: logits are divided by it.
+    """
+    import torch
+
+    log_probs, entropies = [], []
+    for depth in range(trie.table.depth):
+        choice, slot = tree["choice"][:, depth], tree["slot"][:, depth]
+        made = choice >= 0
+        states = hidden[tree["rows"][depth], tree["columns"][depth]]
+        step = trie.at(depth, states, rows, tree["nodes"][depth], temperature)
+        entropy = -(step.exp() * step.masked_fill(step == -torch.inf, 0.0)).sum(1)
+        at = choice.clamp(min=0)
+        if not len(step):  # no rollout has a choice here
+            zero = torch.zeros(len(choice), device=hidden.device)
+            log_probs.append(zero)
+            entropies.append(zero)
+            continue
+        log_probs.append(torch.where(made, step[at, torch.where(made, slot, 0)], 0.0))
+        entropies.append(torch.where(made, entropy[at], 0.0))
+    return torch.stack(log_probs, 1), torch.stack(entropies, 1)

@@ -1,0 +1,221 @@
+"""What every GRPO worker runs, and the plain data it needs.
+
+``grpo_worker`` is Ray Train's ``train_loop_per_worker``; ``make_trainer`` also runs in one plain process.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dig_ray.semantic_ids.prefix_table import PrefixTable
+from dig_ray.training.config import GrpoConfig, RewardsConfig
+from dig_ray.training.ray_train import keep_batch, leave_sentence, train_or_resume
+
+if TYPE_CHECKING:
+    from dig_ray.training.rewards import Reward
+
+
+@dataclass(frozen=True)
+class GrpoJob:
+    """All a worker needs, as plain data that travels through Ray's object store.
+
+    Attributes:
+        policy: the SFT policy's files by name; they travel along, so that workers need no path of the driver's.
+        prompt_tokens, prompt_offsets, targets, users: the training prompts, see ``Prompts``.
+        valid_prompts, valid_targets: validation histories (vocabulary ids) and targets.
+        quality: float (N,) of every item, where the rewards read it.
+        item_interests, user_interests: unit vectors of each one's interests, where the rewards read them.
+        threads: torch threads per worker.
+    """
+
+    grpo: GrpoConfig
+    seed: int
+    policy: dict[str, bytes]
+    table: PrefixTable
+    sids: Any
+    prompt_tokens: np.ndarray
+    prompt_offsets: np.ndarray
+    targets: np.ndarray
+    users: np.ndarray
+    valid_prompts: list[np.ndarray]
+    valid_targets: np.ndarray
+    threads: int
+    quality: np.ndarray | None = None
+    item_interests: Sequence[np.ndarray] | None = None
+    user_interests: Sequence[np.ndarray] | None = None
+
+
+def steps_per_epoch(job: GrpoJob) -> int:
+    """Optimisation steps of one pass over the prompts; what does not fill a step waits for another epoch's order."""
+    return max(1, len(job.targets) // job.grpo.prompts_per_step) * job.grpo.num_iterations
+
+
+def reward_functions(
+    config: RewardsConfig,
+    quality: np.ndarray | None,
+    item_interests: Sequence[np.ndarray] | None,
+    user_interests: Sequence[np.ndarray] | None,
+) -> dict[str, tuple[Reward, float]]:
+    """Name -> (function, weight) of every reward that the config asks for.
+
+    Raises:
+        UserError: a custom one cannot be imported.
+    """
+    from dig_ray.training import rewards
+
+    out: dict[str, tuple[Reward, float]] = {}
+    if config.exact:
+        out["exact"] = rewards.exact, config.exact
+    if config.lambda_valid:
+        out["valid"] = rewards.valid, config.lambda_valid
+    if config.lambda_pref:
+        out["prefix"] = rewards.prefix, config.lambda_pref
+    if config.reads_quality:
+        assert quality is not None
+        out["quality"] = rewards.quality(quality, config.quality), config.alpha
+    if config.gamma:
+        assert item_interests is not None and user_interests is not None
+        out["interest"] = rewards.interest(item_interests, user_interests), config.gamma
+    if config.rank_aware:
+        out["rank"] = rewards.rank_penalty, config.rank_aware
+    for path, weight in config.custom.items():
+        out[path] = rewards.load_reward(path), weight
+    return out
+
+
+def trainer_arguments(job: GrpoJob, output: str) -> Any:
+    """The job's settings under TRL's names."""
+    from trl import GRPOConfig as TrlGrpoConfig
+
+    grpo = job.grpo
+    every = grpo.eval_every_steps
+    published = grpo.loss_type == "published"
+    return TrlGrpoConfig(
+        output_dir=output,
+        num_train_epochs=grpo.epochs,
+        per_device_train_batch_size=grpo.prompts_per_step
+        // (grpo.num_workers * grpo.gradient_accumulation)
+        * grpo.num_generations,
+        per_device_eval_batch_size=grpo.num_generations,  # never used: ``evaluate`` decodes
+        gradient_accumulation_steps=grpo.gradient_accumulation,
+        num_generations=grpo.num_generations,
+        num_iterations=grpo.num_iterations,
+        max_completion_length=job.table.depth,
+        temperature=grpo.temperature,
+        beta=0.0,  # the trainer would look for a reference of its own
+        epsilon=grpo.epsilon,
+        epsilon_high=grpo.epsilon_high,
+        loss_type="grpo" if published else grpo.loss_type,
+        importance_sampling_level="sequence" if published else grpo.importance_sampling_level,
+        scale_rewards="group" if grpo.scale_rewards == "published" else grpo.scale_rewards,
+        learning_rate=grpo.learning_rate,
+        weight_decay=grpo.weight_decay,
+        adam_beta2=grpo.adam_beta2,
+        warmup_steps=grpo.warmup_steps,
+        lr_scheduler_type=grpo.schedule,
+        max_grad_norm=grpo.max_grad_norm,
+        bf16=grpo.precision == "bfloat16",
+        gradient_checkpointing=grpo.gradient_checkpointing,
+        use_cpu=not grpo.use_gpu,
+        seed=job.seed,
+        data_seed=job.seed,
+        eval_strategy="steps",
+        eval_steps=every,
+        save_strategy="steps",
+        save_steps=every,
+        save_total_limit=1,
+        logging_steps=next(n for n in range(max(1, every // 10), 0, -1) if every % n == 0),
+        logging_nan_inf_filter=False,
+        disable_tqdm=True,
+        report_to="none",
+        remove_unused_columns=False,
+        dataloader_num_workers=0,
+        dataloader_pin_memory=False,
+        ddp_find_unused_parameters=False,
+    )
+
+
+def make_trainer(job: GrpoJob, output: str, callbacks: Sequence[Any] = ()) -> Any:
+    """Policy, rewards, prompts and trainer of one worker."""
+    from transformers import PrinterCallback
+
+    from dig_ray.recommender.backbone import load_policy
+    from dig_ray.recommender.decoding import BeamSearcher
+    from dig_ray.training.grpo_trainer import Prompts, SidGrpoTrainer
+    from dig_ray.training.validation import StopWhenStale, ValidationSet
+
+    start = Path(output) / "start"
+    start.mkdir(parents=True, exist_ok=True)
+    for name, content in job.policy.items():
+        (start / name).write_bytes(content)
+    policy, tokenizer, _ = load_policy(start, job.sids, trainable=True)
+    trainer = SidGrpoTrainer(
+        policy=policy,
+        table=job.table,
+        sids=job.sids,
+        prompts=Prompts(job.prompt_tokens, job.prompt_offsets, job.targets, job.users),
+        functions=reward_functions(job.grpo.rewards, job.quality, job.item_interests, job.user_interests),
+        config=job.grpo,
+        args=trainer_arguments(job, f"{output}/run"),
+        valid=ValidationSet(job.valid_prompts, job.valid_targets, policy.pad),
+        searcher=lambda: BeamSearcher(policy, job.table, job.grpo.valid_beam, "trie"),
+        seed=job.seed,
+        tokenizer=tokenizer,
+        callbacks=[StopWhenStale(job.grpo.patience), *callbacks],
+    )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def grpo_worker(config: dict[str, Any]) -> None:
+    """Ray Train worker: roll out, judge, train; report a full checkpoint at every validation, resume from the latest one."""
+    import ray
+    import ray.train
+    import torch
+
+    job: GrpoJob = ray.get(config["job"]) if isinstance(config["job"], ray.ObjectRef) else config["job"]
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    torch.set_num_threads(job.threads)
+    from dig_ray.training.rewards import RewardError
+    from dig_ray.training.validation import LossIsNaN
+
+    rank = ray.train.get_context().get_world_rank()
+    # every try would end here, so the run ends as it is and no worker is started again
+    try:
+        _train(job, config["lines"].put)
+    except LossIsNaN as stop:
+        keep_batch(
+            config["failed"],
+            rank,
+            {name: v.cpu().numpy() for name, v in stop.batch.items() if isinstance(v, torch.Tensor)},
+        )
+        if rank == 0:
+            leave_sentence(
+                config["failed"],
+                f"grpo: the loss became NaN at step {stop.step} (its batch is in {config['failed']}); "
+                "lower grpo.learning_rate, or set grpo.precision to float32",
+            )
+    except RewardError as stop:
+        if "another worker" not in str(stop):
+            leave_sentence(config["failed"], f"grpo: {stop}; mend the reward function")
+
+
+def _train(job: GrpoJob, say: Callable[[str], None]) -> None:
+    import ray.train
+    from ray.train.huggingface.transformers import RayTrainReportCallback, prepare_trainer
+
+    from dig_ray.training.validation import ProgressLines
+
+    with tempfile.TemporaryDirectory() as output:
+        callbacks: list[Any] = [RayTrainReportCallback()]
+        if ray.train.get_context().get_world_rank() == 0:
+            callbacks.append(ProgressLines(say, "grpo", job.grpo.prompts_per_step, "prompts"))
+        trainer = prepare_trainer(make_trainer(job, output, callbacks))
+        train_or_resume(trainer, output, job.grpo.patience)

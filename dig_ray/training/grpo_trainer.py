@@ -1,0 +1,411 @@
+"""TRL's GRPOTrainer on Semantic IDs: rollouts from the trie-masked policy, the history read once per group, validation by decoding.
+
+What stays TRL's: the sampler of prompts, accumulation and reuse of rollouts, optimizer, schedule, checkpoints, logging, and all its losses
+under their names. What is replaced: generation (``RolloutSampler``), rewards (``weighted_rewards``), the log-probabilities that every loss
+is made of (``tree_log_probs``), and ``evaluate``. The loss ``published`` is ours.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+import types
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import TrainerCallback
+from trl import GRPOConfig as TrlGrpoConfig
+from trl import GRPOTrainer
+from trl.trainer.utils import use_adapter
+
+from dig_ray.recommender.decoding import BeamSearcher, pad_prompts
+from dig_ray.recommender.policy import SidPolicy
+from dig_ray.recommender.rollout_trees import TreeBuilder, TrieDistribution, tree_log_probs, tree_mask
+from dig_ray.recommender.rollouts import RolloutSampler, with_target
+from dig_ray.semantic_ids.prefix_table import PrefixTable
+from dig_ray.training.config import GrpoConfig
+from dig_ray.training.grpo_objective import advantages, k3, published_objective
+from dig_ray.training.rewards import Reward, RewardError, batch_of_items, weighted_rewards
+from dig_ray.training.validation import FiniteGradients, ValidationSet, validate
+
+REFERENCE = "reference"
+
+
+class Prompts:
+    """Histories to roll out from, and what came next.
+
+    Args:
+        tokens: int32, vocabulary ids of all prompts, one after the other.
+        offsets: int64 (P + 1,).
+        targets: int64 (P,) items.
+        users: int64 (P,).
+    """
+
+    def __init__(
+        self, tokens: np.ndarray, offsets: np.ndarray, targets: np.ndarray, users: np.ndarray
+    ) -> None:
+        self.tokens, self.offsets, self.targets, self.users = tokens, offsets, targets, users
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def take(self, rows: np.ndarray) -> list[np.ndarray]:
+        """Token arrays int64 of these prompts."""
+        return [
+            self.tokens[self.offsets[row] : self.offsets[row + 1]].astype(np.int64) for row in rows.tolist()
+        ]
+
+
+def attach_log_probs(policy: SidPolicy, trie: TrieDistribution, temperature: float) -> None:
+    """Make the model's forward return each rollout's log-probabilities and entropies, (B * G, D) each.
+
+    It has to happen inside ``forward``: that is where distributed wrappers hook in to average gradients.
+    """
+
+    def forward(self: Any, tree: dict[str, Any], **_: Any) -> dict[str, torch.Tensor]:
+        hidden = _states(self, tree)
+        log_probs, entropies = tree_log_probs(trie, hidden, policy.sid_rows(), tree, temperature)
+        return {"log_probs": log_probs, "entropies": entropies}
+
+    policy.causal_lm.forward = types.MethodType(forward, policy.causal_lm)
+
+
+def _states(causal_lm: Any, tree: dict[str, Any]) -> Any:
+    mask = tree_mask(tree["document"], tree["in_prompt"], tree["ancestors"])
+    return causal_lm.get_decoder()(
+        input_ids=tree["input_ids"],
+        position_ids=tree["position_ids"],
+        attention_mask=mask,
+        use_cache=False,
+    ).last_hidden_state
+
+
+class Reference:
+    """The policy as it was before RL: a frozen copy, of its adapter alone where it has one.
+
+    Args:
+        policy: before anything is attached to it.
+        trie: the catalogue's.
+        temperature: as for the policy.
+    """
+
+    def __init__(self, policy: SidPolicy, trie: TrieDistribution, temperature: float) -> None:
+        self.trie, self.temperature = trie, temperature
+        self.policy = policy
+        self.adapter = hasattr(policy.model, "peft_config")
+        if self.adapter:
+            model = policy.model
+            active = model.active_adapter
+            model.add_adapter(REFERENCE, model.peft_config[active])
+            tensors = dict(model.named_parameters())
+            for name, tensor in tensors.items():
+                twin = tensors.get(name.replace(f".{REFERENCE}", f".{active}")) if REFERENCE in name else None
+                if twin is not None:
+                    tensor.data.copy_(twin.data)
+                    tensor.requires_grad_(False)
+        else:
+            model = copy.deepcopy(policy.model).requires_grad_(False)
+            self.policy = SidPolicy(model, policy.sid_start, policy.n_sid, policy.bos, policy.pad)
+
+    @contextmanager
+    def _active(self) -> Any:
+        if not self.adapter:
+            yield
+            return
+        inner = getattr(self.policy.model, "module", self.policy.model)
+        with use_adapter(inner, REFERENCE):
+            yield
+
+    def log_probs(self, tree: dict[str, Any]) -> torch.Tensor:
+        """(B * G, D) of each rollout's tokens."""
+        with torch.no_grad(), self._active():
+            hidden = _states(self.policy.causal_lm, tree)
+            return tree_log_probs(self.trie, hidden, self.policy.sid_rows(), tree, self.temperature)[0]
+
+
+class SidGrpoTrainer(GRPOTrainer):
+    """See the module's docstring. ``policy.model`` is trained in place.
+
+    Args:
+        policy: the SFT policy, its dropout off.
+        table: the catalogue's prefixes.
+        sids: its Semantic IDs.
+        prompts: what to roll out from.
+        functions: name -> (reward, weight); a name ``quality`` is also looked at for what it changes.
+        config: ours.
+        args: TRL's, with ``beta`` 0 and TRL's nearest loss; ``config`` has the real ones.
+        valid: validation users.
+        searcher: makes the beam search that validates.
+        seed: of rollouts.
+        tokenizer: of the policy.
+        callbacks: of transformers.
+    """
+
+    args: Any
+    model: Any
+    _buffered_inputs: Any
+
+    def __init__(
+        self,
+        policy: SidPolicy,
+        table: PrefixTable,
+        sids: Any,
+        prompts: Prompts,
+        functions: Mapping[str, tuple[Reward, float]],
+        config: GrpoConfig,
+        args: TrlGrpoConfig,
+        valid: ValidationSet,
+        searcher: Callable[[], BeamSearcher],
+        seed: int,
+        tokenizer: Any,
+        callbacks: Sequence[TrainerCallback] = (),
+    ) -> None:
+        from datasets import Dataset
+
+        self._policy, self._sids, self._prompts = policy, sids, prompts
+        self._functions, self._settings = functions, config
+        self._valid, self._searcher = valid, searcher
+        self._table = table
+        self._builder = TreeBuilder(table, policy.sid_start, policy.pad)
+        self._lookup = TrieDistribution(table, args.device)
+        policy.model.to(args.device)
+        _no_dropout(policy.model)
+        self._reference = Reference(policy, self._lookup, config.temperature) if config.beta > 0 else None
+        super().__init__(
+            model=policy.model,
+            reward_funcs=_never,  # type: ignore[arg-type]
+            args=args,
+            train_dataset=Dataset.from_dict(
+                {"prompt": [""] * len(prompts), "row": list(range(len(prompts)))}
+            ),
+            eval_dataset=Dataset.from_dict({"prompt": [""]}),  # never read; the trainer insists on one
+            processing_class=tokenizer,
+            callbacks=list(callbacks),
+        )
+        self.beta = config.beta
+        self._rollouts = RolloutSampler(
+            policy, table, config.num_generations, config.method, config.temperature, seed
+        )
+        attach_log_probs(policy, self._lookup, config.temperature)
+        self.add_callback(FiniteGradients(policy.model, lambda: self._batch))
+        self.add_callback(_ValidateFirst(self))
+
+    # --- rollouts ---------------------------------------------------------------------------------------
+
+    def _prepare_inputs(self, generation_batch: Any) -> dict[str, Any]:
+        """The part of the buffered rollouts that this step reads; new rollouts when they are used up.
+
+        TRL shuffles rollouts among the parts; here a part holds whole groups, whose prompts are read once.
+        """
+        parts = self.args.steps_per_generation
+        if self._step % (parts * self.num_iterations) == 0 or self._buffered_inputs is None:
+            rows = np.array([one["row"] for one in generation_batch])[:: self.num_generations]
+            self._buffered_inputs = self._roll_out(rows)
+        return self._buffered_inputs[self._step % parts]
+
+    def _roll_out(self, rows: np.ndarray) -> list[dict[str, Any]]:
+        begun = time.perf_counter()
+        config, device = self._settings, self.args.device
+        prompts, targets = self._prompts.take(rows), self._prompts.targets[rows]
+        ids, lengths = pad_prompts(prompts, self._policy.pad)
+        with self._evaluating():
+            rollouts = self._rollouts.draw(
+                torch.from_numpy(ids).to(device),
+                torch.from_numpy(lengths).to(device),
+                rows,
+                self.state.global_step,
+            )
+        if config.add_target:
+            rollouts = with_target(rollouts, targets)
+        drawn = time.perf_counter()
+        batch = batch_of_items(
+            self._sids, rollouts.items, targets, self._prompts.users[rows], rows, rollouts.log_probs
+        )
+        error: RewardError | None = None
+        found = None
+        try:
+            found = weighted_rewards(self._functions, batch)
+        except RewardError as failure:
+            error = failure
+        # all ranks stop together, or the others would wait for this one for ever
+        failed = self._sum(np.array([float(error is not None)]))[0]
+        if failed:
+            raise error or RewardError("a reward failed on another worker")
+        assert found is not None
+        advantage = self._advantages(found.total)
+        judged = time.perf_counter()
+        self._note(found, rollouts.items, targets, advantage, drawn - begun, judged - drawn)
+        count = len(rows) // self.args.steps_per_generation
+        return [
+            self._part(
+                prompts[low : low + count], rollouts.items[low : low + count], advantage[low : low + count]
+            )
+            for low in range(0, len(rows), count)
+        ]
+
+    def _advantages(self, total: np.ndarray) -> np.ndarray:
+        scale = self._settings.scale_rewards
+        if scale != "batch" or self.args.world_size == 1:
+            return advantages(total, scale)
+        every = self.accelerator.gather(torch.from_numpy(total).to(self.args.device)).cpu().numpy()
+        at = self.args.process_index * len(total)
+        return advantages(every, scale)[at : at + len(total)]
+
+    def _part(self, prompts: list[np.ndarray], items: np.ndarray, advantage: np.ndarray) -> dict[str, Any]:
+        """One part's tree and what the loss compares it with."""
+        tree = self._builder.build(prompts, items).tensors(self.args.device)
+        mask = tree["real"].long()
+        part: dict[str, Any] = {
+            "tree": tree,
+            "completion_ids": torch.from_numpy(self._builder.tokens[items.reshape(-1)]).to(mask.device),
+            "completion_mask": mask,
+            "prompt_ids": mask[:, :0],
+            "prompt_mask": mask[:, :0],
+            "advantages": torch.from_numpy(advantage.reshape(-1)).float().to(mask.device),
+            "num_items_in_batch": torch.tensor(
+                float(mask.sum()) * self.args.steps_per_generation * self.args.world_size, device=mask.device
+            ),
+        }
+        if self._reference is not None:
+            part["ref_per_token_logps"] = self._reference.log_probs(tree)
+        if self.num_iterations > 1 or self.args.steps_per_generation > self.args.gradient_accumulation_steps:
+            with torch.no_grad():
+                part["old_per_token_logps"] = self.model(tree=tree)["log_probs"]
+        return part
+
+    # --- loss -------------------------------------------------------------------------------------------
+
+    def _get_per_token_logps_and_entropies(self, model: Any, *_: Any, **__: Any) -> Any:
+        """What TRL's losses are made of, by the shared prompt."""
+        out = model(tree=self._batch["tree"])
+        return out["log_probs"], out["entropies"], None
+
+    def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
+        self._batch = inputs
+        if self._settings.loss_type != "published":
+            loss: torch.Tensor = super()._compute_loss(model, inputs)
+            return loss
+        log_probs, entropies, _ = self._get_per_token_logps_and_entropies(model)
+        old = inputs.get("old_per_token_logps")
+        old = log_probs.detach() if old is None else old
+        reference = inputs.get("ref_per_token_logps")
+        low, high = self.epsilon_low, self.epsilon_high
+        objective = published_objective(log_probs, old, reference, inputs["advantages"], self.beta, low, high)
+        with torch.no_grad():
+            ratio = (log_probs - old).sum(1).exp()
+            mask, advantage = inputs["completion_mask"], inputs["advantages"]
+            clipped = ((ratio < 1 - low) & (advantage < 0)) | ((ratio > 1 + high) & (advantage > 0))
+            figures = {
+                "entropy": float((entropies * mask).sum() / mask.sum()),
+                "clip_ratio/region_mean": float(clipped.float().mean()),
+            }
+            if reference is not None:
+                figures["kl"] = float(k3(log_probs, reference).sum(1).mean())
+            self._add(figures)
+        return -objective / self.current_gradient_accumulation_steps
+
+    # --- figures ----------------------------------------------------------------------------------------
+
+    def _sum(self, values: np.ndarray) -> np.ndarray:
+        """Over all ranks."""
+        if self.args.world_size == 1:
+            return values
+        total = torch.from_numpy(values).to(self.args.device)
+        torch.distributed.all_reduce(total)
+        return total.cpu().numpy()  # type: ignore[no-any-return]
+
+    def _add(self, figures: Mapping[str, float]) -> None:
+        """Log figures of this rank's share as the mean over ranks."""
+        total = self._sum(np.array(list(figures.values()))) / self.args.world_size
+        for name, value in zip(figures, total.tolist(), strict=True):
+            self._metrics["train"][name].append(value)
+
+    def _note(
+        self,
+        found: Any,
+        items: np.ndarray,
+        targets: np.ndarray,
+        advantage: np.ndarray,
+        drawing: float,
+        judging: float,
+    ) -> None:
+        """Rewards by part, groups without a difference, hits, and what quality changed."""
+        flat = found.total.max(axis=1) == found.total.min(axis=1)
+        hit = items == targets[:, None]
+        figures = {
+            "reward": float(found.total.mean()),
+            "reward_std": float(found.total.std(axis=1).mean()),
+            "frac_reward_zero_std": float(flat.mean()),
+            "groups_with_hit": float(hit.any(axis=1).mean()),
+            "unique_rollouts": float(np.mean([len(set(row)) for row in items.tolist()])),
+            "invalid": float((items < 0).mean()),
+            "seconds/rollouts": drawing,
+            "seconds/rewards": judging,
+        }
+        for name in found.raw:
+            figures[f"rewards/{name}/raw"] = float(found.raw[name].mean())
+            figures[f"rewards/{name}/weighted"] = float(found.weighted[name].mean())
+        if "quality" in found.weighted:
+            without = self._advantages(found.total - found.weighted["quality"])
+            figures["quality/advantage_change"] = float(np.abs(advantage - without).mean())
+        self._add(figures)
+
+    def outside(self, rows: np.ndarray) -> float:
+        """Share of probability that the policy without its mask would put outside the catalogue, per token of a rollout."""
+        prompts = self._prompts.take(rows)
+        ids, lengths = pad_prompts(prompts, self._policy.pad)
+        device = self.args.device
+        with torch.no_grad(), self._evaluating():
+            items = self._rollouts.draw(
+                torch.from_numpy(ids).to(device), torch.from_numpy(lengths).to(device), rows, 0
+            ).items
+            tree = self._builder.build(prompts, items).tensors(device)
+            hidden = _states(self._policy.causal_lm, tree)
+            head = self._policy.sid_rows()
+            each = [
+                self._lookup.outside(d, hidden[tree["rows"][d], tree["columns"][d]], head, tree["nodes"][d])
+                for d in range(self._table.depth)
+            ]
+        return float(torch.cat(each).mean())
+
+    @contextmanager
+    def _evaluating(self) -> Any:
+        was_training = self._policy.model.training
+        self._policy.model.eval()
+        try:
+            yield
+        finally:
+            self._policy.model.train(was_training)
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Decode the validation users; also say what the policy would do without its mask."""
+        rows = np.unique(np.linspace(0, len(self._prompts) - 1, min(64, len(self._prompts))).astype(np.int64))
+        more = {"outside": self.outside(rows)}
+        return validate(self, self._policy, self._valid, self._searcher, more=more)
+
+
+class _ValidateFirst(TrainerCallback):
+    """The SFT start is the first validation, so that RL has something to be better than."""
+
+    def __init__(self, trainer: SidGrpoTrainer) -> None:
+        self.trainer = trainer
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step == 0:
+            self.trainer.evaluate()
+
+
+def _never(**_: Any) -> list[float]:
+    raise RuntimeError("TRL's generation is replaced, so its rewards are never asked")
+
+
+def _no_dropout(model: torch.nn.Module) -> None:
+    """Rollouts and loss are taken under one distribution, which dropout would blur."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+        if isinstance(getattr(module, "attention_dropout", None), float):
+            module.attention_dropout = 0.0  # type: ignore[assignment]

@@ -1,0 +1,200 @@
+"""What SFT and GRPO need of Ray Train: a run that resumes, lines that come through, and sentences for what went wrong.
+
+A run is named after its stage's fingerprint and stored in the stage's work directory, so the same command after a kill finds its latest
+checkpoint and goes on to the same result.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dig_ray.errors import UserError
+from dig_ray.training.config import WorkersConfig
+
+STOPPED = "stopped.json"
+"""What a worker leaves in ``failed`` when going on makes no sense: ``{"sentence": ...}``."""
+
+
+def fit(
+    worker: Callable[[dict[str, Any]], None],
+    job: Any,
+    config: WorkersConfig,
+    threads: int,
+    storage: str,
+    name: str,
+    log: Callable[[str], None],
+) -> Any:
+    """Run a job on Ray Train; resumes when ``storage/name`` holds a checkpoint.
+
+    Args:
+        worker: ``train_loop_per_worker``; gets ``job`` (a reference), ``lines`` (a queue) and ``failed`` (a folder or URI).
+        job: plain data.
+        config: workers, GPUs and failures.
+        threads: torch threads of a worker.
+        storage: a local folder or a URI.
+        name: of the run.
+        log: prints one line.
+
+    Raises:
+        UserError: a worker left a sentence and stopped.
+    """
+    import ray
+    import ray.train
+    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.util.queue import Queue
+
+    if not ray.is_initialized():
+        ray.init(address="local", num_cpus=max(4, 2 * config.num_workers + 2), include_dashboard=False)
+    if "://" not in storage:
+        storage = str(Path(storage).resolve())
+        Path(storage).mkdir(parents=True, exist_ok=True)
+    failed = f"{storage}/{name}/failed"
+    take_bytes(failed, STOPPED)  # of an earlier try
+    free = ray.cluster_resources().get("CPU", 1)
+    cpus = config.cpus_per_worker or max(0.5, min(threads, (free - 1) // config.num_workers))
+    resources: dict[str, float] = {"CPU": cpus}
+    if config.use_gpu:
+        resources["GPU"] = 1
+    lines = Queue(actor_options={"num_cpus": 0})
+    trainer = TorchTrainer(
+        worker,
+        train_loop_config={"job": ray.put(job), "lines": lines, "failed": failed},
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=config.num_workers, use_gpu=config.use_gpu, resources_per_worker=resources
+        ),
+        run_config=ray.train.RunConfig(
+            name=name,
+            storage_path=storage,
+            failure_config=ray.train.FailureConfig(max_failures=config.max_failures),
+            checkpoint_config=ray.train.CheckpointConfig(
+                num_to_keep=1, checkpoint_score_attribute="eval_ndcg@10", checkpoint_score_order="max"
+            ),
+        ),
+        torch_config=TorchConfig(backend="nccl" if config.use_gpu else "gloo"),
+    )
+    with _forwarded(lines, log):
+        result = trainer.fit()
+    stopped = take_bytes(failed, STOPPED)
+    if stopped is not None:
+        raise UserError(json.loads(stopped)["sentence"])
+    return result
+
+
+@contextmanager
+def _forwarded(lines: Any, log: Callable[[str], None]) -> Iterator[None]:
+    """Print what the leading worker says, while it says it; workers' own output is not shown."""
+    from ray.util.queue import Empty
+
+    done = threading.Event()
+
+    def drain() -> None:
+        while True:
+            try:
+                log(lines.get(timeout=1.0))
+            except Empty:
+                if done.is_set():
+                    return
+            except Exception:  # the queue's actor went down with Ray: there is nothing left to print
+                return
+
+    thread = threading.Thread(target=drain, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join(timeout=10)
+        lines.shutdown()
+
+
+def best_checkpoint(result: Any) -> tuple[Any, list[dict[str, Any]]]:
+    """The checkpoint with the best validation (the earliest of equals) and the whole log of the last one."""
+    ranked = sorted(
+        result.best_checkpoints, key=lambda pair: (-pair[1]["eval_ndcg@10"], pair[1].get("epoch", 0.0))
+    )
+    with result.checkpoint.as_directory() as directory:
+        state = json.loads((Path(directory) / "checkpoint" / "trainer_state.json").read_text())
+    return ranked[0][0], state["log_history"]
+
+
+def write_bytes(folder: str, name: str, content: bytes) -> None:
+    """Write a small file into a local folder or a URI."""
+    from pyarrow.fs import FileSystem
+
+    system, base = FileSystem.from_uri(folder)
+    system.create_dir(base, recursive=True)
+    with system.open_output_stream(f"{base}/{name}") as stream:
+        stream.write(content)
+
+
+def take_bytes(folder: str, name: str) -> bytes | None:
+    """Read and remove what ``write_bytes`` wrote; None when there is nothing."""
+    from pyarrow.fs import FileSystem
+
+    system, base = FileSystem.from_uri(folder)
+    try:
+        with system.open_input_stream(f"{base}/{name}") as stream:
+            content = bytes(stream.read())
+    except FileNotFoundError:
+        return None
+    system.delete_file(f"{base}/{name}")
+    return content
+
+
+def keep_batch(failed: str, rank: int, arrays: dict[str, Any]) -> None:
+    """Keep a step's arrays for whoever looks into it."""
+    batch = io.BytesIO()
+    np.savez(batch, **arrays)
+    write_bytes(failed, f"batch-rank{rank}.npz", batch.getvalue())
+
+
+def leave_sentence(failed: str, sentence: str) -> None:
+    """Say why every further try would end the same; the driver raises it as a UserError."""
+    write_bytes(failed, STOPPED, json.dumps({"sentence": sentence}).encode())
+
+
+def train_or_resume(
+    trainer: Any, output: str, patience: int, load: Callable[[Path], None] | None = None
+) -> None:
+    """In a worker: train, from the run's latest checkpoint where there is one.
+
+    Args:
+        trainer: of transformers, prepared for Ray.
+        output: a folder of this worker's.
+        patience: of ``StopWhenStale``; a run that had already stopped is left as it is.
+        load: takes up what else a checkpoint holds.
+    """
+    import ray.train
+
+    checkpoint = ray.train.get_checkpoint()
+    if checkpoint is None:
+        trainer.train()
+        return
+    with checkpoint.as_directory() as directory:
+        saved = Path(directory) / "checkpoint"
+        if _has_stopped(saved, patience):
+            return
+        resume = Path(output) / "resume"
+        shutil.copytree(saved, resume)
+    if load is not None:
+        load(resume)
+    trainer.train(resume_from_checkpoint=str(resume))
+
+
+def _has_stopped(checkpoint: Path, patience: int) -> bool:
+    """Whether training had already ended when this checkpoint was written."""
+    from transformers import TrainerState
+
+    from dig_ray.training.validation import validations_since_best
+
+    state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+    return state.global_step >= state.max_steps or validations_since_best(state.log_history) >= patience

@@ -1,0 +1,191 @@
+"""Validation by real decoding, what training stops by, and what it says meanwhile; the same for SFT and GRPO."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import TrainerCallback
+
+from dig_ray.ranking import ndcg, rank_of_target
+from dig_ray.recommender.decoding import BeamSearcher, pad_prompts
+from dig_ray.recommender.policy import SidPolicy
+
+
+class ValidationSet:
+    """Validation users as the policy reads them; equal shares for every rank.
+
+    Args:
+        prompts: vocabulary ids of each history.
+        targets: int64 (C,) item to be found.
+    """
+
+    def __init__(self, prompts: list[np.ndarray], targets: np.ndarray, pad: int) -> None:
+        order = np.argsort(
+            [len(p) for p in prompts], kind="stable"
+        )  # batches of similar length waste no padding
+        self.prompts = [prompts[i] for i in order]
+        self.targets = np.asarray(targets)[order]
+        self.pad = pad
+
+    def sums(self, searcher: BeamSearcher, rank: int, world: int, batch: int = 64) -> np.ndarray:
+        """float64 (3,): summed NDCG@10, summed hits@10 and count over this rank's users."""
+        total = np.zeros(3)
+        mine = range(rank * batch, len(self.prompts), world * batch)
+        for begin in mine:
+            ids, lengths = pad_prompts(self.prompts[begin : begin + batch], self.pad)
+            device = searcher.policy.device
+            beams = searcher.search(torch.from_numpy(ids).to(device), torch.from_numpy(lengths).to(device))
+            ranks = rank_of_target(beams.items.cpu().numpy(), self.targets[begin : begin + batch])
+            total += ndcg(ranks, 10).sum(), ((ranks >= 0) & (ranks < 10)).sum(), len(ranks)
+        return total
+
+
+@contextmanager
+def gathered(model: torch.nn.Module) -> Iterator[None]:
+    """Hold the whole of an FSDP-sharded model on every rank, so that ranks may decode different numbers of batches; else do nothing."""
+    from torch.distributed.fsdp import FSDPModule
+
+    sharded = [module for module in model.modules() if isinstance(module, FSDPModule)]
+    for module in sharded:
+        module.set_reshard_after_forward(False, recurse=False)
+        module.unshard()
+    try:
+        yield
+    finally:
+        for module in sharded:
+            module.set_reshard_after_forward(True, recurse=False)
+            module.reshard()
+
+
+def validate(
+    trainer: Any,
+    policy: SidPolicy,
+    valid: ValidationSet,
+    searcher: Callable[[], BeamSearcher],
+    inside: AbstractContextManager[Any] | None = None,
+    more: Mapping[str, float] | None = None,
+) -> dict[str, float]:
+    """Decode the validation users: ``eval_ndcg@10``, ``eval_hr@10`` and the seconds it took. Draws no random number.
+
+    Args:
+        trainer: of transformers; the figures go into its log and to its callbacks.
+        policy: what is validated.
+        valid: the users.
+        searcher: makes the beam search.
+        inside: what to hold meanwhile, such as averaged weights.
+        more: further figures of this validation, without the prefix ``eval_``.
+    """
+    args = trainer.args
+    started = time.monotonic()
+    was_training = policy.model.training
+    policy.model.eval()
+    with gathered(policy.model), inside or nullcontext():
+        found = valid.sums(searcher(), args.process_index, args.world_size)
+    sums = torch.from_numpy(found).to(args.device)
+    if args.world_size > 1:
+        torch.distributed.all_reduce(sums)
+    policy.model.train(was_training)
+    gain, hits, count = sums.tolist()
+    if int(count) != len(valid.prompts):
+        raise RuntimeError(f"validation read {int(count)} users of {len(valid.prompts)}")
+    metrics = {
+        "eval_ndcg@10": gain / count,
+        "eval_hr@10": hits / count,
+        "eval_seconds": round(time.monotonic() - started, 2),
+        **{f"eval_{name}": value for name, value in (more or {}).items()},
+    }
+    trainer.log(metrics)
+    trainer.control = trainer.callback_handler.on_evaluate(args, trainer.state, trainer.control, metrics)
+    return metrics
+
+
+def validations_since_best(log_history: list[dict[str, Any]]) -> int:
+    """How many validations came after the one with the best NDCG@10 (the first of equals)."""
+    scores = [entry["eval_ndcg@10"] for entry in log_history if "eval_ndcg@10" in entry]
+    return len(scores) - 1 - int(np.argmax(scores)) if scores else 0
+
+
+class LossIsNaN(Exception):
+    """The gradients of a step are not finite; every rank raises it at the same step, before the weights are touched."""
+
+    def __init__(self, step: int, batch: dict[str, torch.Tensor]) -> None:
+        super().__init__(f"the loss became NaN at step {step}")
+        self.step, self.batch = step, batch
+
+
+class FiniteGradients(TrainerCallback):
+    """Raises ``LossIsNaN`` when a step's gradients are not finite. They are averaged by then, so all ranks agree.
+
+    Args:
+        model: what is trained.
+        batch: gives the latest batch, for the message.
+    """
+
+    def __init__(self, model: torch.nn.Module, batch: Callable[[], dict[str, torch.Tensor]]) -> None:
+        self.model, self.batch = model, batch
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        grads = [p.grad for p in self.model.parameters() if p.grad is not None]
+        norm: Any = torch.nn.utils.get_total_norm(grads)
+        if hasattr(norm, "full_tensor"):  # FSDP: each rank holds a shard
+            norm = norm.full_tensor()
+        if not bool(torch.isfinite(norm)):
+            raise LossIsNaN(state.global_step + 1, self.batch())
+
+
+class StopWhenStale(TrainerCallback):
+    """Early stopping that keeps no state of its own: it reads the log, so a resumed run stops where an uninterrupted one does."""
+
+    def __init__(self, patience: int) -> None:
+        self.patience = patience
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if validations_since_best(state.log_history) >= self.patience:
+            control.should_training_stop = True
+
+
+class ProgressLines(TrainerCallback):
+    """A line now and then: epoch, step, loss, tokens (or what ``unit`` says) per second and the time left."""
+
+    def __init__(
+        self,
+        say: Callable[[str], None],
+        name: str,
+        per_step: float,
+        unit: str = "tokens",
+        seconds: float = 15.0,
+    ) -> None:
+        self.say, self.name, self.per_step, self.unit, self.seconds = say, name, per_step, unit, seconds
+        self._start: tuple[float, int] | None = None
+        self._last = 0.0
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        now = time.monotonic()
+        if self._start is None:
+            self._start, self._last = (now, state.global_step), now
+            return
+        if now - self._last < self.seconds and state.global_step < state.max_steps:
+            return
+        self._last = now
+        steps = state.global_step - self._start[1]
+        rate = steps / max(now - self._start[0], 1e-9)
+        loss = next((f"loss {h['loss']:.3f}, " for h in reversed(state.log_history) if "loss" in h), "")
+        self.say(
+            f"{self.name}: epoch {state.epoch or 0:.1f}/{args.num_train_epochs:g}, step {state.global_step}/{state.max_steps}, "
+            f"{loss}{rate * self.per_step:,.0f} {self.unit}/s, "
+            f"at most {(state.max_steps - state.global_step) / max(rate, 1e-9):.0f} s left"
+        )
+
+    def on_log(
+        self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any
+    ) -> None:
+        if logs and "eval_ndcg@10" in logs:
+            self.say(
+                f"{self.name}: epoch {state.epoch or 0:.1f}, validation NDCG@10 {logs['eval_ndcg@10']:.4f}, "
+                f"HR@10 {logs['eval_hr@10']:.4f} ({logs['eval_seconds']:.0f} s)"
+            )

@@ -1,0 +1,194 @@
+"""GRPO on problems whose optimum is known, against TRL's own losses, and on real Ray Train."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from dig_ray.training.config import GrpoConfig
+from dig_ray.training.grpo_loop import make_trainer
+from dig_ray.training.grpo_stage import build_job, prompt_events
+
+GRPO = GrpoConfig(
+    num_generations=6,
+    prompts_per_step=8,
+    learning_rate=5e-3,
+    warmup_steps=0,
+    beta=0.0,
+    eval_every_steps=10,
+    patience=50,
+    valid_beam=10,
+    threads_per_worker=1,
+    cpus_per_worker=1,
+)
+
+
+def varied(**changes) -> GrpoConfig:
+    return GrpoConfig.model_validate(GRPO.model_dump() | changes)
+
+
+@pytest.fixture(scope="session")
+def bad_start(world, settings, tmp_path_factory) -> Path:
+    """An SFT artifact whose policy has learnt nothing."""
+    from dig_ray.recommender.backbone import build_policy, build_tokenizer
+    from dig_ray.training.stage import write_policy_facts
+
+    folder = tmp_path_factory.mktemp("sft")
+    tokenizer = build_tokenizer(settings.recommender, world.sids, [])
+    policy = build_policy(settings.recommender, world.sids, tokenizer, 0)
+    policy.model.save_pretrained(folder / "policy")
+    tokenizer.save_pretrained(folder / "policy")
+    write_policy_facts(folder / "policy", settings.recommender, world.sids)
+    return folder
+
+
+@pytest.fixture
+def trainer_of(world, bad_start, tmp_path):
+    def make(grpo: GrpoConfig, seed: int = 3, **changes):
+        job = build_job(grpo, world.dataset, world.sids, bad_start / "policy", seed, **changes)
+        return make_trainer(job, str(tmp_path / "run"))
+
+    return make
+
+
+def history(trainer, name: str) -> list[float]:
+    return [entry[name] for entry in trainer.state.log_history if name in entry]
+
+
+def test_prompts_are_what_precedes_each_training_event(world) -> None:
+    offsets, items = world.dataset.train_sequences()
+    users, begin, end = prompt_events(world.dataset, "all", 3)
+    assert len(users) == int(np.maximum(np.diff(offsets) - 1, 0).sum())
+    expected = [
+        (user, max(offsets[user], at - 3), at)
+        for user in range(len(offsets) - 1)
+        for at in range(offsets[user] + 1, offsets[user + 1])
+    ]
+    assert list(zip(users.tolist(), begin.tolist(), end.tolist(), strict=True)) == expected
+    users, _, end = prompt_events(world.dataset, "last", 3)
+    assert end.tolist() == [offsets[u + 1] - 1 for u in users.tolist()]
+    assert end.max() < len(items)
+
+
+def test_it_learns_what_comes_next_from_a_bad_start(trainer_of) -> None:
+    trainer = trainer_of(varied(epochs=6))
+    trainer.train()
+    score = history(trainer, "eval_ndcg@10")
+    reward = history(trainer, "rewards/exact/raw")
+    assert score[0] < 0.35 and max(score) > score[0] + 0.3
+    assert np.mean(reward[-5:]) > np.mean(reward[:5]) + 0.05
+    assert history(trainer, "invalid") and max(history(trainer, "invalid")) == 0
+
+
+def first_code_zero(batch) -> np.ndarray:
+    return (batch.codes[..., 0] == 0).astype(float)
+
+
+def mass_on_first_code(trainer) -> float:
+    """Share of rollouts whose first code is 0, drawn with replacement."""
+    from dig_ray.recommender.decoding import pad_prompts
+    from dig_ray.recommender.rollouts import RolloutSampler
+
+    rows = np.arange(40)
+    ids, lengths = pad_prompts(trainer._prompts.take(rows), trainer._policy.pad)
+    trainer._policy.model.eval()
+    draw = RolloutSampler(trainer._policy, trainer._table, 16, "independent", seed=9).draw
+    items = draw(torch.from_numpy(ids), torch.from_numpy(lengths), rows, 0).items
+    return float((trainer._sids.codes[items, 0] == 0).mean())
+
+
+REWARD = {"exact": 0, "lambda_valid": 0, "lambda_pref": 0, "custom": {f"{__name__}:first_code_zero": 1.0}}
+
+
+@pytest.fixture
+def importable(monkeypatch) -> None:
+    """This file under the name that the reward's import path gives it."""
+    import sys
+
+    monkeypatch.setitem(sys.modules, __name__, sys.modules.get(__name__) or __import__(__name__))
+
+
+@pytest.mark.parametrize("method", ["sample", "independent"])
+def test_a_reward_for_a_prefix_moves_the_policy_there(trainer_of, importable, method) -> None:
+    trainer = trainer_of(varied(epochs=2, rewards=REWARD, method=method))
+    before = mass_on_first_code(trainer)
+    trainer.train()
+    assert before < 0.5 and mass_on_first_code(trainer) > 0.95
+
+
+def test_a_large_beta_keeps_the_policy_where_it_was(trainer_of, importable) -> None:
+    trainer = trainer_of(varied(epochs=2, rewards=REWARD, beta=100.0, learning_rate=1e-3))
+    before = mass_on_first_code(trainer)
+    trainer.train()
+    assert mass_on_first_code(trainer) == pytest.approx(before, abs=0.05)
+    assert max(history(trainer, "kl")) < 0.05
+
+
+def gradients(trainer, rows: np.ndarray) -> tuple[float, list[torch.Tensor]]:
+    trainer.model.train()
+    trainer.current_gradient_accumulation_steps = 1
+    (part,) = trainer._roll_out(rows)
+    trainer._batch = part
+    loss = trainer._compute_loss(trainer.model, part)
+    return float(loss.detach()), list(
+        torch.autograd.grad(loss, [p for p in trainer.model.parameters() if p.requires_grad])
+    )
+
+
+def test_trls_own_loss_on_the_same_rollouts(trainer_of) -> None:
+    """On policy, TRL's ``luspo`` with token ratios is the sum over a sequence's tokens, which is what the published objective is."""
+    rows = np.arange(8)
+    ours, our_gradients = gradients(trainer_of(varied(beta=0.0)), rows)
+    _, their_gradients = gradients(trainer_of(varied(beta=0.0, loss_type="luspo")), rows)
+    assert abs(ours) < 1e-5  # advantages sum to 0 and every ratio is 1
+    norm = torch.sqrt(sum((g**2).sum() for g in their_gradients))
+    gap = torch.sqrt(sum(((a - b) ** 2).sum() for a, b in zip(our_gradients, their_gradients, strict=True)))
+    assert float(norm) > 1e-3
+    assert float(gap / norm) < 1e-5
+
+
+@pytest.mark.parametrize("loss_type", ["grpo", "bnpo", "dr_grpo", "dapo", "luspo"])
+def test_trls_losses_run_under_their_names(trainer_of, loss_type) -> None:
+    trainer = trainer_of(varied(loss_type=loss_type, max_prompts=32, beta=0.01, scale_rewards="group"))
+    trainer.train()
+    assert trainer.state.global_step == 4 and all(np.isfinite(history(trainer, "loss")))
+    assert all(np.isfinite(history(trainer, "kl")))
+
+
+def test_rollouts_can_be_used_several_times(trainer_of) -> None:
+    trainer = trainer_of(varied(num_iterations=2, max_prompts=64, epsilon=0.01))
+    trainer.train()
+    assert trainer.state.global_step == 16
+    clipped = history(trainer, "clip_ratio/region_mean")
+    assert max(clipped[1::2]) > 0 and max(clipped[::2]) == 0  # the first use is on policy
+
+
+def test_dropout_is_off_and_figures_are_there(trainer_of) -> None:
+    q = np.linspace(0, 1, 30)
+    rewards = {"quality": "gated", "rank_aware": 0.5}
+    trainer = trainer_of(varied(max_prompts=80, rewards=rewards, beta=0.01), quality=q)
+    trainer.train()
+    log = {key for entry in trainer.state.log_history for key in entry}
+    assert {
+        "reward",
+        "frac_reward_zero_std",
+        "groups_with_hit",
+        "unique_rollouts",
+        "invalid",
+        "entropy",
+        "kl",
+        "quality/advantage_change",
+        "eval_outside",
+        *(
+            f"rewards/{name}/{kind}"
+            for name in ("exact", "valid", "prefix", "quality", "rank")
+            for kind in ("raw", "weighted")
+        ),
+    } <= log
+    assert set(history(trainer, "unique_rollouts")) == {6.0}
+    assert all(0 <= share <= 1 for share in history(trainer, "eval_outside"))
+    # the loss of a step is taken under the distribution that its rollouts came from: nothing is clipped
+    assert max(history(trainer, "clip_ratio/region_mean")) == 0
