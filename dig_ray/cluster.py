@@ -87,17 +87,29 @@ class RaySession:
 
         if ray.is_initialized():
             return
-        try:
-            with _without_line("Set ray log level from environment variable"):
-                ray.init(**settings)
-        except (ConnectionError, ValueError, RuntimeError) as error:
-            if settings["address"] == "local":
-                raise
-            reason = str(error).strip().splitlines()[0]
-            raise UserError(
-                f"ray.address {settings['address']} cannot be joined ({reason}); start that cluster, "
-                "or remove ray.address for one of this run's own"
-            ) from None
+        for last_try in (False, True):
+            try:
+                with _without_line("Set ray log level from environment variable"):
+                    ray.init(**settings)
+                break
+            except (ConnectionError, ValueError, RuntimeError) as error:
+                if settings["address"] == "local":
+                    raise
+                reason = str(error).strip().splitlines()[0]
+                raise UserError(
+                    f"ray.address {settings['address']} cannot be joined ({reason}); start that cluster, "
+                    "or remove ray.address for one of this run's own"
+                ) from None
+            except Exception as error:  # a plain one, told by its words
+                if "timed out during startup" not in str(error):
+                    raise
+                ray.shutdown()
+                if last_try:
+                    raise UserError(
+                        "Ray did not start in time on this machine, which is too busy or short of memory; try again, or name a running "
+                        "cluster in ray.address"
+                    ) from None
+                self.log("Ray did not start in time; trying once more")
         self._ours = True
         quiet_ray_data()
         where = "its own Ray" if settings["address"] == "local" else f"Ray at {settings['address']}"

@@ -29,7 +29,7 @@ from dig_ray.evaluation.config import EvaluationConfig
 from dig_ray.mining.config import MiningConfig
 from dig_ray.recommender.config import RecommenderConfig
 from dig_ray.semantic_ids.config import SemanticIdConfig
-from dig_ray.training.config import SftConfig
+from dig_ray.training.config import GrpoConfig, SftConfig
 
 COMMAND_LINE = "command line"
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
@@ -44,6 +44,7 @@ class RunConfig(Config):
         store: where artifacts live: a local directory or a URI such as ``s3://bucket/prefix``.
         ray: where Ray comes from.
         fusion: pictures join the text before quantization; without it nothing looks at them.
+        grpo: reinforcement learning after SFT; without it the SFT policy is the last one.
     """
 
     name: str = Field(default="run", pattern=NAME_PATTERN)
@@ -58,6 +59,7 @@ class RunConfig(Config):
     semantic_ids: SemanticIdConfig = SemanticIdConfig()
     recommender: RecommenderConfig = RecommenderConfig()
     sft: SftConfig = SftConfig()
+    grpo: GrpoConfig | None = None
     evaluation: EvaluationConfig = EvaluationConfig()
     baselines: BaselinesConfig = BaselinesConfig()
 
@@ -94,6 +96,8 @@ class RunConfig(Config):
                 raise ValueError(
                     f"recommender.tasks names {task}, whose interests nobody mines; set {key}, or leave the task out"
                 )
+        if self.grpo is not None:
+            self._check_rewards(self.grpo)
         if not self.catalog.has_interactions:
             for key, asked in (
                 ("semantic_ids.collaborative.weight", self.semantic_ids.collaborative.weight > 0),
@@ -104,13 +108,26 @@ class RunConfig(Config):
                         f"{key} reads what people did, and this catalogue has no interactions; leave {key} at its default, or give "
                         "catalog.interactions.path"
                     )
-        gpus = self.sft.num_workers if self.sft.use_gpu else 0
-        if self.ray.num_gpus is not None and self.ray.num_gpus < gpus:
-            raise ValueError(
-                f"sft.use_gpu with sft.num_workers={gpus} would wait for ever on ray.num_gpus={self.ray.num_gpus}; "
-                "raise ray.num_gpus or set sft.use_gpu=false"
-            )
+        for room, workers in (("sft", self.sft), ("grpo", self.grpo)):
+            gpus = workers.num_workers if workers is not None and workers.use_gpu else 0
+            if self.ray.num_gpus is not None and self.ray.num_gpus < gpus:
+                raise ValueError(
+                    f"{room}.use_gpu with {room}.num_workers={gpus} would wait for ever on ray.num_gpus={self.ray.num_gpus}; "
+                    f"raise ray.num_gpus or set {room}.use_gpu=false"
+                )
         return self
+
+    def _check_rewards(self, grpo: GrpoConfig) -> None:
+        rewards = grpo.rewards
+        if rewards.reads_quality and self.mining.judge is None:
+            raise ValueError(
+                f"grpo.rewards.quality={rewards.quality} needs the quality of items, which a judge's labels give; set mining.judge, "
+                "or grpo.rewards.quality=none"
+            )
+        if rewards.gamma and not (self.mining.users and self.mining.item_miners):
+            raise ValueError(
+                "grpo.rewards.gamma compares interests of users and items; set mining.users and mining.items, or gamma to 0"
+            )
 
 
 # --- YAML ------------------------------------------------------------------------------------------------

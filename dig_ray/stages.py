@@ -163,6 +163,7 @@ def _items_are_mined(config: Any) -> bool:
             or bool(mining.users)
             or mining.judge is not None
             or _sft_reads(config, "item_interests")
+            or (config.grpo is not None and config.grpo.rewards.gamma > 0)
         )
     )
 
@@ -237,16 +238,57 @@ def _sft_reads(config: Any, name: str) -> bool:
     return name in ("catalog", "semantic_ids") or config.recommender.reads(name) is not None
 
 
+def _grpo(config: Any, stage: Stage, inputs: Inputs) -> None:
+    from dig_ray.training.grpo_stage import run
+
+    run(
+        config.grpo,
+        stage,
+        inputs["catalog"],
+        inputs["semantic_ids"],
+        inputs["sft"],
+        inputs.get("judgements"),
+        inputs.get("item_interests"),
+        inputs.get("user_interests"),
+        config.embedding.model,
+    )
+
+
+def _grpo_reads(config: Any, name: str) -> bool:
+    rewards = config.grpo.rewards
+    if name == "judgements":
+        return rewards.reads_quality or (rewards.gamma > 0 and config.mining.judge is not None)
+    return name in ("catalog", "semantic_ids", "sft") or rewards.gamma > 0
+
+
+def _has_grpo(config: Any) -> bool:
+    return config.grpo is not None
+
+
 def _recommend(config: Any, stage: Stage, inputs: Inputs) -> None:
     from dig_ray.evaluation.decode_stage import run
 
-    run(config.evaluation, stage, inputs["catalog"], inputs["semantic_ids"], inputs["sft"] / "policy")
+    policy = inputs.get("grpo", inputs.get("sft"))
+    assert policy is not None
+    run(config.evaluation, stage, inputs["catalog"], inputs["semantic_ids"], policy / "policy")
+
+
+def _recommend_reads(config: Any, name: str) -> bool:
+    """The last policy that was trained is the one that recommends."""
+    return name not in ("sft", "grpo") or (name == "grpo") == _has_grpo(config)
+
+
+def _recommend_sft(config: Any, stage: Stage, inputs: Inputs) -> None:
+    from dig_ray.evaluation.decode_stage import run
+
+    policy_dir = inputs["sft"] / "policy"
+    run(config.evaluation, stage, inputs["catalog"], inputs["semantic_ids"], policy_dir, "policy_sft")
 
 
 def _evaluation(config: Any, stage: Stage, inputs: Inputs) -> None:
     from dig_ray.evaluation.stage import run
 
-    lists = [inputs[name] for name in ("recommend", "baselines") if name in inputs]
+    lists = [inputs[name] for name in ("recommend", "recommend_sft", "baselines") if name in inputs]
     run(config.evaluation, stage, inputs["catalog"], lists)
 
 
@@ -271,6 +313,7 @@ ROOMS = (
     "semantic_ids",
     "recommender",
     "sft",
+    "grpo",
     "evaluation",
     "baselines",
 )
@@ -496,12 +539,32 @@ STAGES: tuple[StageSpec, ...] = (
         run=_sft,
         uses_interactions=True,
         reads=_sft_reads,
-        ignore=("sft.cpus_per_worker", "sft.max_failures"),
+        ignore=("sft.cpus_per_worker", "sft.max_failures", "sft.hang_seconds"),
+    ),
+    StageSpec(
+        name="grpo",
+        parts=("grpo", "embedding.model"),
+        inputs=(
+            "catalog",
+            "semantic_ids",
+            "sft",
+            "judgements",
+            "item_interests",
+            "user_interests",
+        ),
+        code=("dig_ray.training.grpo_stage",),
+        run=_grpo,
+        uses_interactions=True,
+        wanted=_has_grpo,
+        reads=_grpo_reads,
+        ignore=("grpo.cpus_per_worker", "grpo.max_failures", "grpo.hang_seconds"),
+        unread=lambda config: () if config.grpo.rewards.gamma else ("embedding.model",),
     ),
     StageSpec(
         name="recommend",
         parts=("evaluation",),
-        inputs=("catalog", "semantic_ids", "sft"),
+        inputs=("catalog", "semantic_ids", "sft", "grpo"),
+        reads=_recommend_reads,
         code=("dig_ray.evaluation.decode_stage",),
         run=_recommend,
         uses_interactions=True,
@@ -513,9 +576,24 @@ STAGES: tuple[StageSpec, ...] = (
         ),
     ),
     StageSpec(
+        name="recommend_sft",
+        parts=("evaluation",),
+        inputs=("catalog", "semantic_ids", "sft"),
+        code=("dig_ray.evaluation.decode_stage",),
+        run=_recommend_sft,
+        uses_interactions=True,
+        wanted=_has_grpo,
+        seeded=lambda config: False,
+        ignore=(
+            "evaluation.n_bootstrap",
+            "evaluation.seed",
+            *DECODING_RESOURCES,
+        ),
+    ),
+    StageSpec(
         name="evaluation",
         parts=("evaluation",),
-        inputs=("catalog", "recommend", "baselines"),
+        inputs=("catalog", "recommend", "recommend_sft", "baselines"),
         code=("dig_ray.evaluation.stage",),
         run=_evaluation,
         uses_interactions=True,
@@ -544,7 +622,9 @@ STAGES: tuple[StageSpec, ...] = (
             "semantic_ids",
             "baselines",
             "sft",
+            "grpo",
             "recommend",
+            "recommend_sft",
             "evaluation",
         ),
         code=("dig_ray.report.stage",),

@@ -132,9 +132,14 @@ class Decoder:
 
 
 def run(
-    config: EvaluationConfig, stage: Stage, catalog_dir: Path, semantic_ids_dir: Path, policy_dir: Path
+    config: EvaluationConfig,
+    stage: Stage,
+    catalog_dir: Path,
+    semantic_ids_dir: Path,
+    policy_dir: Path,
+    name: str = "policy",
 ) -> None:
-    """Write ``recommendations_policy_<seen|unseen>.parquet`` for every test case and ``decoding.json``.
+    """Write ``recommendations_<name>_<seen|unseen>.parquet`` for every test case and ``decoding.json``.
 
     Raises:
         UserError: the policy is damaged or belongs to other Semantic IDs; there is no test case.
@@ -178,7 +183,7 @@ def run(
         raise RuntimeError(f"recommended for {len(joined['items_seen'])} of {len(cases)} test users")
     for suffix in ("seen", "unseen"):
         write_recommendations(
-            stage.out / f"recommendations_policy_{suffix}.parquet",
+            stage.out / f"recommendations_{name}_{suffix}.parquet",
             dataset,
             cases,
             joined[f"items_{suffix}"],

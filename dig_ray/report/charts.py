@@ -11,9 +11,9 @@ LEFT, RIGHT, TOP, BOTTOM = 44, 14, 14, 34
 POINTS = 400  # per line: more cannot be seen at this width
 
 
-def series(curves: Sequence[Mapping[str, Any]], key: str) -> list[tuple[float, float]]:
-    """(epoch, value) of every entry of the trainer's log that has ``key``, finite ones only."""
-    found = [(entry.get("epoch"), entry.get(key)) for entry in curves]
+def series(curves: Sequence[Mapping[str, Any]], key: str, by: str = "epoch") -> list[tuple[float, float]]:
+    """(epoch, value) of every entry of the trainer's log that has ``key``, finite ones only; or by another column, such as step."""
+    found = [(entry.get(by), entry.get(key)) for entry in curves]
     return [
         (float(x), float(y))
         for x, y in found
@@ -132,4 +132,73 @@ def training(curves: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
             for x, y in gain
         ],
         "best": best,
+    }
+
+
+def reinforcement(log: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """RL as one figure: validation by decoding beside every part of the reward, KL, entropy, and what the quality term changed.
+
+    Args:
+        log: GRPO's ``curves.json``; its first validation is the SFT start.
+    """
+
+    def line(key: str) -> list[tuple[float, float]]:
+        return series(log, key, by="step")
+
+    gain, hits = line("eval_ndcg@10"), line("eval_hr@10")
+    if not gain:
+        return None
+    best = max(gain, key=lambda point: point[1])[0]
+    start, top = gain[0][1], max(value for _, value in gain)
+    ends = (gain[0][0], gain[-1][0])
+    parts = sorted(
+        {
+            key.split("/")[1]
+            for entry in log
+            for key in entry
+            if key.startswith("rewards/") and "/weighted" in key
+        }
+    )
+    change = line("quality/advantage_change")
+    found = [
+        chart(
+            "Validation NDCG@10, constrained decoding",
+            [("SFT start", [(x, start) for x in dict.fromkeys(ends)]), ("during RL", gain)],
+            best=best,
+        ),
+        chart(
+            "Reward of a rollout, by part, weighted",
+            [("all", line("reward")), *((part, line(f"rewards/{part}/weighted")) for part in parts)],
+        ),
+        chart(
+            "KL to the SFT policy, and entropy of a token", [("KL", line("kl")), ("entropy", line("entropy"))]
+        ),
+        chart(
+            "Groups: with a hit, without a difference",
+            [("with a hit", line("groups_with_hit")), ("all rewards equal", line("frac_reward_zero_std"))],
+            from_zero=True,
+        ),
+        chart(
+            "Outside the catalogue: rollouts, and the policy without its mask",
+            [("rollouts", line("invalid")), ("without the mask", line("eval_outside"))],
+            from_zero=True,
+        ),
+        chart(
+            "Change of advantages by the quality term, mean of a rollout",
+            [("change", change)],
+            from_zero=True,
+        )
+        if change
+        else None,
+    ]
+    unique = line("unique_rollouts")
+    return {
+        "charts": [{**one, "axis": "step"} for one in found if one],
+        "rows": [{"step": x, "ndcg": y, "hr": dict(hits).get(x), "best": x == best} for x, y in gain],
+        "best": best,
+        "start": start,
+        "top": top,
+        "helped": top > start,
+        "quality": bool(change),
+        "unique": unique[-1][1] if unique else None,
     }

@@ -37,7 +37,8 @@ class RunData:
         sids: Semantic IDs of the same items, in the same order.
         quality: ``sid_quality.json``.
         picture: bytes of ``sid_quality.png``.
-        curves: ``curves.json``, the trainer's log.
+        curves: ``curves.json``, SFT's log.
+        rl: GRPO's.
         policy: ``policy.json``.
         decoding: ``decoding.json``.
         metrics: ``metrics.json``.
@@ -54,6 +55,7 @@ class RunData:
     quality: Mapping[str, Any] | None = None
     picture: bytes | None = None
     curves: list[Mapping[str, Any]] | None = None
+    rl: list[Mapping[str, Any]] | None = None
     policy: Mapping[str, Any] | None = None
     decoding: Mapping[str, Any] | None = None
     metrics: Mapping[str, Any] | None = None
@@ -108,6 +110,7 @@ def gather(name: str, seed: int, config: Mapping[str, Any], inputs: Mapping[str,
         quality=_json(inputs, "semantic_ids", "sid_quality.json"),
         picture=None if picture is None else picture.read_bytes(),
         curves=_json(inputs, "sft", "curves.json"),
+        rl=_json(inputs, "grpo", "curves.json"),
         policy=_json(inputs, "sft", "policy/policy.json"),
         decoding=_json(inputs, "recommend", "decoding.json"),
         metrics=_json(inputs, "evaluation", "metrics.json"),

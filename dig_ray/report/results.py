@@ -10,9 +10,11 @@ from dig_ray.evaluation.slices import REPEAT
 from dig_ray.report import figures
 
 POLICY = "policy"
+BEFORE_RL = "policy_sft"
 METRICS = {"HR": "Hit rate", "NDCG": "NDCG", "MRR": "MRR"}
 LABELS = {
     POLICY: "Policy",
+    BEFORE_RL: "Policy before RL",
     "popularity": "Popularity",
     "repeat_last": "Repeat last",
     "item_knn": "Item-KNN",
@@ -100,6 +102,23 @@ def accuracy_table(results: Mapping[str, Mapping[str, Any]]) -> Table:
             )
         groups.append((long, _rows(results, columns)))
     return Table("Accuracy over the whole catalogue", [f"@{k}" for k in ks], groups)
+
+
+def gain_of_rl(metrics: Mapping[str, Any], rule: str) -> str:
+    """One sentence: what RL changed on the test split, by the paired difference; empty for a run without RL."""
+    results = by_rule(metrics, rule)
+    if BEFORE_RL not in results or POLICY not in results:
+        return ""
+    name = main_metric(results[POLICY])
+    entry = ((metrics.get("policy_minus") or {}).get(BEFORE_RL, {}).get(rule) or {}).get(name)
+    if entry is None:
+        return ""
+    words = {"up": "RL helped", "down": "RL hurt", "flat": "No effect of RL can be told from chance"}
+    between = figures.interval(entry["low"], entry["high"], signed=True)
+    return (
+        f"{words[direction(entry)]}: test {name} {figures.metric(entry['a'])} before, {figures.metric(entry['b'])} after, "
+        f"{figures.metric(entry['difference'], signed=True)}, paired 95% interval {between}."
+    )
 
 
 def _rows(names: Mapping[str, Any], columns: list[list[Cell]]) -> list[Row]:
@@ -221,7 +240,7 @@ def verdict(metrics: Mapping[str, Any], rule: str) -> str:
     text = f"The policy reaches {name} {figures.metric(own['mean'])}"
     if own["low"] is not None:
         text += f" (95% interval {figures.interval(own['low'], own['high'])})"
-    others = {key: result for key, result in results.items() if key != POLICY}
+    others = {key: result for key, result in results.items() if key not in (POLICY, BEFORE_RL)}
     if not others:
         return text + "."
     rival = max(others, key=lambda key: others[key]["metrics"][name]["mean"] or 0)

@@ -23,6 +23,9 @@ class WorkersConfig(Config):
         None, ge=1, description="torch threads; the machine's cores over the workers when unset"
     )
     max_failures: int = Field(2, ge=0, description="worker deaths survived before giving up")
+    hang_seconds: int = Field(
+        1800, ge=1, description="a worker that waits so long for the others gives up, and all start again"
+    )
     valid_users: int | None = Field(
         None,
         ge=1,

@@ -79,7 +79,7 @@ def fit(
                 num_to_keep=1, checkpoint_score_attribute="eval_ndcg@10", checkpoint_score_order="max"
             ),
         ),
-        torch_config=TorchConfig(backend="nccl" if config.use_gpu else "gloo"),
+        torch_config=TorchConfig(backend="nccl" if config.use_gpu else "gloo", timeout_s=config.hang_seconds),
     )
     with _forwarded(lines, log):
         result = trainer.fit()

@@ -13,7 +13,7 @@ from dig_ray.base import Stage
 from dig_ray.catalog.dataset import Dataset
 from dig_ray.recommender.config import DecoderConfig, RecommenderConfig
 from dig_ray.semantic_ids.sid_catalog import SidCatalog
-from dig_ray.training.config import SftConfig
+from dig_ray.training.config import GrpoConfig, SftConfig
 
 N_ITEMS = 30
 
@@ -69,10 +69,39 @@ SFT = SftConfig(
 )
 
 
+GRPO = GrpoConfig(
+    num_generations=6,
+    prompts_per_step=8,
+    learning_rate=5e-3,
+    warmup_steps=0,
+    beta=0.0,
+    eval_every_steps=10,
+    patience=50,
+    valid_beam=10,
+    threads_per_worker=1,
+    cpus_per_worker=1,
+)
+
+
 @pytest.fixture(scope="session")
 def settings():
-    """(recommender, sft) configs of the tiny runs, and how to vary them."""
-    return SimpleNamespace(recommender=TINY, sft=SFT)
+    """(recommender, sft, grpo) configs of the tiny runs, and how to vary them."""
+    return SimpleNamespace(recommender=TINY, sft=SFT, grpo=GRPO)
+
+
+@pytest.fixture(scope="session")
+def bad_start(world, settings, tmp_path_factory) -> Path:
+    """An SFT artifact whose policy has learnt nothing."""
+    from dig_ray.recommender.backbone import build_policy, build_tokenizer
+    from dig_ray.training.stage import write_policy_facts
+
+    folder = tmp_path_factory.mktemp("sft")
+    tokenizer = build_tokenizer(settings.recommender, world.sids, [])
+    policy = build_policy(settings.recommender, world.sids, tokenizer, 0)
+    policy.model.save_pretrained(folder / "policy")
+    tokenizer.save_pretrained(folder / "policy")
+    write_policy_facts(folder / "policy", settings.recommender, world.sids)
+    return folder
 
 
 @pytest.fixture(scope="session")

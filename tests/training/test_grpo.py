@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -12,37 +10,13 @@ from dig_ray.training.config import GrpoConfig
 from dig_ray.training.grpo_loop import make_trainer
 from dig_ray.training.grpo_stage import build_job, prompt_events
 
-GRPO = GrpoConfig(
-    num_generations=6,
-    prompts_per_step=8,
-    learning_rate=5e-3,
-    warmup_steps=0,
-    beta=0.0,
-    eval_every_steps=10,
-    patience=50,
-    valid_beam=10,
-    threads_per_worker=1,
-    cpus_per_worker=1,
-)
 
+@pytest.fixture
+def varied(settings):
+    def make(**changes) -> GrpoConfig:
+        return GrpoConfig.model_validate(settings.grpo.model_dump() | changes)
 
-def varied(**changes) -> GrpoConfig:
-    return GrpoConfig.model_validate(GRPO.model_dump() | changes)
-
-
-@pytest.fixture(scope="session")
-def bad_start(world, settings, tmp_path_factory) -> Path:
-    """An SFT artifact whose policy has learnt nothing."""
-    from dig_ray.recommender.backbone import build_policy, build_tokenizer
-    from dig_ray.training.stage import write_policy_facts
-
-    folder = tmp_path_factory.mktemp("sft")
-    tokenizer = build_tokenizer(settings.recommender, world.sids, [])
-    policy = build_policy(settings.recommender, world.sids, tokenizer, 0)
-    policy.model.save_pretrained(folder / "policy")
-    tokenizer.save_pretrained(folder / "policy")
-    write_policy_facts(folder / "policy", settings.recommender, world.sids)
-    return folder
+    return make
 
 
 @pytest.fixture
@@ -73,7 +47,7 @@ def test_prompts_are_what_precedes_each_training_event(world) -> None:
     assert end.max() < len(items)
 
 
-def test_it_learns_what_comes_next_from_a_bad_start(trainer_of) -> None:
+def test_it_learns_what_comes_next_from_a_bad_start(trainer_of, varied) -> None:
     trainer = trainer_of(varied(epochs=6))
     trainer.train()
     score = history(trainer, "eval_ndcg@10")
@@ -112,14 +86,14 @@ def importable(monkeypatch) -> None:
 
 
 @pytest.mark.parametrize("method", ["sample", "independent"])
-def test_a_reward_for_a_prefix_moves_the_policy_there(trainer_of, importable, method) -> None:
+def test_a_reward_for_a_prefix_moves_the_policy_there(trainer_of, varied, importable, method) -> None:
     trainer = trainer_of(varied(epochs=2, rewards=REWARD, method=method))
     before = mass_on_first_code(trainer)
     trainer.train()
     assert before < 0.5 and mass_on_first_code(trainer) > 0.95
 
 
-def test_a_large_beta_keeps_the_policy_where_it_was(trainer_of, importable) -> None:
+def test_a_large_beta_keeps_the_policy_where_it_was(trainer_of, varied, importable) -> None:
     trainer = trainer_of(varied(epochs=2, rewards=REWARD, beta=100.0, learning_rate=1e-3))
     before = mass_on_first_code(trainer)
     trainer.train()
@@ -138,7 +112,7 @@ def gradients(trainer, rows: np.ndarray) -> tuple[float, list[torch.Tensor]]:
     )
 
 
-def test_trls_own_loss_on_the_same_rollouts(trainer_of) -> None:
+def test_trls_own_loss_on_the_same_rollouts(trainer_of, varied) -> None:
     """On policy, TRL's ``luspo`` with token ratios is the sum over a sequence's tokens, which is what the published objective is."""
     rows = np.arange(8)
     ours, our_gradients = gradients(trainer_of(varied(beta=0.0)), rows)
@@ -151,14 +125,14 @@ def test_trls_own_loss_on_the_same_rollouts(trainer_of) -> None:
 
 
 @pytest.mark.parametrize("loss_type", ["grpo", "bnpo", "dr_grpo", "dapo", "luspo"])
-def test_trls_losses_run_under_their_names(trainer_of, loss_type) -> None:
+def test_trls_losses_run_under_their_names(trainer_of, varied, loss_type) -> None:
     trainer = trainer_of(varied(loss_type=loss_type, max_prompts=32, beta=0.01, scale_rewards="group"))
     trainer.train()
     assert trainer.state.global_step == 4 and all(np.isfinite(history(trainer, "loss")))
     assert all(np.isfinite(history(trainer, "kl")))
 
 
-def test_rollouts_can_be_used_several_times(trainer_of) -> None:
+def test_rollouts_can_be_used_several_times(trainer_of, varied) -> None:
     trainer = trainer_of(varied(num_iterations=2, max_prompts=64, epsilon=0.01))
     trainer.train()
     assert trainer.state.global_step == 16
@@ -166,7 +140,7 @@ def test_rollouts_can_be_used_several_times(trainer_of) -> None:
     assert max(clipped[1::2]) > 0 and max(clipped[::2]) == 0  # the first use is on policy
 
 
-def test_dropout_is_off_and_figures_are_there(trainer_of) -> None:
+def test_dropout_is_off_and_figures_are_there(trainer_of, varied) -> None:
     q = np.linspace(0, 1, 30)
     rewards = {"quality": "gated", "rank_aware": 0.5}
     trainer = trainer_of(varied(max_prompts=80, rewards=rewards, beta=0.01), quality=q)
