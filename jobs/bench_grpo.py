@@ -1,14 +1,15 @@
 """Bench: a GRPO step against TRL's stock GRPOTrainer that generates under a prefix constraint, and what it is made of.
 
-    python jobs/bench_grpo.py [--steps 4] [--threads 2]
+    python jobs/bench_grpo.py [--steps 4] [--threads 1]
 
 One model (Phi-3 architecture, 4 layers of width 128), 3 x 256 codes, 10,000 items, 8 prompts a step of 61 or 151 tokens (20 or 50 items),
 8 or 16 rollouts each. The stock trainer gets the same prompts, draws its completions with a callback that lists each prefix's continuations
 (what its users do), and reads every prompt once per rollout. Each side runs in a process of its own, by turns; a step is rollouts, rewards,
-loss and update, and its time the median after the first. Memory is the growth of the process's peak over what it held before training.
+loss and update, and its time the median after the first. On one thread (the default) the clock is the CPU time of the process; with more
+threads it is wall time. Either way the machine should be idle. Memory is the growth of the process's peak over what it held before training.
 
-Beside it, in one process: the update alone, shared prompts against repeated ones with the gradients compared, and rollouts against
-``generate`` with beams. About 8 minutes on two cores. Exit code 1 when a target is missed. Verified 2026-11-22.
+Beside it, in one process: the update alone, shared prompts against repeated ones with the gradients compared, and 16 rollouts of 32 prompts
+of 61 tokens against ``generate`` with 16 beams. About 8 minutes. Exit code 1 when a target is missed. Verified 2026-11-22.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from dig_ray.bench import conclude
 
 SIZES = (256, 256, 256)
 N_ITEMS, PROMPTS = 10_000, 8
+USERS = 32  # of the rollouts alone
 CASES = [(20, 8), (20, 16), (50, 8), (50, 16)]  # items of the history, rollouts
 TARGETS = {
     **{f"step_speedup_{1 + 3 * items}tokens_g{g}": (">=", 10.0) for items, g in CASES},
@@ -202,15 +204,16 @@ def arm(side: str, items: int, groups: int, steps: int, threads: int) -> dict[st
 
     torch.set_num_threads(threads)
     times: list[float] = []
+    now = clock_of(threads)
 
     class Clock(TrainerCallback):
         begun = 0.0
 
         def on_step_begin(self, *_: Any, **__: Any) -> None:
-            self.begun = time.perf_counter()
+            self.begun = now()
 
         def on_step_end(self, *_: Any, **__: Any) -> None:
-            times.append(time.perf_counter() - self.begun)
+            times.append(now() - self.begun)
 
     # a step begins before its rollouts: they are made when the trainer asks for its inputs
     with tempfile.TemporaryDirectory() as folder:
@@ -273,14 +276,20 @@ def step_figures(steps: int, threads: int) -> dict[str, Any]:
     return out
 
 
-def best_of(function: Callable[[], Any], rounds: int = 5) -> float:
-    """The median of a few calls, after one that warms up."""
+def clock_of(threads: int) -> Callable[[], float]:
+    """See the module's docstring."""
+    return time.process_time if threads == 1 else time.perf_counter
+
+
+def median_time(function: Callable[[], Any], threads: int, rounds: int = 5) -> float:
+    """Seconds of a call, the median of a few after one that warms up."""
+    now = clock_of(threads)
     function()
     times = []
     for _ in range(rounds):
-        begun = time.perf_counter()
+        begun = now()
         function()
-        times.append(time.perf_counter() - begun)
+        times.append(now() - begun)
     return statistics.median(times)
 
 
@@ -330,9 +339,12 @@ def parts(threads: int) -> dict[str, Any]:
     ours, theirs = update(prompts, items), update(repeated, items.reshape(-1, 1))
     norm = sum(float((g**2).sum()) for g in theirs) ** 0.5
     gap = sum(float(((a - b) ** 2).sum()) for a, b in zip(ours, theirs, strict=True)) ** 0.5
-    shared = best_of(lambda: update(prompts, items))
-    plain = best_of(lambda: update(repeated, items.reshape(-1, 1)), 3)
+    shared = median_time(lambda: update(prompts, items), threads)
+    plain = median_time(lambda: update(repeated, items.reshape(-1, 1)), threads, 3)
 
+    past, _ = histories(20, USERS)
+    padded = torch.from_numpy(np.stack([stream.prompt(one, policy.bos) for one in past]))
+    lengths = torch.full((USERS,), padded.shape[1])
     children: dict[int, Any] = {}
     for row in (sids.token_table[:, : len(SIZES)] + policy.sid_start).tolist():
         node = children
@@ -362,8 +374,8 @@ def parts(threads: int) -> dict[str, Any]:
             )
 
     distinct = RolloutSampler(policy, table, 16, "sample")
-    drawn = best_of(lambda: distinct.draw(padded, lengths, np.arange(PROMPTS), 0))
-    generated = best_of(beams, 3)
+    drawn = median_time(lambda: distinct.draw(padded, lengths, np.arange(USERS), 0), threads)
+    generated = median_time(beams, threads, 2)
     return {
         "update_ms_shared_repeated": {"shared": round(1000 * shared, 1), "repeated": round(1000 * plain, 1)},
         "update_speedup_151tokens_g16": round(plain / shared, 2),
@@ -376,7 +388,7 @@ def parts(threads: int) -> dict[str, Any]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--steps", type=int, default=4)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--arm", choices=("ours", "stock"), help=argparse.SUPPRESS)
     parser.add_argument("--items", type=int, default=20, help=argparse.SUPPRESS)
     parser.add_argument("--groups", type=int, default=8, help=argparse.SUPPRESS)

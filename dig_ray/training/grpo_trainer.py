@@ -220,7 +220,8 @@ class SidGrpoTrainer(GRPOTrainer):
             )
         if config.add_target:
             rollouts = with_target(rollouts, targets)
-        drawn = time.perf_counter()
+        drawn = time.perf_counter() - begun
+        begun = time.thread_time()  # not what other threads make it wait
         batch = batch_of_items(
             self._sids, rollouts.items, targets, self._prompts.users[rows], rows, rollouts.log_probs
         )
@@ -236,8 +237,7 @@ class SidGrpoTrainer(GRPOTrainer):
             raise error or RewardError("a reward failed on another worker")
         assert found is not None
         advantage = self._advantages(found.total)
-        judged = time.perf_counter()
-        self._note(found, rollouts.items, targets, advantage, drawn - begun, judged - drawn)
+        self._note(found, rollouts.items, targets, advantage, drawn, time.thread_time() - begun)
         count = len(rows) // self.args.steps_per_generation
         return [
             self._part(

@@ -73,7 +73,7 @@ def test_shared_prompts_give_the_probabilities_and_gradients_of_repeated_ones(
     assert float(gap / norm) < 1e-5
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     n_items=st.integers(1, 40),
     sizes=st.sampled_from([(5,), (2, 2), (6, 5), (3, 2, 2)]),

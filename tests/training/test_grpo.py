@@ -85,7 +85,7 @@ def importable(monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, __name__, sys.modules.get(__name__) or __import__(__name__))
 
 
-@pytest.mark.parametrize("method", ["sample", "independent"])
+@pytest.mark.parametrize("method", ["sample", pytest.param("independent", marks=pytest.mark.slow)])
 def test_a_reward_for_a_prefix_moves_the_policy_there(trainer_of, varied, importable, method) -> None:
     trainer = trainer_of(varied(epochs=2, rewards=REWARD, method=method))
     before = mass_on_first_code(trainer)
@@ -124,7 +124,10 @@ def test_trls_own_loss_on_the_same_rollouts(trainer_of, varied) -> None:
     assert float(gap / norm) < 1e-5
 
 
-@pytest.mark.parametrize("loss_type", ["grpo", "bnpo", "dr_grpo", "dapo", "luspo"])
+@pytest.mark.parametrize(
+    "loss_type",
+    ["dapo", *(pytest.param(name, marks=pytest.mark.slow) for name in ("grpo", "bnpo", "dr_grpo", "luspo"))],
+)
 def test_trls_losses_run_under_their_names(trainer_of, varied, loss_type) -> None:
     trainer = trainer_of(varied(loss_type=loss_type, max_prompts=32, beta=0.01, scale_rewards="group"))
     trainer.train()
