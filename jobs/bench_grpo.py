@@ -6,7 +6,7 @@ One model (Phi-3 architecture, 4 layers of width 128), 3 x 256 codes, 10,000 ite
 8 or 16 rollouts each. The stock trainer gets the same prompts, draws its completions with a callback that lists each prefix's continuations
 (what its users do), and reads every prompt once per rollout. Each side runs in a process of its own, by turns; a step is rollouts, rewards,
 loss and update, and its time the median after the first. On one thread (the default) the clock is the CPU time of the process; with more
-threads it is wall time. Either way the machine should be idle. Memory is the growth of the process's peak over what it held before training.
+threads it is wall time. The machine should be idle. Memory is the growth of the process's peak over what it held before training.
 
 Beside it, in one process: the update alone, shared prompts against repeated ones with the gradients compared, and 16 rollouts of 32 prompts
 of 61 tokens against ``generate`` with 16 beams. About 8 minutes. Exit code 1 when a target is missed. Verified 2026-11-22.
