@@ -34,6 +34,16 @@ def _dataset(sequences: list[list[int]], n_items: int, titles: bool = False) -> 
     )
 
 
+@pytest.fixture(scope="module")
+def ray_here():
+    """A Ray of the module's own."""
+    import ray
+
+    ray.init(address="local", num_cpus=8, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
 @pytest.fixture(scope="session")
 def make_dataset():
     return _dataset

@@ -27,15 +27,6 @@ from dig_ray.pipeline import plan, run_pipeline, select
 from dig_ray.store import Store
 
 
-@pytest.fixture(scope="module")
-def ray_here():
-    import ray
-
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
-
-
 def png(shade: int, side: int = 8) -> bytes:
     out = io.BytesIO()
     Image.new("RGB", (side, side), (shade % 256, shade // 256, 0)).save(out, "PNG")

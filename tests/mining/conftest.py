@@ -90,16 +90,6 @@ def serve():
         endpoint.close()
 
 
-@pytest.fixture(scope="module")
-def ray_here():
-    """A Ray of the tests' own."""
-    import ray
-
-    ray.init(address="local", num_cpus=8, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
-
-
 @pytest.fixture
 def world(tmp_path):
     """``world(n, **columns)``: the directory of a saved catalogue of n items with titles, and users who walk through them."""
