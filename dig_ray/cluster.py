@@ -197,6 +197,14 @@ def causes(error: BaseException) -> Iterator[BaseException]:
         todo.extend(inner for inner in behind if isinstance(inner, BaseException))
 
 
+def processors() -> int:
+    """CPUs of all machines, as the machines count them: a run of its own gives Ray more than there are."""
+    import ray
+
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    return (os.cpu_count() or 1) if len(nodes) == 1 else int(ray.cluster_resources().get("CPU", 1))
+
+
 def find_user_error(error: BaseException) -> str | None:
     """The sentence of the UserError behind an error, raised here or in a Ray worker; None if there is none.
 

@@ -17,7 +17,7 @@ from typing import Any
 from pydantic import Field, model_validator
 
 from dig_ray.base import Config, Stage
-from dig_ray.cluster import RaySession, find_user_error, quiet_ray_data
+from dig_ray.cluster import RaySession, find_user_error, processors, quiet_ray_data
 from dig_ray.code_version import code_hash
 from dig_ray.config import COMMAND_LINE, NAME_PATTERN, load_config
 from dig_ray.errors import UserError
@@ -208,7 +208,7 @@ def _run(work: Mapping[Key, Work], done: set[Key], parallel: int | None, log: Ca
     """Make what is missing, as many at once as there is room for; a failure leaves out only what needs it."""
     import ray
 
-    cpus = min(int(ray.cluster_resources().get("CPU", 1)), _processors())
+    cpus = min(int(ray.cluster_resources().get("CPU", 1)), processors())
     at_once = parallel or max(1, cpus // 2)
     done = set(done)
     missing = {key: one for key, one in work.items() if key not in done}
@@ -241,14 +241,6 @@ def _run(work: Mapping[Key, Work], done: set[Key], parallel: int | None, log: Ca
                 if sentence is None:
                     raise
                 work[key].failed = sentence
-
-
-def _processors() -> int:
-    """CPUs of all machines, as the machines count them: a run of its own gives Ray more than there are."""
-    import ray
-
-    nodes = [node for node in ray.nodes() if node["Alive"]]
-    return (os.cpu_count() or 1) if len(nodes) == 1 else int(ray.cluster_resources().get("CPU", 1))
 
 
 class _Lines:

@@ -155,10 +155,10 @@ def _open_wave(wave: Sequence[Any], images: ImagesConfig, stage: Stage, progress
     import ray
     from ray.data import TaskPoolStrategy
 
-    from dig_ray.cluster import quiet_ray_data
+    from dig_ray.cluster import processors, quiet_ray_data
 
     quiet_ray_data()
-    tasks = max(1, min(len(wave), int(ray.cluster_resources().get("CPU", 1))))
+    tasks = max(1, min(len(wave), processors()))  # each is a process; more than processors only take memory
     if images.fetch:
         tasks = min(tasks, images.in_flight)
     opened = ray.data.from_arrow_refs(list(wave)).map_batches(

@@ -167,7 +167,9 @@ def _encode_on_ray(
     if not todo:
         return
     import ray
-    from ray.data import ActorPoolStrategy, DataContext
+    from ray.data import ActorPoolStrategy, DataContext, TaskPoolStrategy
+
+    from dig_ray.cluster import processors
 
     resources = join_ray()
     check_room(SETTING, config, resources)
@@ -182,6 +184,7 @@ def _encode_on_ray(
         pictures = parts.map_batches(
             cast(Any, read_group),
             fn_kwargs={"path": str(path)},
+            compute=TaskPoolStrategy(size=1),
             batch_size=1,
             num_cpus=0.1,
             label_selector=here,
@@ -189,6 +192,8 @@ def _encode_on_ray(
         decoded = pictures.map_batches(
             cast(Any, decode_group),
             fn_kwargs={"settings": settings},
+            # each is a process; more than processors only take memory
+            compute=TaskPoolStrategy(size=max(1, min(len(todo), processors()))),
             batch_size=1,
             num_cpus=config.decode_cpus,
         )
