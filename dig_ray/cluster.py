@@ -173,6 +173,8 @@ def quiet_ray_data() -> None:
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
+    # advice on Ray's own settings, which nobody who runs a stage can follow
+    context.issue_detectors_config.detectors = []
     for name in ("ray.data", "ray.train", "ray.tune"):
         logging.getLogger(name).setLevel(logging.WARNING)
 

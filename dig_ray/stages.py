@@ -163,7 +163,7 @@ def _items_are_mined(config: Any) -> bool:
             or bool(mining.users)
             or mining.judge is not None
             or _sft_reads(config, "item_interests")
-            or (config.grpo is not None and config.grpo.rewards.gamma > 0)
+            or _compares_interests(config)
         )
     )
 
@@ -255,14 +255,18 @@ def _grpo(config: Any, stage: Stage, inputs: Inputs) -> None:
 
 
 def _grpo_reads(config: Any, name: str) -> bool:
-    rewards = config.grpo.rewards
     if name == "judgements":
-        return rewards.reads_quality or (rewards.gamma > 0 and config.mining.judge is not None)
-    return name in ("catalog", "semantic_ids", "sft") or rewards.gamma > 0
+        quality = config.grpo is not None and config.grpo.rewards.reads_quality
+        return quality or (_compares_interests(config) and config.mining.judge is not None)
+    return name in ("catalog", "semantic_ids", "sft") or _compares_interests(config)
 
 
 def _has_grpo(config: Any) -> bool:
     return config.grpo is not None
+
+
+def _compares_interests(config: Any) -> bool:
+    return config.grpo is not None and config.grpo.rewards.gamma > 0
 
 
 def _recommend(config: Any, stage: Stage, inputs: Inputs) -> None:
@@ -558,7 +562,7 @@ STAGES: tuple[StageSpec, ...] = (
         wanted=_has_grpo,
         reads=_grpo_reads,
         ignore=("grpo.cpus_per_worker", "grpo.max_failures", "grpo.hang_seconds"),
-        unread=lambda config: () if config.grpo.rewards.gamma else ("embedding.model",),
+        unread=lambda config: () if _compares_interests(config) else ("embedding.model",),
     ),
     StageSpec(
         name="recommend",
