@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 ROWS = 256  # of a part and of a row group
 PART_BYTES = 64 << 20  # of pictures that a part's items bring along
-WAVE_BYTES, WAVE_PARTS = 1 << 30, 1024  # handed to Ray at once
+WAVE_BYTES, WAVE_PARTS = 128 << 20, 1024  # handed to Ray at once
 CPUS = 0.5  # of a task; a whole one each can leave none to read with
 COLUMNS = ("item_id", "image", "image_bytes")
 

@@ -82,7 +82,8 @@ def run(config: CatalogConfig, stage: Stage, catalog_dir: Path) -> None:
         tables = _row_groups(there)
         resumed = 0
     else:
-        file = pq.ParquetFile(Path(catalog_dir) / "items.parquet")
+        # pre_buffer, on by default, would hold all bytes of all pictures while any are read
+        file = pq.ParquetFile(Path(catalog_dir) / "items.parquet", pre_buffer=False)
         names = [name for name in COLUMNS if name in file.schema_arrow.names]
         batches = file.iter_batches(batch_size=ROWS, columns=names)
         parts, resumed = open_all(batches, file.metadata.num_rows, images, stage)
