@@ -8,7 +8,8 @@
    encoding them with a tiny tower, so that decoding is what takes the time.
 3. Fusion of 384 text and 1,024 image dimensions for 100,000 items with 500,000 pairs, towards both targets.
 
-Two CPU cores are enough, about 12 minutes, 2 GB of disk. Exit code 1 when a target is missed; on 2026-11-22 opening missed its memory (docs/LOG.md).
+Two CPU cores are enough, about 12 minutes, 2 GB of disk. Exit code 1 when a target is missed. On
+2026-11-22 opening missed its memory (docs/LOG.md).
 """
 
 from __future__ import annotations
