@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,7 +15,8 @@ import numpy as np
 
 from dig_ray.semantic_ids.prefix_table import PrefixTable
 from dig_ray.training.config import GrpoConfig, RewardsConfig
-from dig_ray.training.ray_train import keep_batch, leave_sentence, train_or_resume
+from dig_ray.training.ray_train import run_worker, train_or_resume
+from dig_ray.training.ray_train import trainer_arguments as common_arguments
 
 if TYPE_CHECKING:
     from dig_ray.training.rewards import Reward
@@ -98,13 +98,11 @@ def trainer_arguments(job: GrpoJob, output: str) -> Any:
     every = grpo.eval_every_steps
     published = grpo.loss_type == "published"
     return TrlGrpoConfig(
-        output_dir=output,
-        num_train_epochs=grpo.epochs,
+        **common_arguments(grpo, job.seed, output, every),
         per_device_train_batch_size=grpo.prompts_per_step
         // (grpo.num_workers * grpo.gradient_accumulation)
         * grpo.num_generations,
         per_device_eval_batch_size=grpo.num_generations,  # never used: ``evaluate`` decodes
-        gradient_accumulation_steps=grpo.gradient_accumulation,
         num_generations=grpo.num_generations,
         num_iterations=grpo.num_iterations,
         max_completion_length=job.table.depth,
@@ -115,30 +113,8 @@ def trainer_arguments(job: GrpoJob, output: str) -> Any:
         loss_type="grpo" if published else grpo.loss_type,
         importance_sampling_level="sequence" if published else grpo.importance_sampling_level,
         scale_rewards="group" if grpo.scale_rewards == "published" else grpo.scale_rewards,
-        learning_rate=grpo.learning_rate,
-        weight_decay=grpo.weight_decay,
-        adam_beta2=grpo.adam_beta2,
-        warmup_steps=grpo.warmup_steps,
-        lr_scheduler_type=grpo.schedule,
-        max_grad_norm=grpo.max_grad_norm,
-        bf16=grpo.precision == "bfloat16",
-        gradient_checkpointing=grpo.gradient_checkpointing,
-        use_cpu=not grpo.use_gpu,
-        seed=job.seed,
-        data_seed=job.seed,
-        eval_strategy="steps",
-        eval_steps=every,
-        save_strategy="steps",
-        save_steps=every,
-        save_total_limit=1,
         logging_steps=next(n for n in range(max(1, every // 10), 0, -1) if every % n == 0),
-        logging_nan_inf_filter=False,
-        disable_tqdm=True,
-        report_to="none",
-        remove_unused_columns=False,
-        dataloader_num_workers=0,
         dataloader_pin_memory=False,
-        ddp_find_unused_parameters=False,
     )
 
 
@@ -176,35 +152,7 @@ def make_trainer(job: GrpoJob, output: str, callbacks: Sequence[Any] = ()) -> An
 
 def grpo_worker(config: dict[str, Any]) -> None:
     """Ray Train worker: roll out, judge, train; report a full checkpoint at every validation, resume from the latest one."""
-    import ray
-    import ray.train
-    import torch
-
-    job: GrpoJob = ray.get(config["job"]) if isinstance(config["job"], ray.ObjectRef) else config["job"]
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    torch.set_num_threads(job.threads)
-    from dig_ray.training.rewards import RewardError
-    from dig_ray.training.validation import LossIsNaN
-
-    rank = ray.train.get_context().get_world_rank()
-    # every try would end here, so the run ends as it is and no worker is started again
-    try:
-        _train(job, config["lines"].put)
-    except LossIsNaN as stop:
-        keep_batch(
-            config["failed"],
-            rank,
-            {name: v.cpu().numpy() for name, v in stop.batch.items() if isinstance(v, torch.Tensor)},
-        )
-        if rank == 0:
-            leave_sentence(
-                config["failed"],
-                f"grpo: the loss became NaN at step {stop.step} (its batch is in {config['failed']}); "
-                "lower grpo.learning_rate, or set grpo.precision to float32",
-            )
-    except RewardError as stop:
-        if "another worker" not in str(stop):
-            leave_sentence(config["failed"], f"grpo: {stop}; mend the reward function")
+    run_worker(config, "grpo", _train)
 
 
 def _train(job: GrpoJob, say: Callable[[str], None]) -> None:

@@ -28,6 +28,7 @@ from dig_ray.recommender.rollouts import RolloutSampler, with_target
 from dig_ray.semantic_ids.prefix_table import PrefixTable
 from dig_ray.training.config import GrpoConfig
 from dig_ray.training.grpo_objective import advantages, k3, published_objective
+from dig_ray.training.ray_train import Hopeless
 from dig_ray.training.rewards import Reward, RewardError, batch_of_items, weighted_rewards
 from dig_ray.training.validation import FiniteGradients, ValidationSet, validate
 
@@ -234,7 +235,7 @@ class SidGrpoTrainer(GRPOTrainer):
         # all ranks stop together, or the others would wait for this one for ever
         failed = self._sum(np.array([float(error is not None)]))[0]
         if failed:
-            raise error or RewardError("a reward failed on another worker")
+            raise Hopeless(f"{error}; mend the reward function" if error else "") from error
         assert found is not None
         advantage = self._advantages(found.total)
         self._note(found, rollouts.items, targets, advantage, drawn, time.thread_time() - begun)

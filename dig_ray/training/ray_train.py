@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shutil
 import threading
 from collections.abc import Callable, Iterator
@@ -19,6 +20,15 @@ import numpy as np
 
 from dig_ray.errors import UserError
 from dig_ray.training.config import WorkersConfig
+
+
+class Hopeless(Exception):
+    """Every further try would end the same. ``sentence`` says why to the user; "" on workers that only stop with the others."""
+
+    def __init__(self, sentence: str) -> None:
+        super().__init__(sentence)
+        self.sentence = sentence
+
 
 STOPPED = "stopped.json"
 """What a worker leaves in ``failed`` when going on makes no sense: ``{"sentence": ...}``."""
@@ -160,6 +170,81 @@ def keep_batch(failed: str, rank: int, arrays: dict[str, Any]) -> None:
 def leave_sentence(failed: str, sentence: str) -> None:
     """Say why every further try would end the same; the driver raises it as a UserError."""
     write_bytes(failed, STOPPED, json.dumps({"sentence": sentence}).encode())
+
+
+def run_worker(
+    config: dict[str, Any], name: str, train: Callable[[Any, Callable[[str], None]], None]
+) -> None:
+    """A ``train_loop_per_worker``: set the process up, train, and where every further try would end the same, say so and stop.
+
+    Args:
+        config: what ``fit`` gives a worker.
+        name: of the stage, which is also its part of the config.
+        train: gets the job and what prints a line.
+    """
+    import ray
+    import ray.train
+    import torch
+
+    job = ray.get(config["job"]) if isinstance(config["job"], ray.ObjectRef) else config["job"]
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    torch.set_num_threads(job.threads)
+    from dig_ray.training.validation import LossIsNaN
+
+    failed = config["failed"]
+    try:
+        train(job, config["lines"].put)
+    except LossIsNaN as stop:
+        rank = ray.train.get_context().get_world_rank()
+        arrays = {key: v.cpu().numpy() for key, v in stop.batch.items() if isinstance(v, torch.Tensor)}
+        keep_batch(failed, rank, arrays)
+        if rank == 0:
+            leave_sentence(
+                failed,
+                f"{name}: the loss became NaN at step {stop.step} (its batch is in {failed}); "
+                f"lower {name}.learning_rate, or set {name}.precision to float32",
+            )
+    except Hopeless as stop:
+        if stop.sentence:
+            leave_sentence(failed, f"{name}: {stop.sentence}")
+
+
+def trainer_arguments(config: Any, seed: int, output: str, every: int) -> dict[str, Any]:
+    """What SFT and GRPO both tell transformers' trainer.
+
+    Args:
+        config: an ``SftConfig`` or a ``GrpoConfig``.
+        seed: of data and model.
+        output: a folder of the worker's.
+        every: steps between validations, with a checkpoint at each.
+    """
+    return {
+        "output_dir": output,
+        "num_train_epochs": config.epochs,
+        "gradient_accumulation_steps": config.gradient_accumulation,
+        "learning_rate": config.learning_rate,
+        "weight_decay": config.weight_decay,
+        "adam_beta2": config.adam_beta2,
+        "warmup_steps": config.warmup_steps,
+        "lr_scheduler_type": config.schedule,
+        "max_grad_norm": config.max_grad_norm,
+        "bf16": config.precision == "bfloat16",
+        "gradient_checkpointing": config.gradient_checkpointing,
+        "use_cpu": not config.use_gpu,
+        "seed": seed,
+        "data_seed": seed,
+        "eval_strategy": "steps",
+        "eval_steps": every,
+        "save_strategy": "steps",
+        "save_steps": every,
+        "save_total_limit": 1,
+        "logging_nan_inf_filter": False,
+        "disable_tqdm": True,
+        "report_to": "none",
+        "remove_unused_columns": False,
+        "dataloader_num_workers": 0,
+        "ddp_find_unused_parameters": False,
+    }
 
 
 def train_or_resume(

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,7 +15,8 @@ import numpy as np
 from dig_ray.recommender.config import RecommenderConfig
 from dig_ray.semantic_ids.prefix_table import PrefixTable
 from dig_ray.training.config import SftConfig
-from dig_ray.training.ray_train import keep_batch, leave_sentence, train_or_resume
+from dig_ray.training.ray_train import run_worker, train_or_resume
+from dig_ray.training.ray_train import trainer_arguments as common_arguments
 
 
 @dataclass(frozen=True)
@@ -63,35 +63,11 @@ def trainer_arguments(job: SftJob, output: str) -> Any:
     if sft.parallel == "fsdp":
         options["fsdp"] = "full_shard auto_wrap"
     return TrlSftConfig(
-        output_dir=output,
-        num_train_epochs=sft.epochs,
+        **common_arguments(sft, job.seed, output, every),
         per_device_train_batch_size=sft.rows_per_step // (sft.num_workers * sft.gradient_accumulation),
-        gradient_accumulation_steps=sft.gradient_accumulation,
-        learning_rate=sft.learning_rate,
-        weight_decay=sft.weight_decay,
-        adam_beta2=sft.adam_beta2,
-        warmup_steps=sft.warmup_steps,
-        lr_scheduler_type=sft.schedule,
-        max_grad_norm=sft.max_grad_norm,
-        bf16=sft.precision == "bfloat16",
-        gradient_checkpointing=sft.gradient_checkpointing,
-        use_cpu=not sft.use_gpu,
-        seed=job.seed,
-        data_seed=job.seed,
-        eval_strategy="steps",
-        eval_steps=every,
-        save_strategy="steps",
-        save_steps=every,
-        save_total_limit=1,
         logging_steps=max(1, steps_per_epoch(job) // 4),
-        logging_nan_inf_filter=False,
-        disable_tqdm=True,
-        report_to="none",
-        remove_unused_columns=False,
-        dataloader_num_workers=0,
         dataloader_pin_memory=sft.use_gpu,
         average_tokens_across_devices=True,
-        ddp_find_unused_parameters=False,
         max_length=None,
         packing=False,
         dataset_kwargs={"skip_prepare_dataset": True},
@@ -135,30 +111,7 @@ def make_trainer(job: SftJob, output: str, callbacks: list[Any] | None = None) -
 
 def sft_worker(config: dict[str, Any]) -> None:
     """Ray Train worker: train, report a full checkpoint at every validation, resume from the latest one."""
-    import ray
-    import ray.train
-    import torch
-
-    job: SftJob = ray.get(config["job"]) if isinstance(config["job"], ray.ObjectRef) else config["job"]
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    torch.set_num_threads(job.threads)
-    from dig_ray.training.validation import LossIsNaN
-
-    try:
-        _train(job, config["lines"].put)
-    except (
-        LossIsNaN
-    ) as stop:  # every try would end here, so the run ends as it is and no worker is started again
-        rank = ray.train.get_context().get_world_rank()
-        keep_batch(
-            config["failed"], rank, {name: values.cpu().numpy() for name, values in stop.batch.items()}
-        )
-        if rank == 0:
-            leave_sentence(
-                config["failed"],
-                f"sft: the loss became NaN at step {stop.step} (its batch is in {config['failed']}); "
-                "lower sft.learning_rate, or set sft.precision to float32",
-            )
+    run_worker(config, "sft", _train)
 
 
 def _train(job: SftJob, say: Callable[[str], None]) -> None:
