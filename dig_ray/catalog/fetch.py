@@ -119,20 +119,20 @@ async def _patiently(
     session: aiohttp.ClientSession, address: str, images: ImagesConfig, allowed: frozenset[str]
 ) -> bytes | str:
     got: bytes | str = reasons.UNREACHABLE
-    asked = 0.0
+    wait: float | None = 0.0
     for number in range(TRIES):
-        if number:
-            await asyncio.sleep(asked + random.uniform(0, FIRST_WAIT * 2**number))
-        got, again, asked = await _once(session, address, images, allowed)
-        if not again:
+        if wait is None:
             break
+        if number:
+            await asyncio.sleep(wait + random.uniform(0, FIRST_WAIT * 2**number))
+        got, wait = await _once(session, address, images, allowed)
     return got
 
 
 async def _once(
     session: aiohttp.ClientSession, address: str, images: ImagesConfig, allowed: frozenset[str]
-) -> tuple[bytes | str, bool, float]:
-    """(bytes or a reason, whether another try may help, seconds that the server asks to wait before it)."""
+) -> tuple[bytes | str, float | None]:
+    """Bytes or a reason, and the seconds to wait before another try, None where none can help."""
     try:
         async with asyncio.timeout(images.timeout):
             here = URL(address)
@@ -142,20 +142,21 @@ async def _once(
                     if response.status in REDIRECTS and "Location" in response.headers:
                         here = here.join(URL(response.headers["Location"]))
                     elif response.status == 200:
-                        return await _body(response, images.max_bytes), False, 0.0
+                        return await _body(response, images.max_bytes), None
                     elif response.status in (404, 410):
-                        return reasons.NOT_FOUND, False, 0.0
+                        return reasons.NOT_FOUND, None
                     else:
+                        if response.status != 429 and response.status < 500:
+                            return reasons.UNREACHABLE, None
                         asked = retry_after_seconds(response.headers.get("Retry-After"), LONGEST_WAIT)
-                        again = response.status == 429 or response.status >= 500
-                        return reasons.UNREACHABLE, again, asked or 0.0
-            return reasons.UNREACHABLE, False, 0.0
+                        return reasons.UNREACHABLE, asked or 0.0
+            return reasons.UNREACHABLE, None
     except _Private:
-        return reasons.PRIVATE, False, 0.0
+        return reasons.PRIVATE, None
     except ValueError:  # no address at all, or a redirect to none
-        return reasons.UNREACHABLE, False, 0.0
+        return reasons.UNREACHABLE, None
     except (TimeoutError, OSError, aiohttp.ClientError):
-        return reasons.UNREACHABLE, True, 0.0
+        return reasons.UNREACHABLE, 0.0
 
 
 def _check(here: URL, allowed: frozenset[str]) -> None:
