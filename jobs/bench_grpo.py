@@ -65,6 +65,23 @@ def histories(items: int, count: int) -> tuple[np.ndarray, np.ndarray]:
     return rng.integers(0, N_ITEMS, (count, items)), rng.integers(0, N_ITEMS, count)
 
 
+def continuations(token_rows: np.ndarray, width: int) -> Callable[[int, Any], list[int]]:
+    """The callback that peers give ``generate``: what may follow the tokens after a prompt of that width."""
+    root: dict[int, Any] = {}
+    for row in token_rows.tolist():
+        node = root
+        for token in row:
+            node = node.setdefault(int(token), {})
+
+    def allowed(_: int, ids: Any) -> list[int]:
+        node = root
+        for token in ids[width:].tolist():
+            node = node[token]
+        return list(node)
+
+    return allowed
+
+
 def peak() -> int:
     """Bytes of this process's highest resident set."""
     line = next(one for one in Path("/proc/self/status").read_text().splitlines() if one.startswith("VmHWM"))
@@ -137,11 +154,6 @@ def stock_trainer(items: int, groups: int, steps: int, folder: str) -> Any:
     tokenizer.save_pretrained(start)
     tokenizer.padding_side = "left"
     model = AutoModelForCausalLM.from_pretrained(start, dtype=torch.float32)
-    trie: dict[int, Any] = {}
-    for row in (sids.token_table[:, : len(SIZES)] + policy.sid_start).tolist():
-        node = trie
-        for token in row:
-            node = node.setdefault(int(token), {})
     past, targets = histories(items, PROMPTS * steps)
     words = [sids.text_of(item) for item in range(N_ITEMS)]
     texts = [tokenizer.bos_token + "".join(words[item] for item in row) for row in past.tolist()]
@@ -184,15 +196,8 @@ def stock_trainer(items: int, groups: int, steps: int, folder: str) -> Any:
         train_dataset=Dataset.from_dict({"prompt": texts, "goal": goals}),
         processing_class=tokenizer,
     )
-    width = 1 + 3 * items
+    allowed = continuations(sids.token_table[:, : len(SIZES)] + policy.sid_start, 1 + 3 * items)
     generate = model.generate
-
-    def allowed(_: int, ids: Any) -> list[int]:
-        node = trie
-        for token in ids[width:].tolist():
-            node = node[token]
-        return list(node)
-
     model.generate = lambda **inputs: generate(**inputs, prefix_allowed_tokens_fn=allowed)
     return trainer
 
@@ -298,9 +303,10 @@ def parts(threads: int) -> dict[str, Any]:
     import torch
 
     from dig_ray.recommender.backbone import build_policy, build_tokenizer
-    from dig_ray.recommender.rollout_trees import TreeBuilder, TrieDistribution, tree_log_probs, tree_mask
+    from dig_ray.recommender.rollout_trees import TreeBuilder, tree_log_probs, tree_mask
     from dig_ray.recommender.rollouts import RolloutSampler
     from dig_ray.recommender.tasks import SidStream
+    from dig_ray.recommender.trie import TrieDistribution
     from dig_ray.semantic_ids.prefix_table import build_prefix_table
 
     torch.set_num_threads(threads)
@@ -345,18 +351,7 @@ def parts(threads: int) -> dict[str, Any]:
     past, _ = histories(20, USERS)
     padded = torch.from_numpy(np.stack([stream.prompt(one, policy.bos) for one in past]))
     lengths = torch.full((USERS,), padded.shape[1])
-    children: dict[int, Any] = {}
-    for row in (sids.token_table[:, : len(SIZES)] + policy.sid_start).tolist():
-        node = children
-        for token in row:
-            node = node.setdefault(int(token), {})
-    width = padded.shape[1]
-
-    def allowed(_: int, ids: Any) -> list[int]:
-        node = children
-        for token in ids[width:].tolist():
-            node = node[token]
-        return list(node)
+    allowed = continuations(sids.token_table[:, : len(SIZES)] + policy.sid_start, padded.shape[1])
 
     def beams() -> Any:
         with torch.inference_mode():

@@ -24,6 +24,7 @@ from dig_ray.evaluation.config import EvaluationConfig
 from dig_ray.evaluation.recommendations import write_recommendations
 from dig_ray.parts import read_part, write_part
 from dig_ray.progress import Progress
+from dig_ray.subset import evenly_spaced
 
 if TYPE_CHECKING:
     from dig_ray.catalog.dataset import Cases, Dataset
@@ -264,7 +265,7 @@ def _decode_on_ray(
     threads = max(1, (os.cpu_count() or 1) * len(ray.nodes()) // actors)
     free = np.zeros(len(cases), bool)
     if config.unconstrained:
-        free[np.linspace(0, len(cases) - 1, min(INVALID_SAMPLE, len(cases))).astype(np.int64)] = True
+        free[evenly_spaced(len(cases), INVALID_SAMPLE)] = True
     shared = ray.put(
         (
             sids,

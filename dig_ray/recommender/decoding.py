@@ -17,6 +17,7 @@ import numpy as np
 from dig_ray.recommender.policy import SidPolicy
 from dig_ray.recommender.slim_weights import SlimWeights
 from dig_ray.recommender.tree_cache import TreeCache
+from dig_ray.recommender.trie import Trie
 from dig_ray.semantic_ids.prefix_table import PrefixTable
 
 if TYPE_CHECKING:
@@ -56,19 +57,14 @@ class BeamSearcher:
         normalizer: Normalizer = "trie",
         max_candidates: int = 40_000_000,
     ) -> None:
-        import torch
-
         if beam < 1:
             raise ValueError(f"beam must be at least 1, not {beam}")
         self.policy = policy
         self.table = table
         self.beam = min(beam, table.n_items)
         self.normalizer = normalizer
-        device = policy.device
-        self._tokens = [torch.from_numpy(t).to(device, torch.long) for t in table.tokens]
-        self._starts = [torch.from_numpy(s).to(device, torch.long) for s in table.child_start]
+        self._trie = Trie(table, policy.device)
         self._weights: SlimWeights | None = None
-        self._items = torch.from_numpy(table.items).to(device, torch.long)
         widths: list[int] = []
         self._kept: list[int] = []  # beams after each depth
         for children in table.max_children:
@@ -130,8 +126,8 @@ class BeamSearcher:
             node = child.flatten(1).gather(1, pick)
             if not last:
                 tree.reparent(pick // candidates.shape[2])
-                hidden = tree.feed(self._tokens[depth][node] + self.policy.sid_start)
-        items = self._items[node].masked_fill(score == -torch.inf, -1)
+                hidden = tree.feed(self._trie.tokens[depth][node] + self.policy.sid_start)
+        items = self._trie.items[node].masked_fill(score == -torch.inf, -1)
         everything = self._fit(items, score)
         if seen is None:
             return everything, everything
@@ -144,12 +140,7 @@ class BeamSearcher:
         import torch
 
         first, end = self.table.level_ranges[depth]
-        start = self._starts[depth][node]
-        count = self._starts[depth][node + 1] - start
-        slots = torch.arange(self.table.max_children[depth], device=node.device)
-        child = (start[..., None] + slots).clamp_(max=len(self._tokens[depth]) - 1)
-        missing = slots >= count[..., None]
-        token = self._tokens[depth][child]
+        child, token, missing = self._trie.children(depth, node)
         if self.normalizer == "head":
             every = torch.matmul(hidden, rows.T).float().log_softmax(-1)
             log_prob = every.gather(-1, token.clamp(min=0))

@@ -18,6 +18,7 @@ import numpy as np
 
 from dig_ray.recommender.objective import item_parents
 from dig_ray.recommender.packing import pack
+from dig_ray.recommender.trie import TrieDistribution
 from dig_ray.semantic_ids.prefix_table import STAY, PrefixTable
 
 if TYPE_CHECKING:
@@ -186,56 +187,6 @@ def tree_mask(document: Tensor, in_prompt: Tensor, ancestors: Tensor) -> Tensor:
     same = document[:, None, :] == document[:, :, None]
     mask = same & in_prompt[:, None, :] & (at[None, None, :] <= at[None, :, None])
     return mask.scatter(2, ancestors, True)[:, None]
-
-
-class TrieDistribution:
-    """Log-probabilities of continuations under the trie's mask.
-
-    Args:
-        table: the catalogue's prefixes.
-        device: where the states are.
-    """
-
-    def __init__(self, table: PrefixTable, device: Any = "cpu") -> None:
-        import torch
-
-        self.table = table
-        self.tokens = [torch.from_numpy(t).to(device, torch.long) for t in table.tokens]
-        self.starts = [torch.from_numpy(s).to(device, torch.long) for s in table.child_start]
-
-    def at(self, depth: int, hidden: Tensor, rows: Tensor, node: Tensor, temperature: float = 1.0) -> Tensor:
-        """Log-probabilities (n, M) of the continuations of ``node`` (n,), in their order, -inf where there is none.
-
-        Args:
-            depth: of the token to be chosen.
-            hidden: (n, d) states that predict it.
-            rows: (n_sid, d) head rows.
-            node: int64 (n,) prefixes of that depth.
-            temperature: logits are divided by it.
-        """
-        import torch
-
-        first, end = self.table.level_ranges[depth]
-        begin = self.starts[depth][node]
-        count = self.starts[depth][node + 1] - begin
-        slots = torch.arange(self.table.max_children[depth], device=node.device)
-        child = (begin[:, None] + slots).clamp_(max=len(self.tokens[depth]) - 1)
-        token = self.tokens[depth][child]
-        logits = torch.matmul(hidden, rows[first:end].T).float() / temperature
-        logits = logits.gather(1, (token - first).clamp_(min=0))
-        return logits.masked_fill(slots >= count[:, None], -torch.inf).log_softmax(1)
-
-    def outside(self, depth: int, hidden: Tensor, rows: Tensor, node: Tensor) -> Tensor:
-        """Share of an unmasked step's probability, over all SID tokens, that would leave the catalogue, (n,)."""
-        import torch
-
-        begin = self.starts[depth][node]
-        count = self.starts[depth][node + 1] - begin
-        slots = torch.arange(self.table.max_children[depth], device=node.device)
-        child = (begin[:, None] + slots).clamp_(max=len(self.tokens[depth]) - 1)
-        every = torch.matmul(hidden, rows.T).float().log_softmax(1)
-        inside = every.gather(1, self.tokens[depth][child].clamp(min=0))
-        return 1 - inside.masked_fill(slots >= count[:, None], -torch.inf).exp().sum(1)
 
 
 def tree_log_probs(

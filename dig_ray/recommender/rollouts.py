@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from dig_ray.recommender.policy import SidPolicy
-from dig_ray.recommender.rollout_trees import TrieDistribution
 from dig_ray.recommender.tree_cache import TreeCache
+from dig_ray.recommender.trie import TrieDistribution
 from dig_ray.semantic_ids.prefix_table import PrefixTable
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ class RolloutSampler:
                 tree.reparent(parent)
                 token = self.trie.tokens[depth][node].clamp(min=0)
                 hidden = tree.feed(token + self.policy.sid_start)
-        items = torch.from_numpy(self.table.items).to(device, torch.long)[node]
+        items = self.trie.items[node]
         return items, log_prob
 
     def _independent(
@@ -162,7 +162,7 @@ class RolloutSampler:
             if depth < self.table.depth - 1:
                 token = self.trie.tokens[depth][node].clamp(min=0)
                 hidden = tree.feed(token + self.policy.sid_start)
-        items = torch.from_numpy(self.table.items).to(device, torch.long)[node]
+        items = self.trie.items[node]
         return items, log_prob
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dig_ray.ranking import PAD, rank_of_target
+from dig_ray.subset import evenly_spaced
 
 if TYPE_CHECKING:
     from dig_ray.catalog.dataset import Dataset
@@ -31,9 +32,7 @@ def pick(ranks: np.ndarray, users: int = USERS) -> list[int]:
 
 def spread(values: np.ndarray, n: int) -> list[int]:
     """``n`` of the values, evenly spaced."""
-    if n <= 0 or not len(values):
-        return []
-    return values[np.unique(np.linspace(0, len(values) - 1, n).round().astype(np.int64))].tolist()
+    return values[evenly_spaced(len(values), n)].tolist()
 
 
 def picture(raw: Any) -> str | None:

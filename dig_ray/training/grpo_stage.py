@@ -16,6 +16,7 @@ import numpy as np
 
 from dig_ray.base import Stage
 from dig_ray.errors import UserError
+from dig_ray.subset import evenly_spaced
 from dig_ray.training.config import GrpoConfig
 
 if TYPE_CHECKING:
@@ -141,8 +142,8 @@ def build_job(
         raise UserError(
             "grpo: no user of the training split has two events, so there is nothing to roll out from; check catalog.split"
         )
-    if grpo.max_prompts is not None and grpo.max_prompts < len(users):
-        chosen = np.unique(np.linspace(0, len(users) - 1, grpo.max_prompts).astype(np.int64))
+    if grpo.max_prompts is not None:
+        chosen = evenly_spaced(len(users), grpo.max_prompts)
         users, begin, end = users[chosen], begin[chosen], end[chosen]
     if len(users) < grpo.prompts_per_step:
         raise UserError(

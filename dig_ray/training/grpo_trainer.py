@@ -7,9 +7,7 @@ is made of (``tree_log_probs``), and ``evaluate``. The loss ``published`` is our
 
 from __future__ import annotations
 
-import copy
 import time
-import types
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -19,20 +17,20 @@ import torch
 from transformers import TrainerCallback
 from trl import GRPOConfig as TrlGrpoConfig
 from trl import GRPOTrainer
-from trl.trainer.utils import use_adapter
 
 from dig_ray.recommender.decoding import BeamSearcher, pad_prompts
 from dig_ray.recommender.policy import SidPolicy
-from dig_ray.recommender.rollout_trees import TreeBuilder, TrieDistribution, tree_log_probs, tree_mask
+from dig_ray.recommender.rollout_trees import TreeBuilder
 from dig_ray.recommender.rollouts import RolloutSampler, with_target
+from dig_ray.recommender.trie import TrieDistribution
 from dig_ray.semantic_ids.prefix_table import PrefixTable
+from dig_ray.subset import evenly_spaced
 from dig_ray.training.config import GrpoConfig
 from dig_ray.training.grpo_objective import advantages, k3, published_objective
 from dig_ray.training.ray_train import Hopeless
 from dig_ray.training.rewards import Reward, RewardError, batch_of_items, weighted_rewards
+from dig_ray.training.rollout_log_probs import Reference, attach_log_probs, states
 from dig_ray.training.validation import FiniteGradients, ValidationSet, validate
-
-REFERENCE = "reference"
 
 
 class Prompts:
@@ -58,73 +56,6 @@ class Prompts:
         return [
             self.tokens[self.offsets[row] : self.offsets[row + 1]].astype(np.int64) for row in rows.tolist()
         ]
-
-
-def attach_log_probs(policy: SidPolicy, trie: TrieDistribution, temperature: float) -> None:
-    """Make the model's forward return each rollout's log-probabilities and entropies, (B * G, D) each.
-
-    It has to happen inside ``forward``: that is where distributed wrappers hook in to average gradients.
-    """
-
-    def forward(self: Any, tree: dict[str, Any], **_: Any) -> dict[str, torch.Tensor]:
-        hidden = _states(self, tree)
-        log_probs, entropies = tree_log_probs(trie, hidden, policy.sid_rows(), tree, temperature)
-        return {"log_probs": log_probs, "entropies": entropies}
-
-    policy.causal_lm.forward = types.MethodType(forward, policy.causal_lm)
-
-
-def _states(causal_lm: Any, tree: dict[str, Any]) -> Any:
-    mask = tree_mask(tree["document"], tree["in_prompt"], tree["ancestors"])
-    return causal_lm.get_decoder()(
-        input_ids=tree["input_ids"],
-        position_ids=tree["position_ids"],
-        attention_mask=mask,
-        use_cache=False,
-    ).last_hidden_state
-
-
-class Reference:
-    """The policy as it was before RL: a frozen copy, of its adapter alone where it has one.
-
-    Args:
-        policy: before anything is attached to it.
-        trie: the catalogue's.
-        temperature: as for the policy.
-    """
-
-    def __init__(self, policy: SidPolicy, trie: TrieDistribution, temperature: float) -> None:
-        self.trie, self.temperature = trie, temperature
-        self.policy = policy
-        self.adapter = hasattr(policy.model, "peft_config")
-        if self.adapter:
-            model = policy.model
-            active = model.active_adapter
-            model.add_adapter(REFERENCE, model.peft_config[active])
-            tensors = dict(model.named_parameters())
-            for name, tensor in tensors.items():
-                twin = tensors.get(name.replace(f".{REFERENCE}", f".{active}")) if REFERENCE in name else None
-                if twin is not None:
-                    tensor.data.copy_(twin.data)
-                    tensor.requires_grad_(False)
-        else:
-            model = copy.deepcopy(policy.model).requires_grad_(False)
-            self.policy = SidPolicy(model, policy.sid_start, policy.n_sid, policy.bos, policy.pad)
-
-    @contextmanager
-    def _active(self) -> Any:
-        if not self.adapter:
-            yield
-            return
-        inner = getattr(self.policy.model, "module", self.policy.model)
-        with use_adapter(inner, REFERENCE):
-            yield
-
-    def log_probs(self, tree: dict[str, Any]) -> torch.Tensor:
-        """(B * G, D) of each rollout's tokens."""
-        with torch.no_grad(), self._active():
-            hidden = _states(self.policy.causal_lm, tree)
-            return tree_log_probs(self.trie, hidden, self.policy.sid_rows(), tree, self.temperature)[0]
 
 
 class SidGrpoTrainer(GRPOTrainer):
@@ -364,7 +295,7 @@ class SidGrpoTrainer(GRPOTrainer):
                 torch.from_numpy(ids).to(device), torch.from_numpy(lengths).to(device), rows, 0
             ).items
             tree = self._builder.build(prompts, items).tensors(device)
-            hidden = _states(self._policy.causal_lm, tree)
+            hidden = states(self._policy.causal_lm, tree)
             head = self._policy.sid_rows()
             each = [
                 self._lookup.outside(d, hidden[tree["rows"][d], tree["columns"][d]], head, tree["nodes"][d])
@@ -383,8 +314,7 @@ class SidGrpoTrainer(GRPOTrainer):
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Decode the validation users; also say what the policy would do without its mask."""
-        rows = np.unique(np.linspace(0, len(self._prompts) - 1, min(64, len(self._prompts))).astype(np.int64))
-        more = {"outside": self.outside(rows)}
+        more = {"outside": self.outside(evenly_spaced(len(self._prompts), 64))}
         return validate(self, self._policy, self._valid, self._searcher, more=more)
 
 

@@ -18,6 +18,7 @@ import numpy as np
 from dig_ray.base import Stage
 from dig_ray.errors import UserError
 from dig_ray.recommender.config import RecommenderConfig
+from dig_ray.subset import evenly_spaced
 from dig_ray.training.config import SftConfig
 
 if TYPE_CHECKING:
@@ -205,9 +206,7 @@ def validation_prompts(
         raise UserError(
             f"{name}: the validation split is empty, so nothing can pick the best policy; check catalog.split"
         )
-    chosen = np.arange(len(cases.target))
-    if users is not None and users < len(chosen):
-        chosen = np.unique(np.linspace(0, len(chosen) - 1, users).astype(np.int64))
+    chosen = evenly_spaced(len(cases.target), len(cases.target) if users is None else users)
     prompts = [
         stream.prompt(
             dataset.events[max(int(cases.start[i]), int(cases.end[i]) - max_history) : int(cases.end[i])], bos

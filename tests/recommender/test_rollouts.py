@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dig_ray.recommender.decoding import BeamSearcher
-from dig_ray.recommender.rollout_trees import TreeBuilder, TrieDistribution, tree_log_probs, tree_mask
+from dig_ray.recommender.rollout_trees import TreeBuilder, tree_log_probs, tree_mask
 from dig_ray.recommender.rollouts import Rollouts, RolloutSampler, with_target
+from dig_ray.recommender.trie import TrieDistribution
 
 KINDS = ["phi3", "qwen2", "gpt2", "llama-untied", "llama-lora"]
 

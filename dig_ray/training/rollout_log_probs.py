@@ -1,0 +1,85 @@
+"""Log-probabilities of rollouts under the policy that is trained, and under the one it started from."""
+
+from __future__ import annotations
+
+import copy
+import types
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from trl.trainer.utils import use_adapter
+
+from dig_ray.recommender.policy import SidPolicy
+from dig_ray.recommender.rollout_trees import tree_log_probs, tree_mask
+from dig_ray.recommender.trie import TrieDistribution
+
+REFERENCE = "reference"
+
+
+def attach_log_probs(policy: SidPolicy, trie: TrieDistribution, temperature: float) -> None:
+    """Make the model's forward return each rollout's log-probabilities and entropies, (B * G, D) each.
+
+    It has to happen inside ``forward``: that is where distributed wrappers hook in to average gradients.
+    """
+
+    def forward(self: Any, tree: dict[str, Any], **_: Any) -> dict[str, torch.Tensor]:
+        hidden = states(self, tree)
+        log_probs, entropies = tree_log_probs(trie, hidden, policy.sid_rows(), tree, temperature)
+        return {"log_probs": log_probs, "entropies": entropies}
+
+    policy.causal_lm.forward = types.MethodType(forward, policy.causal_lm)
+
+
+def states(causal_lm: Any, tree: dict[str, Any]) -> Any:
+    """Last hidden states (R, T, d) of a forward pass over ``RolloutTrees.tensors``."""
+    mask = tree_mask(tree["document"], tree["in_prompt"], tree["ancestors"])
+    return causal_lm.get_decoder()(
+        input_ids=tree["input_ids"],
+        position_ids=tree["position_ids"],
+        attention_mask=mask,
+        use_cache=False,
+    ).last_hidden_state
+
+
+class Reference:
+    """The policy as it was before RL: a frozen copy, of its adapter alone where it has one.
+
+    Args:
+        policy: before anything is attached to it.
+        trie: the catalogue's.
+        temperature: as for the policy.
+    """
+
+    def __init__(self, policy: SidPolicy, trie: TrieDistribution, temperature: float) -> None:
+        self.trie, self.temperature = trie, temperature
+        self.policy = policy
+        self.adapter = hasattr(policy.model, "peft_config")
+        if self.adapter:
+            model = policy.model
+            active = model.active_adapter
+            model.add_adapter(REFERENCE, model.peft_config[active])
+            tensors = dict(model.named_parameters())
+            for name, tensor in tensors.items():
+                twin = tensors.get(name.replace(f".{REFERENCE}", f".{active}")) if REFERENCE in name else None
+                if twin is not None:
+                    tensor.data.copy_(twin.data)
+                    tensor.requires_grad_(False)
+        else:
+            model = copy.deepcopy(policy.model).requires_grad_(False)
+            self.policy = SidPolicy(model, policy.sid_start, policy.n_sid, policy.bos, policy.pad)
+
+    @contextmanager
+    def _active(self) -> Any:
+        if not self.adapter:
+            yield
+            return
+        inner = getattr(self.policy.model, "module", self.policy.model)
+        with use_adapter(inner, REFERENCE):
+            yield
+
+    def log_probs(self, tree: dict[str, Any]) -> torch.Tensor:
+        """(B * G, D) of each rollout's tokens."""
+        with torch.no_grad(), self._active():
+            hidden = states(self.policy.causal_lm, tree)
+            return tree_log_probs(self.trie, hidden, self.policy.sid_rows(), tree, self.temperature)[0]
