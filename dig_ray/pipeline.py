@@ -19,7 +19,8 @@ from dig_ray.cluster import RaySession, in_ray_job
 from dig_ray.code_version import code_hash
 from dig_ray.errors import UserError
 from dig_ray.manifest import Recipe, hash_input_files
-from dig_ray.stages import STAGES, Inputs, StageSpec
+from dig_ray.stage_spec import Inputs, StageSpec
+from dig_ray.stages import STAGES
 from dig_ray.store import Artifact, Store
 from dig_ray.summary import artifact_lines, duration, result_lines, rows_and_rate
 
