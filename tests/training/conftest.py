@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -115,6 +121,48 @@ def ray_cluster():
     yield ray
     if ours:
         ray.shutdown()
+
+
+def train_workers() -> list[int]:
+    """Process ids of the Ray Train workers that this test process started."""
+    import psutil
+
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        try:
+            if "TrainWorker" in " ".join(process.cmdline()):
+                found.append(process.pid)
+        except psutil.Error:
+            continue
+    return found
+
+
+@pytest.fixture
+def kill_a_worker_after_a_checkpoint():
+    """A context in which one Ray Train worker of the run below ``work`` dies once a checkpoint is there; it gives those that did."""
+
+    @contextmanager
+    def watch(work: str) -> Iterator[list[int]]:
+        killed: list[int] = []
+        done = threading.Event()
+
+        def look() -> None:
+            while not (done.is_set() or killed):
+                if list(Path(work).glob("*/checkpoint_*/checkpoint/trainer_state.json")):
+                    for pid in train_workers()[:1]:
+                        os.kill(pid, signal.SIGKILL)
+                        killed.append(pid)
+                time.sleep(0.05)
+
+        thread = threading.Thread(target=look)
+        thread.start()
+        try:
+            yield killed
+        finally:
+            done.set()
+            thread.join()
+
+    return watch
 
 
 @pytest.fixture(scope="session")

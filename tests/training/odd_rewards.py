@@ -1,4 +1,4 @@
-"""Reward functions that misbehave, importable by workers."""
+"""Reward functions that users of such a platform write, some of which misbehave; importable by workers."""
 
 from __future__ import annotations
 
@@ -7,6 +7,10 @@ import time
 from pathlib import Path
 
 import numpy as np
+
+
+def first_code_zero(batch) -> np.ndarray:
+    return (batch.codes[..., 0] == 0).astype(float)
 
 
 def rank() -> int:

@@ -57,10 +57,6 @@ def test_it_learns_what_comes_next_from_a_bad_start(trainer_of, varied) -> None:
     assert history(trainer, "invalid") and max(history(trainer, "invalid")) == 0
 
 
-def first_code_zero(batch) -> np.ndarray:
-    return (batch.codes[..., 0] == 0).astype(float)
-
-
 def mass_on_first_code(trainer) -> float:
     """Share of rollouts whose first code is 0, drawn with replacement."""
     from dig_ray.recommender.decoding import pad_prompts
@@ -74,26 +70,23 @@ def mass_on_first_code(trainer) -> float:
     return float((trainer._sids.codes[items, 0] == 0).mean())
 
 
-REWARD = {"exact": 0, "lambda_valid": 0, "lambda_pref": 0, "custom": {f"{__name__}:first_code_zero": 1.0}}
-
-
-@pytest.fixture
-def importable(monkeypatch) -> None:
-    """This file under the name that the reward's import path gives it."""
-    import sys
-
-    monkeypatch.setitem(sys.modules, __name__, sys.modules.get(__name__) or __import__(__name__))
+REWARD = {
+    "exact": 0,
+    "lambda_valid": 0,
+    "lambda_pref": 0,
+    "custom": {"tests.training.odd_rewards:first_code_zero": 1.0},
+}
 
 
 @pytest.mark.parametrize("method", ["sample", pytest.param("independent", marks=pytest.mark.slow)])
-def test_a_reward_for_a_prefix_moves_the_policy_there(trainer_of, varied, importable, method) -> None:
+def test_a_reward_for_a_prefix_moves_the_policy_there(trainer_of, varied, method) -> None:
     trainer = trainer_of(varied(epochs=2, rewards=REWARD, method=method))
     before = mass_on_first_code(trainer)
     trainer.train()
     assert before < 0.5 and mass_on_first_code(trainer) > 0.95
 
 
-def test_a_large_beta_keeps_the_policy_where_it_was(trainer_of, varied, importable) -> None:
+def test_a_large_beta_keeps_the_policy_where_it_was(trainer_of, varied) -> None:
     trainer = trainer_of(varied(epochs=2, rewards=REWARD, beta=100.0, learning_rate=1e-3))
     before = mass_on_first_code(trainer)
     trainer.train()

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import threading
 import time
-from pathlib import Path
 
 import pytest
 
@@ -17,8 +13,9 @@ from dig_ray.training.grpo_stage import run
 
 @pytest.fixture(scope="module")
 def start(world, settings, make_stage, bad_start, ray_cluster):
-    def begin(name: str, **changes):
-        stage = make_stage(name)
+    def begin(stage, **changes):
+        if isinstance(stage, str):
+            stage = make_stage(stage)
         grpo = GrpoConfig.model_validate(
             settings.grpo.model_dump() | {"max_prompts": 160, "beta": 0.01} | changes
         )
@@ -64,61 +61,26 @@ def test_what_is_published_is_the_best_validation(undisturbed, world, settings, 
     assert any("prompts/s" in line for line in undisturbed.lines)
 
 
-def test_two_workers_and_a_death_are_one_worker(undisturbed, start, make_stage, curves) -> None:
+def test_two_workers_and_a_death_are_one_worker(
+    undisturbed, start, make_stage, curves, kill_a_worker_after_a_checkpoint
+) -> None:
     """Eight prompts a step on one worker or four on each of two, one of which is killed once a checkpoint is there."""
-    killed: list[int] = []
-    done = threading.Event()
-
-    def kill_after_a_checkpoint() -> None:
-        import psutil
-
-        root = Path(undisturbed.work).parents[1]
-        while not done.is_set() and not killed:
-            if list(root.glob("apart*/work/grpo-*/checkpoint_*/checkpoint/trainer_state.json")):
-                for process in psutil.process_iter(["cmdline"]):
-                    if any("TrainWorker" in part for part in process.info["cmdline"] or ()):
-                        killed.append(process.pid)
-                        os.kill(process.pid, signal.SIGKILL)
-                        break
-            time.sleep(0.05)
-
-    thread = threading.Thread(target=kill_after_a_checkpoint)
-    thread.start()
-    try:
-        apart = start("apart", num_workers=2)
-    finally:
-        done.set()
-        thread.join()
+    apart = make_stage("apart")
+    with kill_a_worker_after_a_checkpoint(apart.work) as killed:
+        start(apart, num_workers=2)
     assert killed
     assert scores(curves(apart)) == pytest.approx(scores(curves(undisturbed)), abs=2e-3)
     assert rewards(curves(apart)) == pytest.approx(rewards(curves(undisturbed)), abs=2e-3)
 
 
 @pytest.mark.slow
-def test_the_same_command_after_a_kill_ends_with_the_same_bytes(undisturbed, start, curves) -> None:
+def test_the_same_command_after_a_kill_ends_with_the_same_bytes(
+    undisturbed, start, make_stage, curves, kill_a_worker_after_a_checkpoint
+) -> None:
     """A worker killed between checkpoints: what was done after the last one is done again, exactly."""
-    done = threading.Event()
-    killed: list[int] = []
-
-    def kill_soon() -> None:
-        import psutil
-
-        root = Path(undisturbed.work).parents[1]
-        while not done.is_set() and not killed:
-            if list(root.glob("killed*/work/grpo-*/checkpoint_*/checkpoint/trainer_state.json")):
-                for process in psutil.process_iter(["cmdline"]):
-                    if any("TrainWorker" in part for part in process.info["cmdline"] or ()):
-                        killed.append(process.pid)
-                        os.kill(process.pid, signal.SIGKILL)
-            time.sleep(0.05)
-
-    thread = threading.Thread(target=kill_soon)
-    thread.start()
-    try:
-        again = start("killed")
-    finally:
-        done.set()
-        thread.join()
+    again = make_stage("killed")
+    with kill_a_worker_after_a_checkpoint(again.work) as killed:
+        start(again)
     assert killed
     assert scores(curves(again)) == scores(curves(undisturbed))
     assert rewards(curves(again)) == rewards(curves(undisturbed))

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -82,38 +81,13 @@ def test_two_workers_of_half_the_rows_learn_the_same(one_worker, world, settings
     np.testing.assert_allclose(_scores(one), _scores(two), atol=1e-4)
 
 
-def _train_workers() -> list[int]:
-    """Process ids of the Ray Train workers that this test process started."""
-    import psutil
-
-    found = []
-    for process in psutil.Process().children(recursive=True):
-        try:
-            if "TrainWorker" in " ".join(process.cmdline()):
-                found.append(process.pid)
-        except psutil.Error:
-            continue
-    return found
-
-
 @pytest.mark.slow
-def test_a_worker_that_dies_is_replaced_and_nothing_is_lost(one_worker, world, settings, make_stage, curves):
+def test_a_worker_that_dies_is_replaced_and_nothing_is_lost(
+    one_worker, world, settings, make_stage, curves, kill_a_worker_after_a_checkpoint
+):
     stage = make_stage("death")
-    killed: list[int] = []
-
-    def kill_after_a_checkpoint() -> None:
-        until = time.monotonic() + 600
-        while time.monotonic() < until and not killed:
-            if list(Path(stage.work).glob("sft-*/checkpoint_*/checkpoint/trainer_state.json")):
-                for pid in _train_workers()[:1]:
-                    os.kill(pid, signal.SIGKILL)
-                    killed.append(pid)
-            time.sleep(0.05)
-
-    thread = threading.Thread(target=kill_after_a_checkpoint)
-    thread.start()
-    run(settings.sft, settings.recommender, stage, world.catalog, world.semantic_ids)
-    thread.join()
+    with kill_a_worker_after_a_checkpoint(stage.work) as killed:
+        run(settings.sft, settings.recommender, stage, world.catalog, world.semantic_ids)
     assert killed
     assert _losses(curves(stage)) == _losses(curves(one_worker))
     assert _scores(curves(stage)) == _scores(curves(one_worker))
