@@ -199,6 +199,17 @@ def causes(error: BaseException) -> Iterator[BaseException]:
         todo.extend(inner for inner in behind if isinstance(inner, BaseException))
 
 
+def join_ray() -> dict[str, float]:
+    """The cluster's resources; starts Ray on this machine where nothing has."""
+    import ray
+
+    if not ray.is_initialized():
+        ray.init(address="local", include_dashboard=False, log_to_driver=False)
+    quiet_ray_data()
+    found: dict[str, float] = ray.cluster_resources()
+    return found
+
+
 def processors() -> int:
     """CPUs of all machines, as the machines count them: a run of its own gives Ray more than there are."""
     import ray

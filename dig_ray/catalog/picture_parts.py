@@ -1,7 +1,7 @@
-"""Pictures opened part by part on Ray Data tasks.
+"""Pictures opened part by part on Ray tasks.
 
-Items are cut into parts of ``ROWS``; parts already in ``stage.work`` are not opened again, the others go through Ray in waves of limited
-size and are written as they come back, so that neither the driver nor the object store ever holds all pictures. The driver writes the
+Items are cut into parts of ``ROWS``; parts already in ``stage.work`` are not opened again, the others are handed to Ray a few at a time and
+written as they come back, so that memory is the same for a thousand pictures and for a million. The driver writes the
 parts, so workers spread over machines need share nothing but the folder or archive that pictures are read from.
 """
 
@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +17,7 @@ from dig_ray.base import Stage
 from dig_ray.catalog import images as reasons
 from dig_ray.catalog.config import ImagesConfig
 from dig_ray.catalog.images import Picture, can_fetch, is_address, open_archive, open_picture, read_bytes
+from dig_ray.cluster import join_ray, processors
 from dig_ray.errors import UserError
 from dig_ray.parts import read_part, write_part
 from dig_ray.progress import Progress
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 ROWS = 256  # of a part and of a row group
 PART_BYTES = 64 << 20  # of pictures that a part's items bring along
-WAVE_BYTES, WAVE_PARTS = 128 << 20, 1024  # handed to Ray at once
 CPUS = 0.5  # of a task; a whole one each can leave none to read with
 COLUMNS = ("item_id", "image", "image_bytes")
 
@@ -74,26 +73,23 @@ def open_all(
     if images.archive is not None:
         open_archive(str(Path.cwd() / images.archive))
     parts: list[tuple[str, int]] = []
-    wave: list[Any] = []
     progress = Progress(stage, "pictures", total)
-    size = resumed = 0
-    for table in _cut(batches, images.max_bytes):
-        name = _part_name(table, images)
-        parts.append((name, table.num_rows))
-        if _is_open(stage.work, name, table.num_rows, images):
-            resumed += table.num_rows
-            progress.before += table.num_rows
-            continue
-        wave.append(_hand_over(name, table))
-        size += table.nbytes
-        if size >= WAVE_BYTES or len(wave) >= WAVE_PARTS:
-            _open_wave(wave, images, stage, progress)
-            wave, size = [], 0
-    if resumed:
-        stage.log(f"pictures: {resumed:,} of {total:,} were opened before")
-    if wave:
-        _open_wave(wave, images, stage, progress)
-    return parts, resumed
+
+    def to_open() -> Iterator[tuple[str, pa.Table]]:
+        for table in _cut(batches, images.max_bytes):
+            name = _part_name(table, images)
+            parts.append((name, table.num_rows))
+            if _is_open(stage.work, name, table.num_rows, images):
+                progress.before += table.num_rows
+            else:
+                yield name, table
+
+    for name, table in _open_on_ray(to_open(), images):
+        write_part(stage.work, name, table)
+        progress.done(table.num_rows)
+    if progress.before:
+        stage.log(f"pictures: {progress.before:,} of {total:,} were opened before")
+    return parts, progress.before
 
 
 def _cut(batches: Iterable[pa.RecordBatch], longest: int) -> Iterator[pa.Table]:
@@ -142,62 +138,53 @@ def _is_open(folder: str, name: str, rows: int, images: ImagesConfig) -> bool:
     return found == {""} if images.missing == "error" else "" in found or found == {reasons.NO_IMAGE}
 
 
-def _hand_over(name: str, table: pa.Table) -> Any:
-    """A part in Ray's object store, which spills to disk what memory cannot hold."""
-    import pyarrow as pa
+def _open_on_ray(
+    parts: Iterable[tuple[str, pa.Table]], images: ImagesConfig
+) -> Iterator[tuple[str, pa.Table]]:
+    """Parts as they are opened, by their names; no more are asked for than keep every processor busy.
+
+    Not Ray Data: its datasets over parts that this process makes keep what went through them until the garbage collector comes by.
+    """
     import ray
 
-    return ray.put(pa.table({"part": [name], "rows": pa.array([_to_bytes(table)], pa.binary())}))
+    task: Any = None
+    open_at: dict[Any, str] = {}
+    try:
+        for name, table in parts:
+            if task is None:  # Ray is not needed where everything is open
+                join_ray()
+                most = min(processors(), images.in_flight) if images.fetch else processors()
+                settings = (images.model_dump(mode="json"), os.getcwd(), max(1, images.in_flight // most))
+                task = ray.remote(num_cpus=CPUS)(_open_part)
+            open_at[task.remote(table, *settings)] = name
+            if len(open_at) > most:  # one more, so that writing keeps nobody waiting
+                yield _first_done(open_at)
+        while open_at:
+            yield _first_done(open_at)
+    finally:
+        for left in open_at:
+            ray.cancel(left)
 
 
-def _open_wave(wave: Sequence[Any], images: ImagesConfig, stage: Stage, progress: Progress) -> None:
-    import pyarrow as pa
+def _first_done(open_at: dict[Any, str]) -> tuple[str, pa.Table]:
     import ray
-    from ray.data import TaskPoolStrategy
 
-    from dig_ray.cluster import processors, quiet_ray_data
-
-    quiet_ray_data()
-    tasks = max(1, min(len(wave), processors()))  # each is a process; more than processors only take memory
-    if images.fetch:
-        tasks = min(tasks, images.in_flight)
-    opened = ray.data.from_arrow_refs(list(wave)).map_batches(
-        partial(
-            _open_parts,
-            images=images.model_dump(mode="json"),
-            base=os.getcwd(),
-            in_flight=max(1, images.in_flight // tasks),
-        ),
-        compute=TaskPoolStrategy(size=tasks),
-        batch_size=1,
-        num_cpus=CPUS,
-    )
-    for row in opened.iter_rows():
-        if row["error"]:
-            raise UserError(row["error"])
-        table = pa.ipc.open_stream(row["pictures"]).read_all()
-        write_part(stage.work, row["part"], table)
-        progress.done(table.num_rows)
+    (done,), _ = ray.wait(list(open_at))
+    name = open_at.pop(done)
+    table, error = ray.get(done)
+    if error:
+        raise UserError(error)
+    return name, table
 
 
-def _open_parts(
-    batch: dict[str, Any], images: dict[str, Any], base: str, in_flight: int
-) -> dict[str, list[Any]]:
-    """The Ray Data task. A UserError travels back as data: Ray would wrap it until nobody finds its sentence."""
-    import pyarrow as pa
-
-    out: dict[str, list[Any]] = {"part": [], "pictures": [], "error": []}
-    for part, rows in zip(batch["part"], batch["rows"], strict=True):
-        payload, error = b"", ""
-        try:
-            table = pa.ipc.open_stream(rows).read_all()
-            payload = _to_bytes(open_rows(table.to_pylist(), ImagesConfig(**images), base, in_flight))
-        except UserError as failure:
-            error = str(failure)
-        out["part"].append(part)
-        out["pictures"].append(payload)
-        out["error"].append(error)
-    return out
+def _open_part(
+    table: pa.Table, images: dict[str, Any], base: str, in_flight: int
+) -> tuple[pa.Table | None, str]:
+    """The task. A UserError travels back as data: Ray would wrap it until nobody finds its sentence."""
+    try:
+        return open_rows(table.to_pylist(), ImagesConfig(**images), base, in_flight), ""
+    except UserError as failure:
+        return None, str(failure)
 
 
 def open_rows(rows: Sequence[dict[str, Any]], images: ImagesConfig, base: str, in_flight: int) -> pa.Table:
@@ -257,12 +244,3 @@ def open_rows(rows: Sequence[dict[str, Any]], images: ImagesConfig, base: str, i
             }
         )
     return pa.Table.from_pylist(out, schema=picture_schema())
-
-
-def _to_bytes(table: pa.Table) -> bytes:
-    import pyarrow as pa
-
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, table.schema) as writer:
-        writer.write_table(table)
-    return sink.getvalue().to_pybytes()

@@ -15,10 +15,11 @@ from typing import Any, cast
 import numpy as np
 
 from dig_ray.base import Stage
+from dig_ray.cluster import join_ray
 from dig_ray.embedding.clip import SETTING, check_weights, decode, describe, encode, load_tower, preprocessing
 from dig_ray.embedding.config import ImageEmbeddingConfig
 from dig_ray.embedding.parts import part_name, read_part, write_part
-from dig_ray.embedding.streaming import check_room, join_ray
+from dig_ray.embedding.streaming import check_room
 from dig_ray.embedding.vectors import check_finite, known_vectors, write_vectors
 from dig_ray.errors import UserError
 from dig_ray.progress import Progress

@@ -16,10 +16,11 @@ from typing import Any
 import numpy as np
 
 from dig_ray.base import Stage
+from dig_ray.cluster import join_ray
 from dig_ray.embedding.config import TextEmbeddingConfig
 from dig_ray.embedding.enriched import item_texts
 from dig_ray.embedding.parts import part_name, read_part, write_part
-from dig_ray.embedding.streaming import check_room, join_ray
+from dig_ray.embedding.streaming import check_room
 from dig_ray.embedding.text import (
     SETTING,
     clean_text,

@@ -1,23 +1,10 @@
-"""What the text and the image encoder share on Ray Data: is there a cluster, and room for the actors."""
+"""What the text and the image encoder share on Ray Data: is there room for the actors."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from dig_ray.errors import UserError
-
-
-def join_ray() -> dict[str, float]:
-    """The cluster's resources; starts Ray on this machine where nothing has."""
-    import ray
-
-    from dig_ray.cluster import quiet_ray_data
-
-    if not ray.is_initialized():
-        ray.init(address="local", include_dashboard=False, log_to_driver=False)
-    quiet_ray_data()
-    found: dict[str, float] = ray.cluster_resources()
-    return found
 
 
 def check_room(setting: str, config: Any, resources: dict[str, float]) -> None:
