@@ -96,18 +96,34 @@ def settings():
 
 
 @pytest.fixture(scope="session")
-def bad_start(world, settings, tmp_path_factory) -> Path:
-    """An SFT artifact whose policy has learnt nothing."""
+def untrained(world, tmp_path_factory):
+    """Makes an SFT artifact of a recommender that has learnt nothing; an adapter is random, so that it does something."""
     from dig_ray.recommender.backbone import build_policy, build_tokenizer
     from dig_ray.training.stage import write_policy_facts
 
-    folder = tmp_path_factory.mktemp("sft")
-    tokenizer = build_tokenizer(settings.recommender, world.sids, [])
-    policy = build_policy(settings.recommender, world.sids, tokenizer, 0)
-    policy.model.save_pretrained(folder / "policy")
-    tokenizer.save_pretrained(folder / "policy")
-    write_policy_facts(folder / "policy", settings.recommender, world.sids)
-    return folder
+    def make(recommender: RecommenderConfig) -> Path:
+        import torch
+
+        folder = tmp_path_factory.mktemp("sft")
+        tokenizer = build_tokenizer(recommender, world.sids, [])
+        policy = build_policy(recommender, world.sids, tokenizer, 0)
+        if recommender.lora is not None:
+            torch.manual_seed(1)
+            for parameter in policy.model.parameters():
+                if parameter.requires_grad:
+                    parameter.data += 0.1 * torch.randn_like(parameter)
+        policy.model.save_pretrained(folder / "policy")
+        tokenizer.save_pretrained(folder / "policy")
+        write_policy_facts(folder / "policy", recommender, world.sids)
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def bad_start(settings, untrained) -> Path:
+    """An SFT artifact whose policy has learnt nothing."""
+    return untrained(settings.recommender)
 
 
 @pytest.fixture(scope="session")
