@@ -49,7 +49,9 @@ MINING_FIELDS = (
 WHERE_PICTURES_LIE = tuple(  # and how fast they come
     f"catalog.images.{key}" for key in ("root", "archive", "timeout", "in_flight")
 )
-ENGINES = tuple(f"dig_ray.mining.engines.{name}" for name in ("keyphrase", "openai", "replay", "vllm"))
+ENGINES = tuple(
+    f"dig_ray.mining.engines.{name}" for name in ("keyphrase", "openai", "replay", "similarity", "vllm")
+)
 HOW_MINERS_RUN = (  # where a model runs, how fast, and what it costs
     "base_url",
     "api_key_env",

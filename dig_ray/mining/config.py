@@ -176,9 +176,27 @@ class KeyphraseConfig(EngineConfig):
     num_gpus: float = Field(0.0, ge=0)
 
 
+class SimilarityConfig(EngineConfig):
+    """No LLM: a judge that labels an interest 1 where it stands near its item's text in a text encoder's space (our choice).
+
+    Attributes:
+        encoder: ``minilm``, or a sentence-transformers id or directory.
+        threshold: cosine from which the label is 1.
+    """
+
+    engine: Literal["similarity"] = "similarity"
+    name: str = Field("similarity", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
+    encoder: str = MINILM
+    threshold: float = Field(0.5, gt=-1, lt=1)
+
+
 MinerConfig = Annotated[
-    OpenAIConfig | VllmConfig | ReplayConfig | KeyphraseConfig, Field(discriminator="engine")
+    OpenAIConfig | VllmConfig | ReplayConfig | KeyphraseConfig | SimilarityConfig,
+    Field(discriminator="engine"),
 ]
+
+NO_LLM = ("keyphrase", "similarity")
+"""Engines that ask no language model."""
 
 
 def identity(miner: EngineConfig) -> dict[str, Any]:
@@ -189,6 +207,7 @@ def identity(miner: EngineConfig) -> dict[str, Any]:
         "vllm": ("engine", "model", "revision", "sampling", "engine_kwargs"),
         "replay": ("engine", "id_column", "answer_column", "form"),
         "keyphrase": ("engine", "encoder", "phrases", "longest", "candidates", "diversity"),
+        "similarity": ("engine", "encoder", "threshold"),
     }[settings["engine"]]
     return {name: settings[name] for name in decides}
 
@@ -282,6 +301,9 @@ class MiningConfig(Config):
         for field in ("caption", "judge"):
             if isinstance(getattr(self, field), KeyphraseConfig):
                 raise ValueError(f"{field} needs a model; engine keyphrase only finds phrases of a text")
+        for miner in (*self.item_miners, *self.users, *filter(None, [self.caption])):
+            if isinstance(miner, SimilarityConfig):
+                raise ValueError("engine similarity only labels interests; set it as judge")
         for miner in (*self.item_miners, *self.users, *filter(None, [self.judge])):
             if isinstance(miner, ReplayConfig) and miner.form == "text":
                 raise ValueError(

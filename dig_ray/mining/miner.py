@@ -21,7 +21,7 @@ from dig_ray.errors import UserError
 from dig_ray.manifest import hash_json
 from dig_ray.mining.answer_log import AnswerKeys, AnswerLog
 from dig_ray.mining.answers import MOST, Kind
-from dig_ray.mining.config import identity
+from dig_ray.mining.config import NO_LLM, identity
 from dig_ray.mining.deaths import Marks
 from dig_ray.mining.engines.contract import Job, Secret, SpendLimit, request_schema, worth_asking
 from dig_ray.mining.evidence import Evidence
@@ -85,8 +85,10 @@ def plan(
     """
     settings = identity(miner) | {"most": most}
     kind, about = prompt.kind, (prompt.name, prompt.version, prompt.hash)
+    if miner.engine in NO_LLM:
+        about = ("no LLM", 0, _code_version(miner.engine))
     if miner.engine == "keyphrase":
-        kind, about = "descriptors", ("no LLM", 0, _keyphrase_version())
+        kind = "descriptors"
     recorded = ""
     if miner.engine == "replay":
         from dig_ray.manifest import hash_input_files
@@ -105,8 +107,8 @@ def plan(
     return Asked(miner, kind, about, keys, most)
 
 
-def _keyphrase_version() -> str:
-    """Changes with the code that finds phrases, as a prompt's hash does with its words."""
+def _code_version(engine: str) -> str:
+    """Changes with the code of an engine without prompt, as a prompt's hash does with its words."""
     from importlib.metadata import PackageNotFoundError, version
 
     from dig_ray.code_version import code_hash
@@ -115,7 +117,7 @@ def _keyphrase_version() -> str:
         packages = [version(name) for name in ("keybert", "sentence-transformers", "scikit-learn")]
     except PackageNotFoundError:
         packages = []
-    return hash_json([code_hash(("dig_ray.mining.engines.keyphrase",)), packages])[:12]
+    return hash_json([code_hash((f"dig_ray.mining.engines.{engine}",)), packages])[:12]
 
 
 def folder_name(asked: Asked) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 from dig_ray.base import Stage
 from dig_ray.catalog.dataset import Dataset
 from dig_ray.errors import UserError
-from dig_ray.mining.config import MiningConfig
+from dig_ray.mining.config import NO_LLM, MiningConfig
 from dig_ray.mining.evidence import Evidence, item_evidence, user_evidence
 from dig_ray.mining.miner import Asked, ask, plan
 from dig_ray.mining.pictures import Pictures, list_pictures
@@ -158,7 +158,7 @@ def _ask(
         miners={
             one.miner.name: {
                 "engine": one.miner.engine,
-                "llm": one.miner.engine != "keyphrase",
+                "llm": one.miner.engine not in NO_LLM,
                 "all": one.totals().as_dict(),
                 "now": one.asked_now.as_dict(),
             }

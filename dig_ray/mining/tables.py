@@ -89,6 +89,8 @@ def model_name(miner: Any) -> str:
     """What answered, as reports name it."""
     if miner.engine == "keyphrase":
         return f"no LLM (keyphrases, {miner.encoder})"
+    if miner.engine == "similarity":
+        return f"no LLM (cosine from {miner.threshold:g} on, {miner.encoder})"
     return getattr(miner, "model", None) or f"recorded ({Path(miner.path).name})"
 
 

@@ -18,13 +18,13 @@ from dig_ray.mining.stage import run_items
 GOODS = ("tent", "lantern", "stove", "kayak", "rope", "boots")
 
 
-def mined(serve, world, in_store, n: int = 120):
+def mined(serve, world, in_store, n: int = 120, second: str = "daily use and great value {}"):
     """Items with one grounded interest and one empty phrase each."""
     titles = [f"{GOODS[number % len(GOODS)]} model {number}" for number in range(n)]
 
     def behave(evidence: str, number: int) -> str:
         good = json.loads(evidence)["title"].split()[0]
-        found = [(f"sleeping outdoors with a {good}", 0.75), (f"daily use and great value {good}", 0.25)]
+        found = [(f"sleeping outdoors with a {good}", 0.75), (second.format(good), 0.25)]
         return json.dumps({"descriptors": [{"descriptor": text, "confidence": c} for text, c in found]})
 
     miner = {
@@ -91,6 +91,29 @@ def test_a_judge_that_says_more_than_a_digit_fails_and_one_that_always_says_1_te
     stage = in_store(lambda stage: run(whole, stage, catalog, items, None))
     assert stage.stats["rldi"] is None and stage.stats["mean_quality"] == 1.0
     assert not (stage.out / WEIGHTS).exists()
+
+
+@pytest.mark.usefixtures("ray_here")
+def test_without_an_llm_near_interests_are_positive(serve, world, in_store) -> None:
+    catalog, miner, items = mined(serve, world, in_store, 12, "quarterly tax accounting")
+    settings = MiningConfig.model_validate(
+        {"items": [miner], "judge": {"engine": "similarity", "threshold": 0.3}}
+    )
+    stage = in_store(lambda stage: run(settings, stage, catalog, items, None))
+    rows = pq.read_table(stage.out / "judgements.parquet").to_pylist()
+    assert all(row["label"] == int("sleeping" in row["descriptor"]) for row in rows)
+    assert stage.stats["judge"].startswith("no LLM") and not stage.stats["miners"]["similarity"]["llm"]
+    asked = stage.stats["miners"]["similarity"]["all"]
+    assert asked["ok"] == 24 and asked["calls"] == 0 and asked["cost"] == 0
+    strict = settings.model_copy(update={"judge": settings.judge.model_copy(update={"threshold": 0.95})})
+    none = in_store(lambda stage: run(strict, stage, catalog, items, None))
+    assert none.stats["positive"] == 0
+
+
+def test_what_only_judges_cannot_mine() -> None:
+    for field, value in (("items", [{"engine": "similarity"}]), ("caption", {"engine": "similarity"})):
+        with pytest.raises(ValueError, match="engine similarity only labels interests; set it as judge"):
+            MiningConfig.model_validate({field: value})
 
 
 def test_the_classifier_survives_its_file_and_refuses_a_damaged_one(tmp_path) -> None:

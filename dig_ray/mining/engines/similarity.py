@@ -1,0 +1,52 @@
+"""The ``similarity`` engine: no LLM. Labels an interest by how near it stands to its item's text in a text encoder's space.
+
+A stand-in for a judge where there is no model, so that labels, quality and rewards that read them can be tried everywhere (our choice). It
+cannot tell what is specific or actionable; every report names it "no LLM".
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from dig_ray.mining.answer_log import write_rows
+from dig_ray.mining.engines.contract import Job, Result
+from dig_ray.mining.progress import Meter
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+ROWS = 4096
+"""Interests labelled at once: what is done again after a death."""
+
+
+def run(job: Job, requests: pa.Table) -> None:
+    """Label 1 from ``threshold`` on, 0 below.
+
+    Raises:
+        UserError: the encoder cannot be loaded.
+    """
+    import numpy as np
+
+    from dig_ray.mining.engines.keyphrase import evidence_text
+    from dig_ray.mining.vectors import encode_on_ray
+
+    meter = Meter(job.board, job.miner.name)
+    for start in range(0, requests.num_rows, ROWS):
+        part = requests.slice(start, ROWS)
+        asked = [json.loads(one) for one in part["evidence"].to_pylist()]
+        pairs = [(one["descriptor"], evidence_text(json.dumps(one["record"]))) for one in asked]
+        vectors = encode_on_ray(
+            [text for pair in pairs for text in pair],
+            job.miner.encoder,
+            f"encoder of miner {job.miner.name}",
+            lambda line: None,
+        )
+        rows = []
+        for key, (interest, record) in zip(part["key"].to_pylist(), pairs, strict=True):
+            near = float(np.dot(vectors[interest], vectors[record]))
+            result = Result(key, status="ok", raw=str(int(near >= job.miner.threshold)))
+            meter.add(result)
+            rows.append(result.row())
+        write_rows(job.log, rows)
+        meter.flush()
