@@ -83,6 +83,10 @@ class RunConfig(Config):
             raise ValueError(
                 "embedding.interests=positive and embedding.min_quality need a judge's labels; set mining.judge"
             )
+        if self.grpo is not None and self.grpo.prompts == "held_out" and not self.sft.hold_out:
+            raise ValueError(
+                "grpo.prompts=held_out needs events that SFT does not see; set sft.hold_out=1, or grpo.prompts to all or last"
+            )
         if self.fusion is not None and self.semantic_ids.method == "file":
             raise ValueError(
                 "semantic_ids.method=file reads no vectors, so fusion has no use; drop one of them"

@@ -8,7 +8,7 @@ target event together with everything before it, so that no case can see its own
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,12 @@ from dig_ray.errors import UserError
 
 TRAIN, VALID, TEST = 0, 1, 2
 SPLITS = ("train", "valid", "test")
+NO_SPLIT = 3  # events that are part of histories only
+
+
+def kept_events(lengths: np.ndarray, held_out: int) -> np.ndarray:
+    """int64 (U,), of so many training events how many are left when the latest ``held_out`` are taken away: two at least."""
+    return np.maximum(np.minimum(lengths, 2), lengths - held_out).astype(np.int64)
 
 
 @dataclass(frozen=True)
@@ -55,7 +61,7 @@ class Dataset:
         user_ids: str ``(U,)``, ascending.
         offsets: int64 ``(U + 1,)``; user ``u`` has the events ``offsets[u]:offsets[u + 1]``.
         events: int32 ``(E,)`` item index, oldest first within a user.
-        split: int8 ``(E,)``: 0 train, 1 valid, 2 test.
+        split: int8 ``(E,)``: 0 train, 1 valid, 2 test, 3 none of them (``without_latest``).
         timestamps: int64 ``(E,)`` milliseconds since 1970, or None.
         ratings: float32 ``(E,)``, NaN where none was given, or None.
         split_name: how the split was made.
@@ -123,6 +129,19 @@ class Dataset:
         keep = self.split == TRAIN
         total = np.concatenate(([0], np.cumsum(keep)))
         return total[self.offsets].astype(np.int64), self.events[keep]
+
+    def without_latest(self, count: int) -> Dataset:
+        """The same histories, in which each user's latest ``count`` training events are of no split: nobody learns from them.
+
+        Two training events always stay a user's.
+        """
+        offsets, _ = self.train_sequences()
+        lengths = np.diff(offsets)
+        kept = kept_events(lengths, count)
+        number = np.arange(offsets[-1]) - np.repeat(offsets[:-1], lengths)  # of an event among its user's
+        split = self.split.copy()
+        split[np.flatnonzero(self.split == TRAIN)[number >= np.repeat(kept, lengths)]] = NO_SPLIT
+        return replace(self, split=split)
 
     def cases(self, split: str, min_history: int = 1) -> Cases:
         """Every event of ``"valid"`` or ``"test"``, in user order, with what precedes it.

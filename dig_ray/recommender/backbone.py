@@ -225,7 +225,7 @@ def _with_lora(model: Any, config: RecommenderConfig, sid_ids: range) -> Any:
 def write_about(directory: Path, about: dict[str, Any]) -> None:
     """Write ``policy.json``: what a reader needs besides the weights.
 
-    Keys: sid_fingerprint, n_sid, first_sid_token, normalizer, max_history, levels, base_model (under LoRA, else None), base_revision.
+    Keys: sid_fingerprint, n_sid, first_sid_token, normalizer, max_history, held_out, levels, base_model (None without LoRA), base_revision.
     """
     (directory / "policy.json").write_text(json.dumps(about, indent=1, sort_keys=True) + "\n")
 

@@ -52,6 +52,11 @@ class SftConfig(WorkersConfig):
     adam_beta2: float = Field(0.98, gt=0, lt=1)
     warmup_steps: int = Field(100, ge=0)
     schedule: Literal["cosine", "linear", "constant_with_warmup"] = "cosine"
+    hold_out: int = Field(
+        0,
+        ge=0,
+        description="latest training events of each user that SFT never sees, for reinforcement learning to roll out to",
+    )
     average_decay: float = Field(
         0.999,
         ge=0,
@@ -128,7 +133,8 @@ class GrpoConfig(WorkersConfig):
         method: ``sample`` without duplicates, ``independent`` with, ``beam`` the likeliest, ``mixed`` half beams and half drawn.
         add_target: the target takes the last place where it was not drawn.
         temperature: of rollouts, and of the probabilities in ratio, KL and entropy.
-        prompts: histories before every event of the training split, or before each user's last one.
+        prompts: histories before every event of the training split, before each user's last one, or before those that SFT held out
+            (``sft.hold_out``): what a policy has fitted already has little left to teach it.
         max_prompts: at most so many, evenly spaced.
         prompts_per_step: of an optimisation step, over all workers.
         gradient_accumulation: parts a worker's share of a step is read in.
@@ -147,7 +153,7 @@ class GrpoConfig(WorkersConfig):
     add_target: bool = False
     temperature: float = Field(1.0, gt=0)
     rewards: RewardsConfig = RewardsConfig()
-    prompts: Literal["all", "last"] = "all"
+    prompts: Literal["all", "last", "held_out"] = "all"
     max_prompts: int | None = Field(None, ge=1)
     epochs: int = Field(1, ge=1)
     prompts_per_step: int = Field(64, ge=1)

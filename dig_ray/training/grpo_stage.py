@@ -137,7 +137,13 @@ def build_job(
     policy, _, about = load_policy(policy_dir, sids)
     max_history = int(about["max_history"])
     stream = SidStream(sids, policy.sid_start)
-    users, begin, end = prompt_events(dataset, grpo.prompts, max_history)
+    held_out = int(about.get("held_out", 0))
+    if grpo.prompts == "held_out" and not held_out:
+        raise UserError(
+            f"grpo.prompts=held_out: SFT of {policy_dir} saw every training event; set sft.hold_out=1 and train it again, or set "
+            "grpo.prompts to all or last"
+        )
+    users, begin, end = prompt_events(dataset, grpo.prompts, max_history, held_out)
     if not len(users):
         raise UserError(
             "grpo: no user of the training split has two events, so there is nothing to roll out from; check catalog.split"
@@ -174,24 +180,29 @@ def build_job(
 
 
 def prompt_events(
-    dataset: Dataset, which: str, max_history: int
+    dataset: Dataset, which: str, max_history: int, held_out: int = 0
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(users, begin, end), int64 each: a prompt is training events ``[begin, end)``, and event ``end`` is its target.
 
     Args:
         dataset: only its training split is read.
-        which: ``all`` events that have one before them, or each user's ``last`` one.
+        which: ``all`` events that have one before them, each user's ``last`` one, or those ``held_out`` from SFT.
         max_history: items of a prompt, the latest ones.
+        held_out: latest events of each user that SFT did not see.
     """
     offsets, _ = dataset.train_sequences()
+    from dig_ray.catalog.dataset import kept_events
+
     lengths = np.diff(offsets)
-    if which == "last":
-        users = np.flatnonzero(lengths > 1)
-        end = offsets[users + 1] - 1
-    else:
-        users = np.repeat(np.arange(len(lengths)), np.maximum(lengths - 1, 0))
-        first = np.cumsum(np.maximum(lengths - 1, 0)) - np.maximum(lengths - 1, 0)
-        end = offsets[users] + 1 + np.arange(len(users)) - first[users]
+    start = np.minimum(
+        lengths,
+        {"all": np.int64(1), "last": np.maximum(lengths - 1, 1), "held_out": kept_events(lengths, held_out)}[
+            which
+        ],
+    )
+    count = lengths - start
+    users = np.repeat(np.arange(len(lengths)), count)
+    end = offsets[users] + start[users] + np.arange(len(users)) - np.repeat(np.cumsum(count) - count, count)
     begin = np.maximum(offsets[users], end - max_history)
     return users.astype(np.int64), begin.astype(np.int64), end.astype(np.int64)
 

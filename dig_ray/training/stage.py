@@ -84,7 +84,7 @@ def run(
     best, history = best_checkpoint(result)
     with best.as_directory() as directory:
         copy_policy(Path(directory) / "checkpoint", stage.out / "policy")
-    write_policy_facts(stage.out / "policy", recommender, sids)
+    write_policy_facts(stage.out / "policy", recommender, sids, sft.hold_out)
     (stage.out / "curves.json").write_text(json.dumps(history, indent=1))
     load_policy(stage.out / "policy", sids)  # what is published can be read back
     scores = [h for h in history if "eval_ndcg@10" in h]
@@ -137,6 +137,7 @@ def build_job(
     from dig_ray.semantic_ids.prefix_table import build_prefix_table
     from dig_ray.training.sft_loop import SftJob
 
+    dataset = dataset.without_latest(sft.hold_out)
     titles = dataset.items.column("title").to_pylist()
     texts = [t for t in (*titles, *(item_interests or ()), *(user_interests or ())) if t]
     tokenizer = build_tokenizer(recommender, sids, texts)
@@ -240,8 +241,10 @@ def copy_policy(checkpoint: Path, target: Path) -> None:
                 shutil.copyfile(file, target / file.name)
 
 
-def write_policy_facts(directory: Path, recommender: RecommenderConfig, sids: SidCatalog) -> None:
-    """Say beside a policy what it was trained for."""
+def write_policy_facts(
+    directory: Path, recommender: RecommenderConfig, sids: SidCatalog, held_out: int = 0
+) -> None:
+    """Say beside a policy what it was trained for, and how many of each user's latest training events it has not seen."""
     from dig_ray.recommender.backbone import write_about
 
     names = sids.token_strings
@@ -253,6 +256,7 @@ def write_policy_facts(directory: Path, recommender: RecommenderConfig, sids: Si
             "first_sid_token": names[0],
             "normalizer": recommender.normalizer,
             "max_history": recommender.max_history,
+            "held_out": held_out,
             "levels": int(sids.codes.shape[1]),
             "base_model": recommender.backbone if recommender.lora is not None else None,
             "base_revision": recommender.revision,

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from dig_ray.config import RunConfig
+from dig_ray.errors import UserError
 from dig_ray.training.config import GrpoConfig
 from dig_ray.training.grpo_loop import make_trainer
 from dig_ray.training.grpo_stage import build_job, prompt_events
@@ -45,6 +47,46 @@ def test_prompts_are_what_precedes_each_training_event(world) -> None:
     users, _, end = prompt_events(world.dataset, "last", 3)
     assert end.tolist() == [offsets[u + 1] - 1 for u in users.tolist()]
     assert end.max() < len(items)
+
+
+@pytest.mark.parametrize("held_out", [1, 3, 100])
+def test_what_sft_does_not_see_is_what_rl_rolls_out_to(world, settings, held_out) -> None:
+    whole, _ = world.dataset.train_sequences()
+    seen = world.dataset.without_latest(held_out)
+    offsets, items = seen.train_sequences()
+    users, begin, end = prompt_events(world.dataset, "held_out", 100, held_out)
+    length, kept = np.diff(whole), np.diff(offsets)
+    assert (kept == np.maximum(np.minimum(length, 2), length - held_out)).all() and (kept < length).any()
+    expected = [
+        (user, whole[user], whole[user] + at)
+        for user in range(len(length))
+        for at in range(kept[user], length[user])
+    ]
+    assert list(zip(users.tolist(), begin.tolist(), end.tolist(), strict=True)) == expected
+    for split in ("valid", "test"):  # histories still hold them
+        before, after = world.dataset.cases(split), seen.cases(split)
+        assert (before.start == after.start).all() and (before.end == after.end).all()
+    from dig_ray.training.stage import build_job as sft_job
+
+    job = sft_job(
+        settings.sft.model_copy(update={"hold_out": held_out}),
+        settings.recommender,
+        world.dataset,
+        world.sids,
+        7,
+    )
+    assert sorted(set(job.arrays["item"].ravel().tolist()) - {-1}) == sorted(set(items.tolist()))
+    assert int((job.arrays["item"] >= 0).sum()) < int(
+        (sft_job(settings.sft, settings.recommender, world.dataset, world.sids, 7).arrays["item"] >= 0).sum()
+    )
+
+
+def test_nothing_held_out_is_one_sentence(world, bad_start, varied) -> None:
+    with pytest.raises(UserError, match=r"SFT of .* saw every training event; set sft\.hold_out=1"):
+        build_job(varied(prompts="held_out"), world.dataset, world.sids, bad_start / "policy", 0)
+    with pytest.raises(ValueError, match=r"grpo\.prompts=held_out needs events that SFT does not see"):
+        RunConfig.model_validate({"grpo": {"prompts": "held_out"}})
+    assert RunConfig.model_validate({"grpo": {"prompts": "held_out"}, "sft": {"hold_out": 1}}).grpo
 
 
 def test_it_learns_what_comes_next_from_a_bad_start(trainer_of, varied) -> None:
