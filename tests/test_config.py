@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from dig_ray.config import RunConfig, known_keys, load_config, nearest_key, parse_yaml, to_yaml
 from dig_ray.errors import UserError
 
+CONFIGS = Path(__file__).parents[1] / "jobs" / "configs"
+
 
 def write(folder: Path, name: str, text: str) -> Path:
     path = folder / f"{name}.yaml"
@@ -139,9 +141,8 @@ def test_printed_config_reads_back_as_itself(tmp_path: Path) -> None:
 
 
 def test_every_shipped_config_is_valid() -> None:
-    folder = Path(__file__).parent.parent / "jobs" / "configs"
-    for path in sorted(folder.glob("*.yaml")):
-        assert isinstance(load_config(path), RunConfig), path
+    for path in sorted(CONFIGS.glob("*.yaml")):
+        assert load_config(path).name == path.stem
 
 
 @given(st.text(max_size=40))
@@ -210,3 +211,23 @@ def test_a_key_in_the_wrong_place_is_not_said_again(tmp_path: Path) -> None:
     write(tmp_path, "a", "{}\n")
     text = sentence(tmp_path, f"mining.items=[{MINER}, model: m, api_key_env: sk-canary}}]")
     assert "sk-canary" not in text and "never the key itself" in text
+
+
+def test_the_presets_are_as_published() -> None:
+    first, second = (load_config(f"deepinterestgr{n}", [], CONFIGS) for n in (1, 2))
+    for config in (first, second):
+        assert config.grpo is not None and config.recommender.lora is not None
+        assert (config.sft.learning_rate, config.sft.epochs) == (3e-4, 3)
+        assert (config.grpo.learning_rate, config.grpo.epochs) == (1e-5, 2)
+        assert (config.grpo.num_generations, config.grpo.beta, config.evaluation.beam) == (8, 0.001, 20)
+        assert config.recommender.backbone == "Qwen/Qwen2.5-7B-Instruct" and config.seed == 42
+        assert config.embedding.model == "Qwen/Qwen3-Embedding-4B"
+        assert (config.semantic_ids.method, config.semantic_ids.levels) == ("rqvae", 3)
+    assert second.grpo.rewards.quality == "gated" and second.grpo.rewards.alpha == 0.5
+    assert second.image_embedding.model == "ViT-L-14" and second.catalog.images.missing == "drop"
+    assert second.embedding.fields == ("title", "description", "caption", "interests")
+    assert [miner.model for miner in first.mining.users] == [
+        miner.model for miner in first.mining.item_miners
+    ]
+    assert len(first.mining.item_miners) == 4 and first.embedding.interests == "positive"
+    assert first.grpo.rewards.gamma > 0
