@@ -39,8 +39,8 @@ class SlimWeights:
     """The layers of a stack, packed where that is possible; rebuilt by ``of`` when the model's weights have changed since."""
 
     def __init__(self, decoder: Any) -> None:
-        self.version = _version(decoder)
         self.packed = _packable(decoder)
+        self.state = _state(decoder, self.packed)
         self._buffers: dict[tuple[Any, ...], Tensor] = {}
         self.layers: list[Layer] = [
             _packed_layer(layer, self.buffer) if self.packed else _module_layer(layer)
@@ -69,12 +69,17 @@ class SlimWeights:
     @staticmethod
     def of(decoder: Any, known: SlimWeights | None) -> SlimWeights:
         """``known`` if it is still what the model holds."""
-        return known if known is not None and known.version == _version(decoder) else SlimWeights(decoder)
+        still = known is not None and known.state == _state(decoder, known.packed)
+        return known if known is not None and still else SlimWeights(decoder)
 
 
-def _version(decoder: Any) -> list[tuple[int, int]]:
-    """Changes with every in-place update, move or replacement of a weight."""
-    return [(p.data_ptr(), p._version) for p in decoder.parameters()]
+def _state(decoder: Any, packed: bool) -> tuple[list[int], list[float]]:
+    """Where the weights are; and their norms if there are copies of them: version counters miss what fused optimizers write."""
+    import torch
+
+    weights = [p.detach() for p in decoder.parameters()]
+    norms = torch.stack(torch._foreach_norm(weights)).tolist() if packed else []
+    return [w.data_ptr() for w in weights], norms
 
 
 def _is_plain(module: Any) -> bool:

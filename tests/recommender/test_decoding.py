@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -130,15 +132,40 @@ def test_two_calls_in_a_row_agree_and_leave_nothing_behind(make_sids, make_table
     assert torch.equal(first.items, again.items) and torch.equal(first.scores, again.scores)
 
 
-def test_weights_that_change_between_calls_are_seen(make_sids, make_table, make_policy, make_prompts):
+def add_noise(weights):
+    with torch.no_grad():
+        for weight in weights:
+            weight.add_(0.05 * torch.randn_like(weight))
+
+
+def set_data(weights):
+    for weight in weights:
+        weight.data = weight.data + 0.05 * torch.randn_like(weight)
+
+
+def one_step(weights, **kind):
+    weights = list(weights)
+    for weight in weights:
+        weight.grad = torch.randn_like(weight)
+    torch.optim.AdamW(weights, lr=0.05, **kind).step()
+
+
+CHANGES = {
+    "in place": add_noise,
+    "replaced": set_data,
+    "fused optimizer": partial(one_step, fused=True),
+    "foreach optimizer": partial(one_step, foreach=True),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_weights_that_change_between_calls_are_seen(change, make_sids, make_table, make_policy, make_prompts):
     sids = make_sids(60, (6, 6))
     table, policy = make_table(sids), make_policy("llama", sids.n_tokens)
     searcher = BeamSearcher(policy, table, beam=60)
     prompts, lengths, _ = make_prompts(policy, sids, [4])
     before = searcher.search(prompts, lengths)
-    with torch.no_grad():
-        for weight in policy.model.parameters():
-            weight.add_(0.05 * torch.randn_like(weight))
+    change(policy.model.parameters())
     after = searcher.search(prompts, lengths)
     fresh = BeamSearcher(policy, table, beam=60).search(prompts, lengths)
     assert not torch.equal(before.scores, after.scores)
