@@ -65,9 +65,14 @@ def test_every_item_once_and_again_only_what_changed(serve, world, in_store) -> 
         in_store(lambda stage: run_items(other_prompt, stage, catalog, None))
 
 
-def test_a_hostile_endpoint_loses_and_repeats_nothing(serve, world, in_store) -> None:
-    """5% 429, 5% 500, 2% hang, 5% bad JSON: all rows answered, within 1.5 times the clean time."""
-    rows = 1500  # so that what the last rows wait for is little beside the rest
+@pytest.mark.parametrize(
+    ("rows", "timed"),
+    # timed: enough rows that what the last of them wait for is little, and a machine that does nothing else
+    [(300, False), pytest.param(1500, True, marks=pytest.mark.slow)],
+    ids=["answers", "and-time"],
+)
+def test_a_hostile_endpoint_loses_and_repeats_nothing(rows, timed, serve, world, in_store) -> None:
+    """5% 429, 5% 500, 2% hang, 5% bad JSON: all rows answered, and within 1.5 times the clean time."""
 
     def fault(evidence: str, number: int):
         draw = random.Random(f"{evidence}{number}").random()
@@ -95,13 +100,13 @@ def test_a_hostile_endpoint_loses_and_repeats_nothing(serve, world, in_store) ->
         assert all(texts == [f"use of tent number {item[1:]}"] for item, texts in answered.items())
         lost = rows - len(answered)  # bad JSON twice in a row: 0.25% of rows, and they are named
         quarantine = pq.read_table(stage.out / "quarantine.parquet").to_pylist()
-        assert len(quarantine) == lost <= 15 and all(
+        assert len(quarantine) == lost <= rows / 100 and all(
             row["reason"].startswith("not_json") for row in quarantine
         )
     assert bad.most_in_flight <= 16
     # the places alone take 1.3: a fifth more calls, and 2% that hold theirs for five
     overhead = seconds["bad"] / seconds["clean"]
-    assert overhead <= 1.5, f"{overhead:.2f} times the clean time"
+    assert not timed or overhead <= 1.5, f"{overhead:.2f} times the clean time"
 
 
 def test_a_picture_with_a_broken_tag_is_one_picture(serve, world, in_store, pictures_of) -> None:
