@@ -26,11 +26,6 @@ SPLITS = ("train", "valid", "test")
 NO_SPLIT = 3  # events that are part of histories only
 
 
-def kept_events(lengths: np.ndarray, held_out: int) -> np.ndarray:
-    """int64 (U,), of so many training events how many are left when the latest ``held_out`` are taken away: two at least."""
-    return np.maximum(np.minimum(lengths, 2), lengths - held_out).astype(np.int64)
-
-
 @dataclass(frozen=True)
 class Cases:
     """Events to predict. The history of case ``c`` is ``events[start[c]:end[c]]``; its target is event ``end[c]``.
@@ -130,14 +125,16 @@ class Dataset:
         total = np.concatenate(([0], np.cumsum(keep)))
         return total[self.offsets].astype(np.int64), self.events[keep]
 
-    def without_latest(self, count: int) -> Dataset:
-        """The same histories, in which each user's latest ``count`` training events are of no split: nobody learns from them.
+    def kept_without_latest(self, count: int) -> np.ndarray:
+        """int64 ``(U,)``: a user's training events before the latest ``count``; the first two always stay."""
+        lengths = np.diff(self.train_sequences()[0])
+        return np.maximum(np.minimum(lengths, 2), lengths - count)
 
-        Two training events always stay a user's.
-        """
+    def without_latest(self, count: int) -> Dataset:
+        """The same histories, in which each user's latest ``count`` training events are of no split: nobody learns from them."""
         offsets, _ = self.train_sequences()
         lengths = np.diff(offsets)
-        kept = kept_events(lengths, count)
+        kept = self.kept_without_latest(count)
         number = np.arange(offsets[-1]) - np.repeat(offsets[:-1], lengths)  # of an event among its user's
         split = self.split.copy()
         split[np.flatnonzero(self.split == TRAIN)[number >= np.repeat(kept, lengths)]] = NO_SPLIT

@@ -147,15 +147,13 @@ def _open_on_ray(
     """
     import ray
 
-    task: Any = None
+    join_ray()
+    most = min(processors(), images.in_flight) if images.fetch else processors()
+    settings = (images.model_dump(mode="json"), os.getcwd(), max(1, images.in_flight // most))
+    task = ray.remote(num_cpus=CPUS)(_open_part)
     open_at: dict[Any, str] = {}
     try:
         for name, table in parts:
-            if task is None:  # Ray is not needed where everything is open
-                join_ray()
-                most = min(processors(), images.in_flight) if images.fetch else processors()
-                settings = (images.model_dump(mode="json"), os.getcwd(), max(1, images.in_flight // most))
-                task = ray.remote(num_cpus=CPUS)(_open_part)
             open_at[task.remote(table, *settings)] = name
             if len(open_at) > most:  # one more, so that writing keeps nobody waiting
                 yield _first_done(open_at)

@@ -12,7 +12,7 @@ import numpy as np
 from dig_ray.base import Stage
 from dig_ray.catalog.dataset import Dataset
 from dig_ray.errors import UserError
-from dig_ray.mining.config import NO_LLM, MiningConfig
+from dig_ray.mining.config import MiningConfig
 from dig_ray.mining.evidence import Evidence, item_evidence, json_string
 from dig_ray.mining.miner import ask, plan
 from dig_ray.mining.quality import item_quality
@@ -79,13 +79,7 @@ def run(
         positive=round(sum(label.values()) / max(len(label), 1), 4),
         judge=model_name(judge),
         prompt={"name": prompt.name, "version": prompt.version, "hash": prompt.hash},
-        miners={
-            judge.name: {
-                "engine": judge.engine,
-                "llm": judge.engine not in NO_LLM,
-                "all": asked.totals().as_dict(),
-            }
-        },
+        miners={judge.name: asked.figures()},
         rldi=facts,
     )
 

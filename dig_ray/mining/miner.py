@@ -58,6 +58,11 @@ class Asked:
     answers: dict[str, dict[str, Any]] = field(default_factory=dict)
     asked_now: Totals = field(default_factory=Totals)
 
+    def figures(self) -> dict[str, Any]:
+        """What a stage's stats say of the miner, whenever its answers were given."""
+        engine = self.miner.engine
+        return {"engine": engine, "llm": engine not in NO_LLM, "all": self.totals().as_dict()}
+
     def totals(self) -> Totals:
         """Sums over all answers, whenever they were given."""
         totals = Totals()

@@ -15,7 +15,7 @@ from typing import Any
 from dig_ray.base import Stage
 from dig_ray.catalog.dataset import Dataset
 from dig_ray.errors import UserError
-from dig_ray.mining.config import NO_LLM, MiningConfig
+from dig_ray.mining.config import MiningConfig
 from dig_ray.mining.evidence import Evidence, item_evidence, user_evidence
 from dig_ray.mining.miner import Asked, ask, plan
 from dig_ray.mining.pictures import Pictures, list_pictures
@@ -155,15 +155,7 @@ def _ask(
         check_failures(one, config.max_failed)
     stage.stats.update(
         prompt={"name": prompt.name, "version": prompt.version, "hash": prompt.hash},
-        miners={
-            one.miner.name: {
-                "engine": one.miner.engine,
-                "llm": one.miner.engine not in NO_LLM,
-                "all": one.totals().as_dict(),
-                "now": one.asked_now.as_dict(),
-            }
-            for one in asked
-        },
+        miners={one.miner.name: one.figures() | {"now": one.asked_now.as_dict()} for one in asked},
         seconds_asking=round(seconds, 2),
         nothing_to_ask=asked[0].keys.count(""),
         cut=sum(bool(one.cut) for one in evidence),

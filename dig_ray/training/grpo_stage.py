@@ -191,15 +191,11 @@ def prompt_events(
         held_out: latest events of each user that SFT did not see.
     """
     offsets, _ = dataset.train_sequences()
-    from dig_ray.catalog.dataset import kept_events
-
     lengths = np.diff(offsets)
-    start = np.minimum(
-        lengths,
-        {"all": np.int64(1), "last": np.maximum(lengths - 1, 1), "held_out": kept_events(lengths, held_out)}[
-            which
-        ],
-    )
+    if which == "held_out":
+        start = dataset.kept_without_latest(held_out)
+    else:  # an event has one before it
+        start = np.minimum(lengths, 1 if which == "all" else np.maximum(lengths - 1, 1))
     count = lengths - start
     users = np.repeat(np.arange(len(lengths)), count)
     end = offsets[users] + start[users] + np.arange(len(users)) - np.repeat(np.cumsum(count) - count, count)

@@ -114,8 +114,12 @@ def _alone(model: Any, text: str, config: Any) -> list[tuple[str, float]] | Exce
 
 
 def evidence_text(evidence: str) -> str:
-    """The plain text of an evidence object: its strings, one a line."""
-    value = json.loads(evidence)
+    """The plain text of an evidence object in JSON: its strings, one a line."""
+    return plain_text(json.loads(evidence))
+
+
+def plain_text(value: Any) -> str:
+    """The strings of a JSON value, one a line."""
 
     def strings(node: Any) -> list[str]:
         if isinstance(node, str):

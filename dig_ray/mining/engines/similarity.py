@@ -28,14 +28,14 @@ def run(job: Job, requests: pa.Table) -> None:
     """
     import numpy as np
 
-    from dig_ray.mining.engines.keyphrase import evidence_text
+    from dig_ray.mining.engines.keyphrase import plain_text
     from dig_ray.mining.vectors import encode_on_ray
 
     meter = Meter(job.board, job.miner.name)
     for start in range(0, requests.num_rows, ROWS):
         part = requests.slice(start, ROWS)
         asked = [json.loads(one) for one in part["evidence"].to_pylist()]
-        pairs = [(one["descriptor"], evidence_text(json.dumps(one["record"]))) for one in asked]
+        pairs = [(one["descriptor"], plain_text(one["record"])) for one in asked]
         vectors = encode_on_ray(
             [text for pair in pairs for text in pair],
             job.miner.encoder,
