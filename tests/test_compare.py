@@ -22,6 +22,7 @@ TINY = (
     "sft.valid_users=50",
     "evaluation.beam=20",
     "baselines.run=[]",
+    "grpo=null",
 )
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from dig_ray.recommender.policy import SidPolicy
+from dig_ray.recommender.slim_weights import SlimWeights
 from dig_ray.recommender.tree_cache import TreeCache
 from dig_ray.recommender.trie import TrieDistribution
 from dig_ray.semantic_ids.prefix_table import PrefixTable
@@ -65,6 +66,7 @@ class RolloutSampler:
         self.policy, self.table, self.groups = policy, table, groups
         self.method, self.temperature, self.seed = method, temperature, seed
         self.trie = TrieDistribution(table, policy.device)
+        self._weights: SlimWeights | None = None
 
     def draw(self, prompts: Tensor, lengths: Tensor, rows: np.ndarray, round_number: int) -> Rollouts:
         """Rollouts of a batch of histories.
@@ -91,6 +93,11 @@ class RolloutSampler:
                 items, log_probs = self._without_duplicates(prompts, lengths, noisy, round_number)
         return Rollouts(items.cpu().numpy(), log_probs.double().cpu().numpy())
 
+    def _cache(self, prompts: Tensor, lengths: Tensor, room: int) -> TreeCache:
+        tree = TreeCache(self.policy, prompts, lengths, room, self._weights)
+        self._weights = tree.weights
+        return tree
+
     def _generators(self, rows: np.ndarray, round_number: int) -> list[np.random.Generator]:
         return [
             np.random.Generator(np.random.SFC64([self.seed, round_number, int(row)])) for row in rows.tolist()
@@ -109,7 +116,7 @@ class RolloutSampler:
         for children in self.table.max_children:
             width = min(self.groups, width * children)
             kept.append(width)
-        tree = TreeCache(self.policy, prompts, lengths, sum(kept[:-1]))
+        tree = self._cache(prompts, lengths, sum(kept[:-1]))
         hidden = tree.prefill()
         node = torch.zeros(batch, 1, dtype=torch.long, device=device)
         log_prob = torch.zeros(batch, 1, device=device)
@@ -147,7 +154,7 @@ class RolloutSampler:
         noise = self._generators(rows, round_number)
         batch, device, groups = len(prompts), prompts.device, self.groups
         head = self.policy.sid_rows()
-        tree = TreeCache(self.policy, prompts, lengths, groups * (self.table.depth - 1))
+        tree = self._cache(prompts, lengths, groups * (self.table.depth - 1))
         hidden = tree.prefill().expand(-1, groups, -1)
         node = torch.zeros(batch, groups, dtype=torch.long, device=device)
         log_prob = torch.zeros(batch, groups, device=device)

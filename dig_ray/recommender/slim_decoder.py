@@ -134,7 +134,9 @@ class SlimDecoder:
                 key = self.keys[number, :, :, :end]
             value = self.values[number, :, :, :end]
             if causal and self._causal is not None:
-                seen = self._attend(query, key, self.values[number], layer.scale)
+                seen = self._attend(query, key, value, self._causal, layer.scale)
+            elif mask is not None and self._buffer is not None and self.heads == self.kv_heads:
+                seen = self._attend(query, key, value, mask, layer.scale)
             else:
                 seen = scaled_dot_product_attention(
                     query,
@@ -188,21 +190,20 @@ class SlimDecoder:
             return query_key[0], query_key[1]
         return turned[:, :, :queries].transpose(1, 2), turned[:, :, queries:].transpose(1, 2)
 
-    def _attend(self, query: Tensor, key: Tensor, values: Tensor, scale: float) -> Tensor:
-        """Causal attention within the prompt as two plain products, (B, heads, P, D) each; ``values`` has room for more columns."""
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scale: float) -> Tensor:
+        """Attention of (B, heads, K, D) to (B, heads, T, D) as two plain products; the mask is added to the (B, heads, K, T) scores."""
         import torch
 
-        assert self._causal is not None and self._buffer is not None
-        size = query.shape
-        square = (size[0] * size[1], size[2], size[2])
-        scores = torch.bmm(
-            query.flatten(0, 1), key.flatten(0, 1).transpose(1, 2), out=self._buffer("scores", *square)
-        )
+        assert self._buffer is not None
+        (batch, heads, rows, width), columns = query.shape, key.shape[2]
+        scores = self._buffer("scores", batch, heads, rows, columns)
+        flat = scores.view(batch * heads, rows, columns)
+        torch.bmm(query.flatten(0, 1), key.flatten(0, 1).transpose(1, 2), out=flat)
         if scale != 1.0:
-            scores.mul_(scale)
-        shares = torch.softmax(scores.add_(self._causal), -1, out=self._buffer("shares", *square))
-        values = values.flatten(0, 1)[:, : size[2]]
-        return torch.bmm(shares, values, out=self._buffer("seen", *square[:2], size[3])).view(size)
+            flat.mul_(scale)
+        shares = torch.softmax(scores.add_(mask), -1, out=self._buffer("shares", *scores.shape))
+        seen = self._buffer("seen", batch * heads, rows, width)
+        return torch.bmm(shares.view_as(flat), value.flatten(0, 1), out=seen).view(query.shape)
 
 
 def _normed(attention: Any, both: Tensor, queries: int) -> Tensor:

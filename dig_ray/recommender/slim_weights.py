@@ -38,10 +38,10 @@ class Layer:
 class SlimWeights:
     """The layers of a stack, packed where that is possible; rebuilt by ``of`` when the model's weights have changed since."""
 
-    def __init__(self, decoder: Any) -> None:
+    def __init__(self, decoder: Any, known: SlimWeights | None = None) -> None:
         self.packed = _packable(decoder)
         self.state = _state(decoder, self.packed)
-        self._buffers: dict[tuple[Any, ...], Tensor] = {}
+        self._buffers: dict[tuple[Any, ...], Tensor] = {} if known is None else known._buffers
         self.layers: list[Layer] = [
             _packed_layer(layer, self.buffer) if self.packed else _module_layer(layer)
             for layer in decoder.layers
@@ -53,7 +53,6 @@ class SlimWeights:
         if self.packed and _is_plain(embedding) and embedding.num_embeddings <= TABLE_AT_MOST:
             first = self.layers[0]
             self.first = first.qkv(first.attention_norm(embedding.weight.detach())).clone()
-            self._buffers.clear()
 
     def buffer(self, name: str, *shape: int) -> Tensor:
         """Memory for one intermediate result, the same at every call with one name and shape. Not for use by two threads at once."""
@@ -68,9 +67,9 @@ class SlimWeights:
 
     @staticmethod
     def of(decoder: Any, known: SlimWeights | None) -> SlimWeights:
-        """``known`` if it is still what the model holds."""
+        """``known`` if it is still what the model holds, else new ones that go on with its buffers."""
         still = known is not None and known.state == _state(decoder, known.packed)
-        return known if known is not None and still else SlimWeights(decoder)
+        return known if known is not None and still else SlimWeights(decoder, known)
 
 
 def _state(decoder: Any, packed: bool) -> tuple[list[int], list[float]]:
