@@ -7,6 +7,7 @@ it). Otherwise the model's own modules run, so that adapters stay in place.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor
 
-MOST_BUFFERS = 64
+ROWS_OF_TABLE = 1024  # tokens that are looked up in it are computed so many at a time
 TABLE_AT_MOST = 8192  # tokens
 PACK_AT_MOST = 32_000_000  # parameters; a packed copy of a larger model is not worth its memory
 
@@ -39,9 +40,11 @@ class SlimWeights:
     """The layers of a stack, packed where that is possible; rebuilt by ``of`` when the model's weights have changed since."""
 
     def __init__(self, decoder: Any, known: SlimWeights | None = None) -> None:
+        import torch
+
         self.packed = _packable(decoder)
         self.state = _state(decoder, self.packed)
-        self._buffers: dict[tuple[Any, ...], Tensor] = {} if known is None else known._buffers
+        self._buffers: dict[str, Tensor] = {} if known is None else known._buffers
         self.layers: list[Layer] = [
             _packed_layer(layer, self.buffer) if self.packed else _module_layer(layer)
             for layer in decoder.layers
@@ -52,18 +55,18 @@ class SlimWeights:
         embedding = decoder.embed_tokens
         if self.packed and _is_plain(embedding) and embedding.num_embeddings <= TABLE_AT_MOST:
             first = self.layers[0]
-            self.first = first.qkv(first.attention_norm(embedding.weight.detach())).clone()
+            parts = embedding.weight.detach().split(ROWS_OF_TABLE)
+            self.first = torch.cat([first.qkv(first.attention_norm(part)).clone() for part in parts])
 
     def buffer(self, name: str, *shape: int) -> Tensor:
-        """Memory for one intermediate result, the same at every call with one name and shape. Not for use by two threads at once."""
+        """Memory for one intermediate result, the same at every call with one name. Not for use by two threads at once."""
         import torch
 
-        key = (name, *shape)
-        if key not in self._buffers:
-            if len(self._buffers) > MOST_BUFFERS:  # other batch shapes; only the latest are worth keeping
-                self._buffers.clear()
-            self._buffers[key] = torch.empty(shape)
-        return self._buffers[key]
+        size = math.prod(shape)
+        known = self._buffers.get(name)
+        if known is None or len(known) < size:
+            known = self._buffers[name] = torch.empty(size)
+        return known[:size].view(shape)
 
     @staticmethod
     def of(decoder: Any, known: SlimWeights | None) -> SlimWeights:
