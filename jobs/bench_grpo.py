@@ -286,16 +286,19 @@ def clock_of(threads: int) -> Callable[[], float]:
     return time.process_time if threads == 1 else time.perf_counter
 
 
-def median_time(function: Callable[[], Any], threads: int, rounds: int = 5) -> float:
-    """Seconds of a call, the median of a few after one that warms up."""
+def by_turns(
+    ours: Callable[[], Any], theirs: Callable[[], Any], threads: int, rounds: int = 5
+) -> tuple[float, float]:
+    """Seconds of a call of each, medians of calls by turns after one that warms up: a machine that slows down slows both."""
     now = clock_of(threads)
-    function()
-    times = []
-    for _ in range(rounds):
-        begun = now()
-        function()
-        times.append(now() - begun)
-    return statistics.median(times)
+    times: tuple[list[float], list[float]] = [], []
+    for number in range(rounds + 1):
+        for side, function in zip(times, (ours, theirs), strict=True):
+            begun = now()
+            function()
+            if number:
+                side.append(now() - begun)
+    return statistics.median(times[0]), statistics.median(times[1])
 
 
 def parts(threads: int) -> dict[str, Any]:
@@ -345,8 +348,9 @@ def parts(threads: int) -> dict[str, Any]:
     ours, theirs = update(prompts, items), update(repeated, items.reshape(-1, 1))
     norm = sum(float((g**2).sum()) for g in theirs) ** 0.5
     gap = sum(float(((a - b) ** 2).sum()) for a, b in zip(ours, theirs, strict=True)) ** 0.5
-    shared = median_time(lambda: update(prompts, items), threads)
-    plain = median_time(lambda: update(repeated, items.reshape(-1, 1)), threads, 3)
+    shared, plain = by_turns(
+        lambda: update(prompts, items), lambda: update(repeated, items.reshape(-1, 1)), threads
+    )
 
     past, _ = histories(20, USERS)
     padded = torch.from_numpy(np.stack([stream.prompt(one, policy.bos) for one in past]))
@@ -369,8 +373,7 @@ def parts(threads: int) -> dict[str, Any]:
             )
 
     distinct = RolloutSampler(policy, table, 16, "sample")
-    drawn = median_time(lambda: distinct.draw(padded, lengths, np.arange(USERS), 0), threads)
-    generated = median_time(beams, threads, 2)
+    drawn, generated = by_turns(lambda: distinct.draw(padded, lengths, np.arange(USERS), 0), beams, threads)
     return {
         "update_ms_shared_repeated": {"shared": round(1000 * shared, 1), "repeated": round(1000 * plain, 1)},
         "update_speedup_151tokens_g16": round(plain / shared, 2),
