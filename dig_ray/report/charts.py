@@ -40,6 +40,7 @@ def chart(
     lines: Sequence[tuple[str, list[tuple[float, float]]]],
     from_zero: bool = False,
     best: float | None = None,
+    span: float = 0.0,
 ) -> dict[str, Any] | None:
     """One small chart.
 
@@ -48,6 +49,7 @@ def chart(
         lines: (name, points) pairs; lines without points are left out.
         from_zero: whether the vertical axis starts at 0.
         best: an epoch to mark on all lines.
+        span: the vertical axis shows at least so much, so that chance does not look like a mountain.
 
     Returns:
         coordinates and texts for the template, None when no line has a point.
@@ -60,7 +62,7 @@ def chart(
     x0, x1 = min(0.0, min(xs)), max(xs)
     y0, y1 = (0.0 if from_zero and min(ys) >= 0 else min(ys)), max(ys)
     x1, y1 = (x1 if x1 > x0 else x0 + 1), (y1 if y1 > y0 else y0 + (abs(y0) or 1))
-    margin = 0.06 * (y1 - y0)
+    margin = max(0.06 * (y1 - y0), (span - (y1 - y0)) / 2)
     y1, y0 = y1 + margin, (y0 if from_zero else y0 - margin)
 
     def across(x: float) -> float:
@@ -94,7 +96,7 @@ def chart(
         "said": f"{title}. {said}.",
         "lines": drawn,
         "x": [(across(x), f"{x:g}") for x in ticks(x0, x1)],
-        "y": [(down(y), f"{y:.{digits}f}") for y in vertical],
+        "y": [(down(y), _label(y, digits)) for y in vertical],
         "width": WIDTH,
         "height": HEIGHT,
         "left": LEFT,
@@ -102,6 +104,12 @@ def chart(
         "floor": HEIGHT - BOTTOM,
         "axis": "",
     }
+
+
+def _label(value: float, digits: int) -> str:
+    """As numbers below 1 stand in the page's tables: without the zero before the point."""
+    text = f"{value:.{digits}f}"
+    return text.replace("0.", ".", 1) if 0 < abs(value) < 1 else text
 
 
 def training(curves: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
@@ -165,6 +173,7 @@ def reinforcement(log: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
             "Validation NDCG@10, constrained decoding",
             [("SFT start", [(x, start) for x in dict.fromkeys(ends)]), ("during RL", gain)],
             best=best,
+            span=0.2 * start,
         ),
         chart(
             "Reward of a rollout, by part, weighted",

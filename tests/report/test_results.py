@@ -116,6 +116,16 @@ def test_curves_with_gaps() -> None:
                 assert 0 <= x <= charts.WIDTH and 0 <= y <= charts.HEIGHT
 
 
+def test_a_change_within_chance_is_drawn_as_small_as_it_is() -> None:
+    log = [{"step": 16 * n, "eval_ndcg@10": 0.137 + 0.0013 * (n == 2), "eval_hr@10": 0.27} for n in range(5)]
+    found = charts.reinforcement(log)
+    assert found is not None and found["best"] == 32 and found["helped"]
+    drawn = found["charts"][0]
+    heights = [y for _, y in drawn["lines"][1]["dots"]]
+    assert 0 < max(heights) - min(heights) < charts.HEIGHT / 10
+    assert all(label.startswith(".1") and len(label) <= 5 for _, label in drawn["y"])
+
+
 def test_the_tree_holds_every_item_in_order() -> None:
     codes = np.array([[1, 0], [0, 1], [1, 0], [0, 0]], np.int32)
     sids = SidCatalog.from_codes(["p", "q", "r", "s"], codes, (2, 2))
