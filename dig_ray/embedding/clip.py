@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import io
 import logging
+import os
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -145,7 +146,7 @@ def load_tower(
     Args:
         config: which.
         device: a GPU when torch sees one, by default.
-        threads: of torch in this process from now on.
+        threads: of torch in this process from now on, no more than the machine has processors.
 
     Returns:
         (module: float pictures (n, 3, side, side) -> (n, D), preprocessing).
@@ -162,7 +163,7 @@ def load_tower(
     from open_clip.pretrained import get_pretrained_cfg
 
     if threads is not None:
-        torch.set_num_threads(threads)
+        torch.set_num_threads(min(threads, os.cpu_count() or 1))
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     whole = ":" in config.model  # a folder or a hub's repository: config and weights in one place
     untrained = config.pretrained == RANDOM and not whole
