@@ -93,10 +93,10 @@ class RolloutSampler:
                 items, log_probs = self._without_duplicates(prompts, lengths, noisy, round_number)
         return Rollouts(items.cpu().numpy(), log_probs.double().cpu().numpy())
 
-    def _cache(self, prompts: Tensor, lengths: Tensor, room: int) -> TreeCache:
+    def _walk(self, prompts: Tensor, lengths: Tensor, beams: int, room: int) -> _Walk:
         tree = TreeCache(self.policy, prompts, lengths, room, self._weights)
         self._weights = tree.weights
-        return tree
+        return _Walk(self.trie, self.policy, tree, beams, self.temperature)
 
     def _generators(self, rows: np.ndarray, round_number: int) -> list[np.random.Generator]:
         return [
@@ -111,21 +111,16 @@ class RolloutSampler:
 
         noise = None if rows is None else self._generators(rows, round_number)
         batch, device = len(prompts), prompts.device
-        head = self.policy.sid_rows()
         kept, width = [], 1
         for children in self.table.max_children:
             width = min(self.groups, width * children)
             kept.append(width)
-        tree = self._cache(prompts, lengths, sum(kept[:-1]))
-        hidden = tree.prefill()
+        walk = self._walk(prompts, lengths, 1, sum(kept[:-1]))
         node = torch.zeros(batch, 1, dtype=torch.long, device=device)
         log_prob = torch.zeros(batch, 1, device=device)
         perturbed = torch.zeros(batch, 1, device=device)
         for depth in range(self.table.depth):
-            beams = node.shape[1]
-            step = self.trie.at(depth, hidden.flatten(0, 1), head, node.flatten(), self.temperature).view(
-                batch, beams, -1
-            )
+            step = walk.log_probs(depth, node)
             total = (step + log_prob[..., None]).masked_fill(log_prob[..., None] == -torch.inf, -torch.inf)
             if noise is None:
                 score = total
@@ -139,9 +134,7 @@ class RolloutSampler:
             # a filler of a beam that has no more children stays dead, and must not point outside
             node = (begin + slot).clamp_(max=len(self.trie.tokens[depth]) - 1)
             if depth < self.table.depth - 1:
-                tree.reparent(parent)
-                token = self.trie.tokens[depth][node].clamp(min=0)
-                hidden = tree.feed(token + self.policy.sid_start)
+                walk.to(depth, node, parent)
         items = self.trie.items[node]
         return items, log_prob
 
@@ -153,24 +146,78 @@ class RolloutSampler:
 
         noise = self._generators(rows, round_number)
         batch, device, groups = len(prompts), prompts.device, self.groups
-        head = self.policy.sid_rows()
-        tree = self._cache(prompts, lengths, groups * (self.table.depth - 1))
-        hidden = tree.prefill().expand(-1, groups, -1)
+        walk = self._walk(prompts, lengths, groups, groups * (self.table.depth - 1))
+        same = torch.arange(groups, device=device).expand(batch, -1)
         node = torch.zeros(batch, groups, dtype=torch.long, device=device)
         log_prob = torch.zeros(batch, groups, device=device)
         for depth in range(self.table.depth):
-            step = self.trie.at(depth, hidden.flatten(0, 1), head, node.flatten(), self.temperature).view(
-                batch, groups, -1
-            )
+            step = walk.log_probs(depth, node)
             draws = np.stack([one.gumbel(size=step.shape[1:]).astype(np.float32) for one in noise])
             slot = (step + torch.from_numpy(draws).to(device)).argmax(2)
             log_prob = log_prob + step.gather(2, slot[..., None]).squeeze(2)
             node = self.trie.starts[depth][node] + slot
             if depth < self.table.depth - 1:
-                token = self.trie.tokens[depth][node].clamp(min=0)
-                hidden = tree.feed(token + self.policy.sid_start)
+                walk.to(depth, node, same)
         items = self.trie.items[node]
         return items, log_prob
+
+
+class _Walk:
+    """Beams on their way down the trie. Those under which a single item is left are certain of what follows, and the model is not asked.
+
+    Args:
+        trie: the catalogue's.
+        policy: the model.
+        tree: its state, nothing fed yet.
+        beams: of a prompt, K.
+        temperature: logits are divided by it.
+    """
+
+    def __init__(
+        self, trie: TrieDistribution, policy: SidPolicy, tree: TreeCache, beams: int, temperature: float
+    ) -> None:
+
+        self.trie, self.policy, self.tree, self.temperature = trie, policy, tree, temperature
+        self.head = policy.sid_rows()
+        self.hidden = tree.prefill().expand(-1, beams, -1)  # (B, O, d)
+        self.beams = beams
+        # (B, O), whose states these are, with some of the others where a prompt has fewer; None: everyone's
+        self.open: Tensor | None = None
+
+    def log_probs(self, depth: int, node: Tensor) -> Tensor:
+        """(B, K, M) of the continuations of every beam's prefix, int64 (B, K), in their order; -inf where there is none."""
+        import torch
+
+        nodes = node if self.open is None else node.gather(1, self.open)
+        found = self.trie.at(depth, self.hidden.flatten(0, 1), self.head, nodes.flatten(), self.temperature)
+        found = found.view(*nodes.shape, self.trie.table.max_children[depth])
+        if self.open is None:
+            return found
+        out = torch.full((*node.shape, found.shape[2]), -torch.inf, device=found.device)
+        out[..., 0] = 0.0
+        return out.scatter_(1, self.open[..., None].expand_as(found), found)
+
+    def to(self, depth: int, node: Tensor, parent: Tensor) -> None:
+        """Beams are now at ``node`` of the next depth, (B, K), each having come from the beam ``parent``."""
+        import torch
+
+        if self.open is not None:  # among the states, not among the beams
+            own = torch.arange(self.open.shape[1], device=node.device).expand_as(self.open)
+            place = torch.zeros(len(node), self.beams, dtype=torch.long, device=node.device)
+            parent = place.scatter_(1, self.open, own).gather(1, parent)
+        self.beams = node.shape[1]
+        choice = ~self.trie.alone[depth + 1][node]
+        least, most = choice.sum(1).aminmax()
+        self.open = None
+        token = self.trie.tokens[depth][node].clamp(min=0)
+        if int(least) < self.beams:
+            self.open = choice.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, : int(most)]
+            parent, token = parent.gather(1, self.open), token.gather(1, self.open)
+        if not token.shape[1]:
+            self.hidden = self.hidden[:, :0]
+            return
+        self.tree.reparent(parent)
+        self.hidden = self.tree.feed(token + self.policy.sid_start)
 
 
 def _condition(noisy: Tensor, parent: Tensor) -> Tensor:

@@ -33,6 +33,7 @@ class Trie:
         tokens: per depth, int64, the token that leads to each prefix of the next.
         starts: per depth, int64, where each prefix's continuations begin among them.
         items: int64 (N,), the item at each place of the last depth.
+        alone: per depth and for the items, bool, whether one item lies under each prefix: what follows it is certain.
     """
 
     def __init__(self, table: PrefixTable, device: Any = "cpu") -> None:
@@ -42,6 +43,11 @@ class Trie:
         self.tokens = [torch.from_numpy(t).to(device, torch.long) for t in table.tokens]
         self.starts = [torch.from_numpy(s).to(device, torch.long) for s in table.child_start]
         self.items = torch.from_numpy(table.items).to(device, torch.long)
+        begin = torch.arange(table.n_items + 1, device=device)  # where the items under each prefix begin
+        self.alone = [begin.diff() == 1]
+        for starts in reversed(self.starts):
+            begin = begin[starts]
+            self.alone.insert(0, begin.diff() == 1)
 
     def children(self, depth: int, node: Tensor) -> Children:
         """Continuations of ``node`` int64 (...), prefixes of that depth, in their order."""
