@@ -111,12 +111,16 @@ def numbers(count):
     return np.arange(count)
 
 
+CROWDED, SPARSE, EARLY = (4, 3, 2), (6, 5, 4), (40, 8, 8)  # codes; the sparser, the earlier is one item left
+
+
 @pytest.mark.parametrize("kind", ["phi3", "gpt2"])
+@pytest.mark.parametrize("sizes", [CROWDED, SPARSE, EARLY], ids=["crowded", "sparse", "early"])
 @pytest.mark.parametrize("method", ["sample", "independent", "beam", "mixed"])
 def test_rollouts_are_items_with_their_own_probability(
-    kind, method, make_sids, make_table, make_policy, make_prompts
+    kind, sizes, method, make_sids, make_table, make_policy, make_prompts
 ):
-    sids = make_sids(60, (4, 3, 2))
+    sids = make_sids(60, sizes)
     table, policy = make_table(sids), make_policy(kind, sids.n_tokens)
     padded, lengths, _ = make_prompts(policy, sids, [3, 1, 6, 2])
     drawn = sampler(policy, table, 8, method=method, temperature=0.7).draw(padded, lengths, numbers(4), 0)
@@ -129,8 +133,9 @@ def test_rollouts_are_items_with_their_own_probability(
         assert all(len(set(row)) == 8 for row in drawn.items.tolist())
 
 
-def test_beams_are_those_of_the_search(make_sids, make_table, make_policy, make_prompts):
-    sids = make_sids(60, (4, 3, 2))
+@pytest.mark.parametrize("sizes", [CROWDED, SPARSE, EARLY], ids=["crowded", "sparse", "early"])
+def test_beams_are_those_of_the_search(sizes, make_sids, make_table, make_policy, make_prompts):
+    sids = make_sids(60, sizes)
     table, policy = make_table(sids), make_policy("phi3", sids.n_tokens)
     padded, lengths, _ = make_prompts(policy, sids, [3, 1, 6, 2])
     found = BeamSearcher(policy, table, beam=10).search(padded, lengths).items.numpy()
