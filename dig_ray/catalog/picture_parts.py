@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -147,13 +148,17 @@ def _open_on_ray(
     """
     import ray
 
+    parts = iter(parts)
+    first = next(parts, None)
+    if first is None:  # everything is open: Ray is not needed
+        return
     join_ray()
     most = min(processors(), images.in_flight) if images.fetch else processors()
     settings = (images.model_dump(mode="json"), os.getcwd(), max(1, images.in_flight // most))
     task = ray.remote(num_cpus=CPUS)(_open_part)
     open_at: dict[Any, str] = {}
     try:
-        for name, table in parts:
+        for name, table in chain([first], parts):
             open_at[task.remote(table, *settings)] = name
             if len(open_at) > most:  # one more, so that writing keeps nobody waiting
                 yield _first_done(open_at)

@@ -116,11 +116,8 @@ class TreeBuilder:
         whole = lengths.copy()
         for whom, _, _ in found:
             whole += np.bincount(whom, minlength=len(prompts))
-        width = max(int(whole.max()), min(ROW, int(whole.sum())))
-        packed = pack(whole, width)
-        width = max(
-            int(whole[documents].sum()) for documents in packed
-        )  # no column that is padding in every row
+        packed = pack(whole, max(int(whole.max()), min(ROW, int(whole.sum()))))
+        width = max(int(whole[documents].sum()) for documents in packed)
         row_of = np.empty(len(prompts), np.int64)
         column_of = np.empty(len(prompts), np.int64)
         for row, documents in enumerate(packed):

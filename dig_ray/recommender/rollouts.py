@@ -176,7 +176,6 @@ class _Walk:
     def __init__(
         self, trie: TrieDistribution, policy: SidPolicy, tree: TreeCache, beams: int, temperature: float
     ) -> None:
-
         self.trie, self.policy, self.tree, self.temperature = trie, policy, tree, temperature
         self.head = policy.sid_rows()
         self.hidden = tree.prefill().expand(-1, beams, -1)  # (B, O, d)

@@ -71,8 +71,9 @@ class SlimWeights:
     @staticmethod
     def of(decoder: Any, known: SlimWeights | None) -> SlimWeights:
         """``known`` if it is still what the model holds, else new ones that go on with its buffers."""
-        still = known is not None and known.state == _state(decoder, known.packed)
-        return known if known is not None and still else SlimWeights(decoder, known)
+        if known is not None and known.state == _state(decoder, known.packed):
+            return known
+        return SlimWeights(decoder, known)
 
 
 def _state(decoder: Any, packed: bool) -> tuple[list[int], list[float]]:

@@ -55,7 +55,9 @@ def config(**images: Any) -> CatalogConfig:
 
 
 @pytest.mark.usefixtures("ray_here")
-def test_every_item_stands_there_once_in_order_and_a_second_run_reads_the_parts(tmp_path: Path) -> None:
+def test_every_item_stands_there_once_in_order_and_a_second_run_reads_the_parts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     raw = [None if n % 50 == 7 else b"junk" if n == 300 else png(n) for n in range(600)]
     raw[5] = png(5, 600)
     catalog = items(tmp_path / "catalog", image_bytes=pa.array(raw, pa.binary()))
@@ -88,6 +90,15 @@ def test_every_item_stands_there_once_in_order_and_a_second_run_reads_the_parts(
     assert again.stats["resumed"] in (344, 512)
     name = "pictures.parquet"
     assert (again.out / name).read_bytes() == (stage.out / name).read_bytes()
+
+    def no_ray() -> None:
+        raise AssertionError("Ray was asked for where every part is open")
+
+    monkeypatch.setattr(picture_parts, "join_ray", no_ray)
+    third = stage_in(tmp_path, 2)
+    pictures.run(config(), third, catalog)
+    assert third.stats["resumed"] == 600
+    assert (third.out / name).read_bytes() == (stage.out / name).read_bytes()
 
 
 @pytest.mark.usefixtures("ray_here")
