@@ -18,6 +18,7 @@ import numpy as np
 
 from dig_ray.recommender.objective import item_parents
 from dig_ray.recommender.packing import pack
+from dig_ray.recommender.read_states import read_states
 from dig_ray.recommender.trie import TrieDistribution
 from dig_ray.semantic_ids.prefix_table import STAY, PrefixTable
 
@@ -36,7 +37,8 @@ class RolloutTrees:
         input_ids, position_ids, document: int64 (R, T); document -1 is padding.
         in_prompt: bool (R, T), the tokens that all later ones of their document see.
         ancestors: int64 (R, T, A), columns of a prefix's own ancestors, itself where it has fewer.
-        rows, columns, nodes: per depth, int64 (n_d,): where the state lies from which that depth's token is chosen, and at which prefix.
+        reads: int64 (R, Q), columns whose states are read, 0 where a row has fewer.
+        places, nodes: per depth, int64 (n_d,): which of the R * Q reads that depth's token is chosen from, and at which prefix.
         choice: int64 (B * G, D), which of a depth's choices a rollout makes; -1 where it has none.
         slot: int64 (B * G, D), and which continuation it takes.
         real: bool (B * G, D), whether the rollout has a token at that depth.
@@ -47,15 +49,15 @@ class RolloutTrees:
     document: np.ndarray
     in_prompt: np.ndarray
     ancestors: np.ndarray
-    rows: list[np.ndarray]
-    columns: list[np.ndarray]
+    reads: np.ndarray
+    places: list[np.ndarray]
     nodes: list[np.ndarray]
     choice: np.ndarray
     slot: np.ndarray
     real: np.ndarray
 
     def tensors(self, device: Any) -> dict[str, Any]:
-        """All arrays as tensors, for ``tree_log_probs`` and ``tree_mask``."""
+        """All arrays as tensors, for ``tree_states`` and ``tree_log_probs``."""
         import torch
 
         def move(value: Any) -> Any:
@@ -164,19 +166,35 @@ class TreeBuilder:
             nodes.append(node)
         number[:, 0] = owner
         open_choice = self.open[flat]
+        reads, places = _reads(rows, columns, len(packed))
         return RolloutTrees(
             input_ids=input_ids,
             position_ids=position,
             document=document,
             in_prompt=in_prompt,
             ancestors=ancestors,
-            rows=rows,
-            columns=columns,
+            reads=reads,
+            places=places,
             nodes=nodes,
             choice=np.where(open_choice, number, -1),
             slot=self.slot[flat],
             real=self.real[flat],
         )
+
+
+def _reads(
+    rows: list[np.ndarray], columns: list[np.ndarray], n_rows: int
+) -> tuple[np.ndarray, list[np.ndarray]]:
+    """``RolloutTrees.reads`` and ``places`` of the states at these rows and columns, given by depth."""
+    row, column = np.concatenate(rows), np.concatenate(columns)
+    order = np.argsort(row, kind="stable")
+    count = np.bincount(row, minlength=n_rows)
+    rank = np.empty(len(row), np.int64)
+    rank[order] = np.arange(len(row)) - np.repeat(np.cumsum(count) - count, count)
+    reads = np.zeros((n_rows, int(count.max())), np.int64)
+    reads[row, rank] = column
+    ends = np.cumsum([len(one) for one in rows])[:-1]
+    return reads, np.split(row * reads.shape[1] + rank, ends)
 
 
 def tree_mask(document: Tensor, in_prompt: Tensor, ancestors: Tensor) -> Tensor:
@@ -189,14 +207,20 @@ def tree_mask(document: Tensor, in_prompt: Tensor, ancestors: Tensor) -> Tensor:
     return mask.scatter(2, ancestors, True)[:, None]
 
 
+def tree_states(decoder: Any, tree: dict[str, Any]) -> Tensor:
+    """Last hidden states (R * Q, d) at the columns of ``RolloutTrees.tensors`` that are read, dropout off."""
+    mask = tree_mask(tree["document"], tree["in_prompt"], tree["ancestors"])
+    return read_states(decoder, tree["input_ids"], tree["position_ids"], mask, tree["reads"])
+
+
 def tree_log_probs(
-    trie: TrieDistribution, hidden: Tensor, rows: Tensor, tree: dict[str, Any], temperature: float = 1.0
+    trie: TrieDistribution, states: Tensor, rows: Tensor, tree: dict[str, Any], temperature: float = 1.0
 ) -> tuple[Tensor, Tensor]:
     """Each rollout's log-probabilities and entropies, (B * G, D) each; 0 where there is no choice.
 
     Args:
         trie: the catalogue's.
-        hidden: (R, T, d), the states of a forward pass over the tree.
+        states: (R * Q, d), of ``tree_states``.
         rows: (n_sid, d) head rows.
         tree: ``RolloutTrees.tensors``.
         temperature: logits are divided by it.
@@ -207,12 +231,11 @@ def tree_log_probs(
     for depth in range(trie.table.depth):
         choice, slot = tree["choice"][:, depth], tree["slot"][:, depth]
         made = choice >= 0
-        states = hidden[tree["rows"][depth], tree["columns"][depth]]
-        step = trie.at(depth, states, rows, tree["nodes"][depth], temperature)
+        step = trie.at(depth, states[tree["places"][depth]], rows, tree["nodes"][depth], temperature)
         entropy = -(step.exp() * step.masked_fill(step == -torch.inf, 0.0)).sum(1)
         at = choice.clamp(min=0)
         if not len(step):  # no rollout has a choice here
-            zero = torch.zeros(len(choice), device=hidden.device)
+            zero = torch.zeros(len(choice), device=states.device)
             log_probs.append(zero)
             entropies.append(zero)
             continue

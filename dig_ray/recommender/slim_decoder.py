@@ -22,13 +22,20 @@ SHORT = 128  # tokens of a prompt up to which attention as two plain products is
 
 def is_slim(decoder: Any, longest: int) -> bool:
     """Whether this decoder stack computes what ``SlimDecoder`` computes, for sequences of up to ``longest`` tokens."""
+    return (
+        in_family(decoder, longest)
+        and not decoder.training
+        and getattr(decoder.config, "hidden_act", None) == "silu"
+    )
+
+
+def in_family(decoder: Any, longest: int) -> bool:
+    """Whether its layers are pre-norm blocks with rotary positions, attending to whole sequences of up to ``longest`` tokens."""
     config = decoder.config
     rope = getattr(config, "rope_parameters", None) or {}
     return (
         type(decoder).__name__ in FAMILY
-        and not decoder.training
         and not _windowed(config, longest)
-        and getattr(config, "hidden_act", None) == "silu"
         and rope.get("rope_type") in {"default", "linear", "llama3"}
         and rope.get("partial_rotary_factor", 1.0) == 1.0
     )

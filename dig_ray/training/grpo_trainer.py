@@ -20,7 +20,7 @@ from trl import GRPOTrainer
 
 from dig_ray.recommender.decoding import BeamSearcher, pad_prompts
 from dig_ray.recommender.policy import SidPolicy
-from dig_ray.recommender.rollout_trees import TreeBuilder
+from dig_ray.recommender.rollout_trees import TreeBuilder, tree_states
 from dig_ray.recommender.rollouts import RolloutSampler, with_target
 from dig_ray.recommender.trie import TrieDistribution
 from dig_ray.semantic_ids.prefix_table import PrefixTable
@@ -29,7 +29,7 @@ from dig_ray.training.config import GrpoConfig
 from dig_ray.training.grpo_objective import advantages, k3, published_objective
 from dig_ray.training.ray_train import Hopeless
 from dig_ray.training.rewards import Reward, RewardError, batch_of_items, weighted_rewards
-from dig_ray.training.rollout_log_probs import Reference, attach_log_probs, states
+from dig_ray.training.rollout_log_probs import Reference, attach_log_probs
 from dig_ray.training.validation import FiniteGradients, ValidationSet, validate
 
 
@@ -295,10 +295,10 @@ class SidGrpoTrainer(GRPOTrainer):
                 torch.from_numpy(ids).to(device), torch.from_numpy(lengths).to(device), rows, 0
             ).items
             tree = self._builder.build(prompts, items).tensors(device)
-            hidden = states(self._policy.causal_lm, tree)
+            states = tree_states(self._policy.causal_lm.get_decoder(), tree)
             head = self._policy.sid_rows()
             each = [
-                self._lookup.outside(d, hidden[tree["rows"][d], tree["columns"][d]], head, tree["nodes"][d])
+                self._lookup.outside(d, states[tree["places"][d]], head, tree["nodes"][d])
                 for d in range(self._table.depth)
             ]
         return float(torch.cat(each).mean())

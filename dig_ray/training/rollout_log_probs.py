@@ -11,7 +11,7 @@ import torch
 from trl.trainer.utils import use_adapter
 
 from dig_ray.recommender.policy import SidPolicy
-from dig_ray.recommender.rollout_trees import tree_log_probs, tree_mask
+from dig_ray.recommender.rollout_trees import tree_log_probs, tree_states
 from dig_ray.recommender.trie import TrieDistribution
 
 REFERENCE = "reference"
@@ -24,22 +24,11 @@ def attach_log_probs(policy: SidPolicy, trie: TrieDistribution, temperature: flo
     """
 
     def forward(self: Any, tree: dict[str, Any], **_: Any) -> dict[str, torch.Tensor]:
-        hidden = states(self, tree)
-        log_probs, entropies = tree_log_probs(trie, hidden, policy.sid_rows(), tree, temperature)
+        states = tree_states(self.get_decoder(), tree)
+        log_probs, entropies = tree_log_probs(trie, states, policy.sid_rows(), tree, temperature)
         return {"log_probs": log_probs, "entropies": entropies}
 
     policy.causal_lm.forward = types.MethodType(forward, policy.causal_lm)
-
-
-def states(causal_lm: Any, tree: dict[str, Any]) -> Any:
-    """Last hidden states (R, T, d) of a forward pass over ``RolloutTrees.tensors``."""
-    mask = tree_mask(tree["document"], tree["in_prompt"], tree["ancestors"])
-    return causal_lm.get_decoder()(
-        input_ids=tree["input_ids"],
-        position_ids=tree["position_ids"],
-        attention_mask=mask,
-        use_cache=False,
-    ).last_hidden_state
 
 
 class Reference:
@@ -81,5 +70,5 @@ class Reference:
     def log_probs(self, tree: dict[str, Any]) -> torch.Tensor:
         """(B * G, D) of each rollout's tokens."""
         with torch.no_grad(), self._active():
-            hidden = states(self.policy.causal_lm, tree)
-            return tree_log_probs(self.trie, hidden, self.policy.sid_rows(), tree, self.temperature)[0]
+            states = tree_states(self.policy.causal_lm.get_decoder(), tree)
+            return tree_log_probs(self.trie, states, self.policy.sid_rows(), tree, self.temperature)[0]

@@ -36,6 +36,8 @@ def _policy(kind: str, n_sid: int, seed: int = 0, sid_start: int = 3, extra: int
         Phi3ForCausalLM,
         Qwen2Config,
         Qwen2ForCausalLM,
+        Qwen3Config,
+        Qwen3ForCausalLM,
     )
 
     torch.manual_seed(seed)
@@ -64,6 +66,8 @@ def _policy(kind: str, n_sid: int, seed: int = 0, sid_start: int = 3, extra: int
         model = Phi3ForCausalLM(Phi3Config(**common, **blocks, **more))
     elif family == "qwen2":
         model = Qwen2ForCausalLM(Qwen2Config(**common, **blocks))
+    elif family == "qwen3":
+        model = Qwen3ForCausalLM(Qwen3Config(**common, **blocks, head_dim=8))
     else:
         model = LlamaForCausalLM(LlamaConfig(**common, **blocks))
     if kind.endswith("lora"):

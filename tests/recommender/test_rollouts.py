@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dig_ray.recommender.decoding import BeamSearcher
-from dig_ray.recommender.rollout_trees import TreeBuilder, tree_log_probs, tree_mask
+from dig_ray.recommender.rollout_trees import TreeBuilder, tree_log_probs, tree_states
 from dig_ray.recommender.rollouts import Rollouts, RolloutSampler, with_target
 from dig_ray.recommender.trie import TrieDistribution
 
-KINDS = ["phi3", "qwen2", "gpt2", "llama-untied", "llama-lora"]
+KINDS = ["phi3", "phi3-lora", "qwen2", "qwen3", "gpt2", "llama-untied", "llama-lora"]
 
 
 def plain(policy, sids, table, prompt, item, temperature=1.0):
@@ -37,12 +37,8 @@ def plain(policy, sids, table, prompt, item, temperature=1.0):
 
 def shared(policy, table, prompts, items, temperature=1.0):
     tree = TreeBuilder(table, policy.sid_start, policy.pad).build(prompts, items).tensors("cpu")
-    hidden = policy.hidden(
-        input_ids=tree["input_ids"],
-        position_ids=tree["position_ids"],
-        attention_mask=tree_mask(tree["document"], tree["in_prompt"], tree["ancestors"]),
-    ).last_hidden_state
-    return *tree_log_probs(TrieDistribution(table), hidden, policy.sid_rows(), tree, temperature), tree
+    states = tree_states(policy.causal_lm.get_decoder(), tree)
+    return *tree_log_probs(TrieDistribution(table), states, policy.sid_rows(), tree, temperature), tree
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -72,6 +68,23 @@ def test_shared_prompts_give_the_probabilities_and_gradients_of_repeated_ones(
     norm = torch.sqrt(sum((g**2).sum() for g in theirs if g is not None))
     gap = torch.sqrt(sum(((a - b) ** 2).sum() for a, b in zip(ours, theirs, strict=True) if b is not None))
     assert float(gap / norm) < 1e-5
+
+
+@pytest.mark.parametrize("kind", ["phi3", "qwen3", "llama-lora"])
+def test_the_last_layer_runs_only_where_it_is_read(kind, make_sids, make_table, make_policy, make_prompts):
+    sids = make_sids(60, (4, 3, 2))
+    table, policy = make_table(sids), make_policy(kind, sids.n_tokens)
+    padded, lengths, _ = make_prompts(policy, sids, [30, 30])
+    prompts = [padded[row, : lengths[row]].numpy() for row in range(2)]
+    tree = TreeBuilder(table, policy.sid_start, policy.pad).build(prompts, np.zeros((2, 2), np.int64))
+    rows = {0: 0, 1: 0}
+    for number, layer in enumerate(policy.causal_lm.get_decoder().layers):
+        layer.mlp.down_proj.register_forward_hook(
+            lambda _, inputs, __, number=number: rows.__setitem__(number, inputs[0].shape[:-1].numel())
+        )
+    tree_states(policy.causal_lm.get_decoder(), tree.tensors("cpu"))
+    assert rows == {0: tree.input_ids.size, 1: tree.reads.size}
+    assert rows[1] < rows[0] / 10
 
 
 @settings(max_examples=25, deadline=None)
