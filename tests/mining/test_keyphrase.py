@@ -9,7 +9,7 @@ import pytest
 
 from dig_ray.errors import UserError
 from dig_ray.mining.config import KeyphraseConfig, MiningConfig
-from dig_ray.mining.engines.keyphrase import evidence_text
+from dig_ray.mining.engines.keyphrase import evidence_text, extract
 from dig_ray.mining.evidence import to_json
 from dig_ray.mining.stage import run_items
 
@@ -44,6 +44,23 @@ def test_phrases_are_of_the_text_and_the_same_every_time(world, in_store, tmp_pa
         path.unlink()
     fresh = in_store(lambda stage: run_items(settings, stage, catalog, None))
     assert (fresh.out / "merged.parquet").read_bytes() == (first.out / "merged.parquet").read_bytes()
+
+
+def test_a_phrase_is_encoded_once_whoever_says_it() -> None:
+    from keybert import KeyBERT
+
+    from dig_ray.encoder import MINILM, load_encoder
+
+    model, encoded = KeyBERT(model=load_encoder(MINILM, "encoder", threads=1)), []
+    embed = model.model.embed
+    model.model.embed = lambda texts: encoded.extend(texts) or embed(texts)
+    config, known = KeyphraseConfig(), {}
+    texts = ["Waterproof tent", "Tent for rainy camping", "Waterproof tent for rainy camping"]
+    each = [extract(model, [text], config, known)[0] for text in texts]
+    assert sorted(encoded) == sorted({*known, *texts}) and len(known) == len(set(known))
+    assert len(encoded) == len(set(encoded))
+    together = extract(model, texts, config)
+    assert [[p for p, _ in one] for one in each] == [[p for p, _ in one] for one in together]
 
 
 def test_an_encoder_that_is_not_there_is_one_sentence(world, in_store) -> None:

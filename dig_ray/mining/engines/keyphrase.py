@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 ROWS = 32
 """Rows a batch: what is done again after a death."""
+PHRASES_KEPT = 50_000
+"""Phrases whose vectors an actor keeps at most: shops and histories say the same things again and again."""
 
 
 def run(job: Job, requests: pa.Table) -> None:
@@ -58,6 +60,7 @@ class Extractor:
     def __init__(self, job: Job, threads: int) -> None:
         self.job, self.threads = job, threads
         self.model: Any = None
+        self.known: dict[str, Any] = {}
         self.journal = AnswerLog(job.log).writer()
         self.meter = Meter(job.board, job.miner.name)
 
@@ -73,9 +76,9 @@ class Extractor:
         texts = [evidence_text(evidence) for evidence in rows["evidence"].to_pylist()]
         begun = time.monotonic()
         try:
-            found: list[Any] = list(extract(model, texts, self.job.miner))
+            found: list[Any] = list(extract(model, texts, self.job.miner, self.known))
         except Exception:  # one text that the library cannot take costs its own row
-            found = [_alone(model, text, self.job.miner) for text in texts]
+            found = [_alone(model, text, self.job.miner, self.known) for text in texts]
         seconds = (time.monotonic() - begun) / len(texts)
         for key, phrases in zip(rows["key"].to_pylist(), found, strict=True):
             result = Result(key, seconds=seconds)
@@ -106,9 +109,11 @@ class Extractor:
         return self.model
 
 
-def _alone(model: Any, text: str, config: Any) -> list[tuple[str, float]] | Exception:
+def _alone(
+    model: Any, text: str, config: Any, known: dict[str, Any]
+) -> list[tuple[str, float]] | Exception:
     try:
-        return extract(model, [text], config)[0]
+        return extract(model, [text], config, known)[0]
     except Exception as error:
         return error
 
@@ -154,7 +159,9 @@ def candidates(text: str, longest: int, most: int) -> list[str]:
     return list(kept)
 
 
-def extract(model: Any, texts: list[str], config: Any) -> list[list[tuple[str, float]]]:
+def extract(
+    model: Any, texts: list[str], config: Any, known: dict[str, Any] | None = None
+) -> list[list[tuple[str, float]]]:
     """Phrases with cosines in [0, 1], nearest first, no two the same after folding; [] for a text without words.
 
     What is found in a text does not depend on its neighbours in the batch.
@@ -163,17 +170,21 @@ def extract(model: Any, texts: list[str], config: Any) -> list[list[tuple[str, f
         model: a ``KeyBERT``.
         texts: one per subject.
         config: a ``KeyphraseConfig``.
+        known: vectors of phrases that were met before; what is met now is added, and all is forgotten before there are too many.
     """
     import numpy as np
 
+    known = {} if known is None else known
     phrases = [candidates(text, config.longest, config.candidates) for text in texts]
-    distinct = sorted(
-        {p for of in phrases for p in of} | {t for t, of in zip(texts, phrases, strict=True) if of}
-    )
-    if not distinct:
+    whole = [text for text, of in zip(texts, phrases, strict=True) if of]
+    if not whole:
         return [[] for _ in texts]
-    row = {text: number for number, text in enumerate(distinct)}
-    vectors = np.asarray(model.model.embed(distinct))
+    if len(known) > PHRASES_KEPT:
+        known.clear()
+    new = sorted({p for of in phrases for p in of}.difference(known))
+    vectors = np.asarray(model.model.embed(new + whole))
+    known.update(zip(new, vectors[: len(new)], strict=True))
+    of_text = iter(vectors[len(new) :])
     out: list[list[tuple[str, float]]] = []
     for text, of in zip(texts, phrases, strict=True):
         if not of:
@@ -186,8 +197,8 @@ def extract(model: Any, texts: list[str], config: Any) -> list[list[tuple[str, f
             top_n=config.phrases,
             use_mmr=True,
             diversity=config.diversity,
-            doc_embeddings=vectors[[row[text]]],
-            word_embeddings=vectors[[row[p] for p in of]],
+            doc_embeddings=next(of_text)[None],
+            word_embeddings=np.stack([known[p] for p in of]),
         )
         kept: dict[str, tuple[str, float]] = {}
         for phrase, score in found:
