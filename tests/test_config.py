@@ -188,6 +188,10 @@ MINER = '{engine: openai, name: a, base_url: "http://x/v1"'
         ("mining.judge={engine: keyphrase}", "judge needs a model"),
         ("embedding.fields=[title, caption]", "which nobody mines; set mining.caption"),
         (
+            "mining={most: 3, items: [{engine: keyphrase}]}",
+            "miner keyphrase finds phrases=6, and an answer may have most=3 interests; set phrases to 3 or less",
+        ),
+        (
             "recommender.tasks={next_sid: 1, user_interests_to_sid: 1}",
             "user_interests_to_sid, whose interests nobody mines; set mining.users",
         ),

@@ -304,6 +304,11 @@ class MiningConfig(Config):
         for miner in (*self.item_miners, *self.users, *filter(None, [self.caption])):
             if isinstance(miner, SimilarityConfig):
                 raise ValueError("engine similarity only labels interests; set it as judge")
+            if isinstance(miner, KeyphraseConfig) and miner.phrases > self.most:
+                raise ValueError(
+                    f"miner {miner.name} finds phrases={miner.phrases}, and an answer may have most={self.most} interests; set phrases to "
+                    f"{self.most} or less, or raise most"
+                )
         for miner in (*self.item_miners, *self.users, *filter(None, [self.judge])):
             if isinstance(miner, ReplayConfig) and miner.form == "text":
                 raise ValueError(

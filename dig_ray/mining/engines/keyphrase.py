@@ -109,9 +109,7 @@ class Extractor:
         return self.model
 
 
-def _alone(
-    model: Any, text: str, config: Any, known: dict[str, Any]
-) -> list[tuple[str, float]] | Exception:
+def _alone(model: Any, text: str, config: Any, known: dict[str, Any]) -> list[tuple[str, float]] | Exception:
     try:
         return extract(model, [text], config, known)[0]
     except Exception as error:
