@@ -71,18 +71,8 @@ class RaySession:
         Raises:
             UserError: the cluster at ``ray.address`` does not answer.
         """
+        set_environment(self.config)
         settings = init_settings(self.config)
-        quiet = {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0", "RAY_USAGE_STATS_ENABLED": "0"}
-        if settings["address"] == "local":
-            # a token guards the dashboard and its job server; said here, Ray does not warn that it is so. The native
-            # log prints a line per actor pool ("constructor arguments in the object store"); set info to see it
-            quiet |= {"RAY_AUTH_MODE": "token", "RAY_BACKEND_LOG_LEVEL": "fatal"}
-            # Beside other work on the same cores, threads that spin while they wait cost most of the machine: two made 1,600
-            # tokens/s in training where a single thread made 9,400. And Ray's workers start at niceness 15, so that
-            # anything else that runs starves them.
-            quiet |= {"OMP_WAIT_POLICY": "PASSIVE", "RAY_worker_niceness": "0"}
-        for name, value in quiet.items():
-            os.environ.setdefault(name, value)
         import ray
 
         if ray.is_initialized():
@@ -125,6 +115,21 @@ class RaySession:
 
             ray.shutdown()
             self._ours = False
+
+
+def set_environment(config: RayConfig) -> None:
+    """What Ray reads when it is first imported: whoever imports it before a session starts calls this first."""
+    quiet = {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0", "RAY_USAGE_STATS_ENABLED": "0"}
+    if init_settings(config)["address"] == "local":
+        # a token guards the dashboard and its job server; said here, Ray does not warn that it is so. The native
+        # log prints a line per actor pool ("constructor arguments in the object store"); set info to see it
+        quiet |= {"RAY_AUTH_MODE": "token", "RAY_BACKEND_LOG_LEVEL": "fatal"}
+        # Beside other work on the same cores, threads that spin while they wait cost most of the machine: two made 1,600
+        # tokens/s in training where a single thread made 9,400. And Ray's workers start at niceness 15, so that
+        # anything else that runs starves them.
+        quiet |= {"OMP_WAIT_POLICY": "PASSIVE", "RAY_worker_niceness": "0"}
+    for name, value in quiet.items():
+        os.environ.setdefault(name, value)
 
 
 def init_settings(config: RayConfig) -> dict[str, Any]:

@@ -9,9 +9,13 @@ import pytest
 from hypothesis import settings
 
 from dig_ray.catalog.dataset import Dataset
+from dig_ray.cluster import RayConfig, set_environment
 
 settings.register_profile("dig_ray", deadline=None)
 settings.load_profile("dig_ray")
+# Ray reads its environment when it is first imported: a run inside the tests would change it too late, and modules would
+# depend on their order
+set_environment(RayConfig())
 
 
 def _dataset(sequences: list[list[int]], n_items: int, titles: bool = False) -> Dataset:
