@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +15,10 @@ class Config(BaseModel):
     """Base of all config classes: immutable, typed strictly enough that a typo or a wrong type is refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
+
+
+def _nobody(figures: Mapping[str, float]) -> None:
+    """Nobody listens."""
 
 
 @dataclass
@@ -31,6 +35,7 @@ class Stage:
         log: prints one line of progress.
         kept: directory (local path or URI) beside all artifacts, for what outlives them and is paid for once; "" where there is none.
         hold: takes a lock of the store by name, in a ``with`` block; waits while another run has it.
+        report: takes figures of a training run while it runs, such as those of an epoch; a sweep listens.
     """
 
     name: str
@@ -42,3 +47,4 @@ class Stage:
     log: Callable[[str], None] = print
     kept: str = ""
     hold: Callable[[str], AbstractContextManager[Any]] = nullcontext
+    report: Callable[[Mapping[str, float]], None] = _nobody

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -141,6 +141,8 @@ def run_pipeline(
     stages: Sequence[StageSpec] = STAGES,
     log: Callable[[str], None] | None = None,
     brief: bool = False,
+    wait: bool = False,
+    report: Callable[[Mapping[str, float]], None] | None = None,
 ) -> dict[str, Artifact]:
     """Run what is missing and say where everything is.
 
@@ -153,6 +155,8 @@ def run_pipeline(
         stages: the declarations.
         log: prints one line; by default to standard output, at once.
         brief: only speak of stages that run now.
+        wait: for an artifact that another run is making, instead of refusing.
+        report: gets a training run's figures while it runs.
 
     Returns:
         stage name -> artifact.
@@ -194,7 +198,13 @@ def run_pipeline(
                         stage.stats.setdefault(key, done["catalog"].stats.get(key))
 
             artifact, fresh = store.build(
-                recipe, work, force=forced, log=lambda line: log(f"      {line}"), before=begin
+                recipe,
+                work,
+                force=forced,
+                log=lambda line: log(f"      {line}"),
+                before=begin,
+                wait=wait,
+                report=report,
             )
             if forced and artifact.manifest["files"] != before:
                 changed.add(spec.name)

@@ -164,6 +164,12 @@ def semantic_ids_read(config: Any, name: str) -> bool:
     return name != "embedding" or config.fusion is None
 
 
+def semantic_ids_unread(config: Any) -> tuple[str, ...]:
+    """The settings of quantizers that are not used."""
+    used = {"residual_kmeans": "kmeans", "rqvae": "rqvae"}.get(config.semantic_ids.method)
+    return tuple(f"semantic_ids.{name}" for name in ("kmeans", "rqvae") if name != used)
+
+
 def baselines(config: Any, stage: Stage, inputs: Inputs) -> None:
     from dig_ray.baselines.stage import run
 

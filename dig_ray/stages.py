@@ -233,6 +233,7 @@ STAGES: tuple[StageSpec, ...] = (
         reads=stage_rooms.semantic_ids_read,
         on_ray=False,
         ignore=("semantic_ids.path", "semantic_ids.rqvae.checkpoint_seconds"),
+        unread=stage_rooms.semantic_ids_unread,
         files=lambda config: {"sids": config.semantic_ids.path} if config.semantic_ids.path else {},
     ),
     StageSpec(

@@ -124,7 +124,12 @@ class Store:
         """Hold a lock of this store by name; waits while another run has it, and says so."""
         if not _NAME.fullmatch(name):
             raise ValueError(f"{name!r} is no name of a lock")
-        what = f"{name} in {self.root}"
+        with self._locked(name, f"{name} in {self.root}", True, log):
+            yield
+
+    @contextmanager
+    def _locked(self, name: str, what: str, wait: bool, log: Callable[[str], None]) -> Iterator[None]:
+        """Hold a lock; where another run has it, wait for it, or raise ``HeldError``."""
         waiting = False
         while True:
             with ExitStack() as locks:
@@ -133,6 +138,8 @@ class Store:
                     if self.remote is not None:
                         locks.enter_context(RemoteLock(self.remote, f".locks/{name}.json", what))
                 except HeldError as held:
+                    if not wait:
+                        raise
                     if not waiting:
                         log(f"waiting: {held.by} works on {what}")
                     waiting = True
@@ -241,6 +248,8 @@ class Store:
         force: bool = False,
         log: Callable[[str], None] = print,
         before: Callable[[], None] | None = None,
+        wait: bool = False,
+        report: Callable[[Mapping[str, float]], None] | None = None,
     ) -> tuple[Artifact, bool]:
         """The artifact of a recipe: found if it is published, else made by ``run`` and published.
 
@@ -250,6 +259,8 @@ class Store:
             force: make it again although it is there; the old one stays until the new one is complete.
             log: prints one line.
             before: called just before ``run``, if it is needed at all.
+            wait: while another run makes the same artifact, instead of refusing.
+            report: gets a training run's figures while it runs.
 
         Returns:
             the artifact, and whether it was made now.
@@ -262,11 +273,8 @@ class Store:
             found = self.find(stage, fingerprint)
             if found is not None:
                 return found, False
-        with ExitStack() as locks:
-            what = f"{stage} {fingerprint} in {self.root}"
-            locks.enter_context(LocalLock(self._lock_path(stage, fingerprint), what))
-            if self.remote is not None:
-                locks.enter_context(RemoteLock(self.remote, f".locks/{stage}-{fingerprint}.json", what))
+        name = f"{stage}-{fingerprint}"
+        with self._locked(name, f"{stage} {fingerprint} in {self.root}", wait, log):
             if not force and (found := self._find_now(stage, fingerprint)) is not None:
                 return found, False  # another run finished it meanwhile
             self._collect(stage, fingerprint)
@@ -275,6 +283,8 @@ class Store:
             handle = Stage(
                 stage, fingerprint, recipe.seed, out, work, {}, log, self.kept, partial(self.hold, log=log)
             )
+            if report is not None:
+                handle.report = report
             try:
                 if self.remote is None:
                     Path(work).mkdir(parents=True, exist_ok=True)

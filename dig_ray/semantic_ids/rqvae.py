@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -104,12 +104,14 @@ def fit_rqvae(
     device: str = "cpu",
     work: str | None = None,
     log: Callable[[str], None] | None = None,
+    report: Callable[[Mapping[str, float]], None] | None = None,
 ) -> tuple[RQVAE, np.ndarray]:
     """Train an RQ-VAE on float32 (N, D) rows and return it with the codes int32 (N, L).
 
     Args:
         x: rows as they are to be reconstructed; standardise unit-norm vectors first, or the codebooks may collapse.
         work: folder (or URI) where training state is kept every ``checkpoint_seconds`` and found again after a kill.
+        report: gets every epoch's ``epoch``, ``error_over_variance``, ``collision_rate`` and ``share_used``, as training saw them.
 
     Raises:
         UserError: unusable vectors (see `check_vectors`), or the loss became NaN or infinite.
@@ -133,6 +135,7 @@ def fit_rqvae(
     elif config.kmeans_init:
         _start_codebooks(model, x, sizes, seed)
     data = torch.from_numpy(x).to(device)
+    variance = float(data.var(dim=0, correction=0).mean())
     started = said = kept = time.monotonic()
     for epoch in range(first, config.epochs):
         # every epoch's order and restarts come from (seed, epoch), so a resumed run needs no generator state
@@ -140,6 +143,7 @@ def fit_rqvae(
         order = torch.randperm(len(x), generator=generator)
         used = [torch.zeros(size, dtype=torch.int64, device=device) for size in sizes]
         sums = torch.zeros(2, dtype=torch.float64)
+        seen: list[torch.Tensor] = []
         for start in range(0, len(x), config.batch_size):
             rows = data[order[start : start + config.batch_size].to(device)]
             reconstruction, quantization, codes = model(rows)
@@ -150,6 +154,8 @@ def fit_rqvae(
             sums += torch.stack([reconstruction, quantization]).detach().double().cpu() * len(rows)
             for level, count in enumerate(used):
                 count += torch.bincount(codes[:, level], minlength=len(count))
+            if report is not None:
+                seen.append(codes.cpu())
         mean = sums / len(x)
         if not bool(torch.isfinite(mean).all()):
             raise UserError(
@@ -159,6 +165,16 @@ def fit_rqvae(
         unused = [torch.where(count > 0, 0, age + 1) for count, age in zip(used, unused, strict=True)]
         if config.restart_after and epoch + 1 < config.epochs:
             _restart_dead(model, optimizer, data, unused, config.restart_after, generator)
+        if report is not None:
+            _, count = torch.cat(seen).unique(dim=0, return_counts=True)
+            report(
+                {
+                    "epoch": epoch + 1,
+                    "error_over_variance": float(mean[0]) / variance,
+                    "collision_rate": float(count[count > 1].sum()) / len(x),
+                    "share_used": float(np.mean([float((level > 0).float().mean()) for level in used])),
+                }
+            )
         now = time.monotonic()
         if log is not None and (now - said > 10 or epoch + 1 == config.epochs):
             said, done = now, epoch + 1 - first

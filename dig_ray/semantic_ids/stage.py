@@ -120,7 +120,9 @@ def quantize(
     else:
         from dig_ray.semantic_ids.rqvae import fit_rqvae
 
-        model, codes = fit_rqvae(x, config.sizes, stage.seed, config.rqvae, device, stage.work, log)
+        model, codes = fit_rqvae(
+            x, config.sizes, stage.seed, config.rqvae, device, stage.work, log, stage.report
+        )
         books = model.books()
         if config.spread_last_level:
             codes = _spread(model.latents(x), codes, books, stage)

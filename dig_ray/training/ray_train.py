@@ -10,6 +10,7 @@ import io
 import json
 import os
 import shutil
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -88,6 +89,7 @@ def fit(
             checkpoint_config=ray.train.CheckpointConfig(
                 num_to_keep=1, checkpoint_score_attribute="eval_ndcg@10", checkpoint_score_order="max"
             ),
+            callbacks=_to_tune(),
         ),
         torch_config=TorchConfig(backend="nccl" if config.use_gpu else "gloo", timeout_s=config.hang_seconds),
     )
@@ -97,6 +99,18 @@ def fit(
     if stopped is not None:
         raise UserError(json.loads(stopped)["sentence"])
     return result
+
+
+def _to_tune() -> list[Any]:
+    """What hands every validation on to Ray Tune, inside a trial of it."""
+    functions = sys.modules.get(
+        "ray.tune.trainable.trainable_fn_utils"
+    )  # loaded in every trial, and dear to import
+    if functions is None or not functions._in_tune_session():
+        return []
+    from ray.tune.integration.ray_train import TuneReportCallback
+
+    return [TuneReportCallback()]
 
 
 @contextmanager
