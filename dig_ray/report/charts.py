@@ -76,7 +76,10 @@ def chart(
         kept = points[:: max(1, -(-len(points) // POINTS))]
         if kept[-1] != points[-1]:
             kept.append(points[-1])
-        marked = [p for p in points if best is not None and p[0] == best]
+        flat = (
+            len({y for _, y in points}) == 1 and len(points) > 1
+        )  # a line to compare with, which has no best
+        marked = [p for p in points if best is not None and p[0] == best and not flat]
         drawn.append(
             {
                 "name": name,
