@@ -83,6 +83,48 @@ def run_job(
     return guarded(work)
 
 
+def sweep_job(
+    description: str, configs: Path, target: str | None = None, argv: Sequence[str] | None = None
+) -> int:
+    """Read a sweep and its overrides and run it.
+
+    Args:
+        description: the job's first words in ``--help``.
+        configs: where named runs are; named sweeps are in ``sweeps`` below.
+        target: what this job judges; a sweep of something else is refused.
+        argv: arguments; those of the process by default.
+
+    Returns:
+        exit code.
+    """
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "sweep", metavar="NAME|FILE", help="a sweep in jobs/configs/sweeps, a run, or a YAML file"
+    )
+    parser.add_argument(
+        "settings", metavar="key=...", nargs="*", help="a distribution to search, or a value for every trial"
+    )
+    parser.add_argument("--samples", type=int, metavar="N", help="trials")
+    parser.add_argument("--search", metavar="HOW", help="grid, random or optuna")
+    parser.add_argument("--print-config", action="store_true", help="show the whole sweep as YAML and stop")
+    args = parser.parse_intermixed_args(argv)
+
+    def work() -> None:
+        from dig_ray.config import to_yaml
+        from dig_ray.sweeps.read import read_sweep
+        from dig_ray.sweeps.run import run_sweep
+
+        sweep = read_sweep(args.sweep, args.settings, configs, target, args.samples, args.search)
+        if args.print_config:
+            sys.stdout.write(to_yaml(sweep))
+            return
+        run_sweep(sweep, configs, lambda line: print(line, flush=True))
+
+    return guarded(work)
+
+
 def can_run(config: Any, stage: str) -> bool:
     """Whether a stage can run under a config."""
     from dig_ray.stages import STAGES

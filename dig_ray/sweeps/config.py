@@ -1,0 +1,130 @@
+"""What can be set about a sweep."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from dig_ray.base import Config
+from dig_ray.config import NAME_PATTERN
+
+Direction = Literal["max", "min"]
+TARGETS = ("semantic_ids", "sft", "grpo")
+OBJECTIVES: dict[str, dict[str, Direction]] = {
+    "semantic_ids": {
+        "signal": "min",
+        "collision_rate": "min",
+        "error_over_variance": "min",
+        "neighbour_recall": "max",
+        "share_used": "max",
+        "perplexity": "max",
+        "codes": "min",
+        "tokens": "min",
+    },
+    "sft": {"eval_ndcg@10": "max", "eval_hr@10": "max"},
+    "grpo": {"eval_ndcg@10": "max", "eval_hr@10": "max"},
+}
+"""Target -> what it reports -> which way is better. The first is what a sweep goes by unless it says otherwise."""
+TIME = {"semantic_ids": "epoch", "sft": "epoch", "grpo": "step"}
+"""What a scheduler counts by."""
+
+
+class AshaConfig(Config):
+    """Asynchronous successive halving (Li et al. 2018): at ``grace``, ``grace * reduction``, ... only the best 1 / ``reduction`` go on.
+
+    Attributes:
+        grace: epochs (steps of RL) before a trial can be stopped.
+        reduction: of how many one goes on.
+        most: epochs at which a trial is complete; the config's own by default.
+    """
+
+    grace: int = Field(1, ge=1)
+    reduction: float = Field(3.0, gt=1)
+    most: int | None = Field(None, ge=1)
+
+
+class FinalistsConfig(Config):
+    """The best trials, and the base run, are taken further.
+
+    Attributes:
+        count: of trials, beside the base run.
+        target: the stage they are taken to.
+        settings: ``key=value`` for them alone, such as fewer epochs.
+    """
+
+    count: int = Field(4, ge=1)
+    target: Literal["sft", "grpo"] = "sft"
+    settings: tuple[str, ...] = ()
+
+
+class SweepConfig(Config):
+    """A search over any keys of a run's config.
+
+    Attributes:
+        name: of the sweep.
+        base: the run that is varied: a config's name or file.
+        settings: ``key=value`` laid over the base, for all trials.
+        space: config key -> distribution, see ``sweeps.space``.
+        target: the stage whose result is judged; validation only, never the test split.
+        objectives: figure -> ``max`` or ``min``, the first decides; see ``OBJECTIVES``. None: the target's first.
+        samples: trials; ignored by a grid.
+        search: ``grid``, ``random``, or ``optuna`` (TPE; several objectives make it multi-objective).
+        scheduler: ASHA; None lets every trial end.
+        seeds: every trial runs with each, one after the other, and reports the mean.
+        finalists: taken further; None for none.
+        include_base: the base run's own values are the first trial.
+        seed: of the search.
+        max_concurrent: trials at once; from the cluster's processors and GPUs by default.
+        retries: of a trial that crashed; an error that a person can mend is not tried again.
+        mlflow: tracking URI or folder for MLflow beside TensorBoard's logs.
+    """
+
+    name: str = Field(default="sweep", pattern=NAME_PATTERN)
+    base: str = Field(min_length=1)
+    settings: tuple[str, ...] = ()
+    space: dict[str, str] = Field(min_length=1)
+    target: Literal["semantic_ids", "sft", "grpo"] = "sft"
+    objectives: dict[str, Direction] | None = Field(None, min_length=1)
+    samples: int = Field(20, ge=1)
+    search: Literal["grid", "random", "optuna"] = "random"
+    scheduler: AshaConfig | None = None
+    seeds: tuple[int, ...] = Field((0,), min_length=1)
+    finalists: FinalistsConfig | None = None
+    include_base: bool = True
+    seed: int = Field(0, ge=0)
+    max_concurrent: int | None = Field(None, ge=1)
+    retries: int = Field(2, ge=0)
+    mlflow: str | None = Field(None, min_length=1)
+
+    @model_validator(mode="after")
+    def _possible(self) -> SweepConfig:
+        known = OBJECTIVES[self.target]
+        for name, direction in (self.objectives or {}).items():
+            if name not in known:
+                raise ValueError(
+                    f"objectives: {name} is never reported by {self.target}; it reports {', '.join(known)}"
+                )
+            if direction != known[name]:
+                raise ValueError(
+                    f"objectives: {name} is better when it is {known[name]}imal, not {direction}imal"
+                )
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds {list(self.seeds)} name one twice; keep each once")
+        if self.scheduler is not None and len(self.seeds) > 1:
+            raise ValueError(
+                "a scheduler stops a trial by its first seed, so it takes one seed; give one, or remove scheduler"
+            )
+        if self.finalists is not None and self.target == self.finalists.target:
+            raise ValueError(
+                f"finalists.target={self.finalists.target} is where every trial goes already; remove finalists"
+            )
+        return self
+
+    @property
+    def directions(self) -> dict[str, Direction]:
+        """Figure -> which way is better; the first decides."""
+        if self.objectives is not None:
+            return dict(self.objectives)
+        first = next(iter(OBJECTIVES[self.target]))
+        return {first: OBJECTIVES[self.target][first]}

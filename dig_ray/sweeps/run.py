@@ -1,0 +1,271 @@
+"""A sweep from its config to a table, a page and the chosen config; what is done is not done again.
+
+The sweep is an artifact like any other: its name is the hash of what it searches and of the base run, a killed one goes on, a finished one
+is found. Its trials run through the same store, so what several of them share is made once.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from dig_ray.base import Stage
+from dig_ray.cluster import RaySession, set_environment
+from dig_ray.code_version import code_hash
+from dig_ray.config import to_yaml
+from dig_ray.errors import UserError
+from dig_ray.manifest import Recipe, hash_input_files
+from dig_ray.pipeline import plan, select
+from dig_ray.report.page import template_files
+from dig_ray.store import Artifact, Store
+from dig_ray.sweeps.config import OBJECTIVES, TIME, SweepConfig
+from dig_ray.sweeps.space import Draws, Point, canonical, parse_range, settings_of
+from dig_ray.sweeps.trial import Trials, name_of, read_note
+
+NOT_RESULTS = ("name", "max_concurrent", "retries", "mlflow")
+"""Settings that decide how a sweep runs and not what it finds."""
+
+
+def run_sweep(sweep: SweepConfig, configs: Path, log: Callable[[str], None]) -> Artifact:
+    """Search, take the best further, and publish ``sweep.json``, ``sweep.html``, ``chosen.yaml`` and TensorBoard's logs.
+
+    Args:
+        sweep: what is searched.
+        configs: where named runs are.
+        log: prints one line.
+
+    Raises:
+        UserError: a wrong key or space, nothing possible, or every trial failed.
+    """
+    if sweep.mlflow is not None:
+        from dig_ray.sweeps.mlflow_log import tracking
+
+        tracking(sweep.mlflow)  # what is missing is said now, not after hours
+    trials = Trials.of(sweep, configs)
+    space = {key: parse_range(key, text) for key, text in sweep.space.items()}
+    base = trials.config({})
+    for key, one in space.items():
+        trials.check_key(key, one)
+    if sweep.scheduler is not None and sweep.scheduler.grace > trials.longest:
+        raise UserError(
+            f"scheduler.grace={sweep.scheduler.grace} is more than the {trials.longest} epochs of a trial; lower it"
+        )
+    store = Store(base.store)
+    judged = plan(base, select(base, only=sweep.target), store)[-1].recipe
+    recipe = Recipe(
+        stage="sweep",
+        config={
+            "sweep": {k: v for k, v in sweep.model_dump(mode="json").items() if k not in NOT_RESULTS},
+            "base": {
+                k: v for k, v in base.model_dump(mode="json").items() if k not in ("name", "store", "ray")
+            },
+        },
+        inputs={"base": judged.fingerprint},
+        code=code_hash(("dig_ray.sweeps.run", "dig_ray.sweeps.search", "dig_ray.report.sweep")),
+        seed=sweep.seed,
+        files=hash_input_files({path.name: path for path in template_files()}),
+    )
+
+    def work(stage: Stage) -> None:
+        set_environment(base.ray)  # Tune's distributions import Ray
+        draws = Draws(space, trials.why_not, trials.identity)
+        points = _points(sweep, trials, draws)
+        count = sweep.samples if points is None else len(points)
+        if points is not None and draws.impossible:
+            stage.log(
+                f"sweep: {draws.impossible} points are impossible and left out, such as: {draws.reason}"
+            )
+        with RaySession(base.ray, stage.log) as session:
+            session.start()
+            _search_and_write(sweep, trials, draws, points, count, stage)
+
+    begun = time.perf_counter()
+    artifact, fresh = store.build(recipe, work, log=lambda line: log(f"      {line}"))
+    log(f"{sweep.name}: {'done' if fresh else 'found'}, {time.perf_counter() - begun:.1f} s")
+    for line in artifact.stats["lines"]:
+        log(line)
+    log(f"chosen: {artifact.path / 'chosen.yaml'}")
+    log(f"tensorboard: tensorboard --logdir {artifact.path / 'tensorboard'}")
+    log(f"page: {artifact.path / 'sweep.html'}")
+    return artifact
+
+
+def _points(sweep: SweepConfig, trials: Trials, draws: Draws) -> list[Point] | None:
+    """What is tried, the base run's own values first; None where Optuna chooses."""
+    if sweep.search == "optuna":
+        return None
+    base = trials.base_point(list(draws.space))
+    whole = sweep.include_base and len(base) == len(draws.space)
+    first = [base] if whole else []
+    return draws.grid(first) if sweep.search == "grid" else draws.random(sweep.samples, sweep.seed, first)
+
+
+def _search_and_write(
+    sweep: SweepConfig,
+    trials: Trials,
+    draws: Draws,
+    points: Sequence[Point] | None,
+    count: int,
+    stage: Stage,
+) -> None:
+    from dig_ray.report.sweep import write_sweep
+    from dig_ray.sweeps.search import search
+
+    begun = time.perf_counter()
+    directions = sweep.directions
+    grid = search(
+        "trials", sweep, trials, stage.work, stage.log, draws, points, directions, count, sweep.scheduler
+    )
+    found = rows_of(grid, trials, f"{stage.work}/trials-notes")
+    ended = [row for row in found if row["complete"]]
+    if not ended:
+        reasons = [row["error"] for row in found if row["error"]]
+        raise UserError(
+            f"none of {len(found)} trials came to an end; the first says: {reasons[0]}"
+            if reasons
+            else draws.nothing()
+        )
+    for figure in directions:
+        if all(figure not in row["figures"] for row in ended):
+            raise UserError(
+                f"objectives: no trial reported {figure}; they reported {', '.join(sorted(ended[0]['figures']))}"
+            )
+    final: list[dict[str, Any]] = []
+    judged, ways = ended, directions
+    if sweep.finalists is not None:
+        further = Trials(
+            trials.layers,
+            (*trials.settings, *sweep.finalists.settings),
+            sweep.finalists.target,
+            trials.seeds,
+        )
+        best = in_order(ended, directions)[: sweep.finalists.count]
+        chosen = [dict(row["point"]) for row in best]
+        base = trials.base_point(list(draws.space))
+        if len(base) == len(draws.space) and canonical(base) not in map(canonical, chosen):
+            chosen.append(base)
+        figure = next(iter(OBJECTIVES[further.target]))
+        ways = {figure: OBJECTIVES[further.target][figure]}
+        stage.log(f"sweep: {len(chosen)} finalists go on to {further.target}")
+        grid = search("finalists", sweep, further, stage.work, stage.log, draws, chosen, ways, len(chosen))
+        final = rows_of(grid, further, f"{stage.work}/finalists-notes")
+        judged = [row for row in final if row["complete"]] or ended
+        ways = ways if judged is not ended else directions
+    winner = in_order(judged, ways)[0]
+    report = {
+        "name": sweep.name,
+        "config": sweep.model_dump(mode="json"),
+        "base": trials.base_point(list(draws.space)),
+        "directions": directions,
+        "final_directions": ways if final else {},
+        "time": TIME[sweep.target],
+        "trials": found,
+        "finalists": final,
+        "impossible": draws.impossible,
+        "reason": draws.reason,
+        "winner": winner["name"],
+        "front": [row["name"] for row in pareto(ended, directions)] if len(directions) > 1 else [],
+        "seconds": round(time.perf_counter() - begun, 1),
+    }
+    (stage.out / "sweep.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    config = trials.config(winner["point"]).model_copy(update={"name": f"{sweep.name}-chosen"})
+    (stage.out / "chosen.yaml").write_text(to_yaml(config), encoding="utf-8")
+    _keep(stage)
+    write_sweep(report, stage)
+    if sweep.mlflow is not None:
+        from dig_ray.sweeps.mlflow_log import log_sweep
+
+        log_sweep(sweep, report, trials, stage)
+
+
+def rows_of(grid: Any, trials: Trials, notes: str) -> list[dict[str, Any]]:
+    """Every trial as plain data: its point, last figures, curve, and why it failed."""
+    rows = []
+    for result in grid:
+        point = dict(result.config)
+        metrics = result.metrics or {}
+        history = result.metrics_dataframe
+        figures = {
+            name: float(value)
+            for name, value in metrics.items()
+            if isinstance(value, (int, float)) and not isinstance(value, bool) and _is_ours(name, trials)
+        }
+        complete = "complete" in metrics and result.error is None
+        time_name = TIME[trials.target]
+        curve: list[dict[str, float]] = json.loads(metrics.get("curve") or "[]")
+        if not curve and history is not None and time_name in history:
+            kept = [c for c in history.columns if c == time_name or _is_ours(c, trials)]
+            curve = [
+                {k: float(v) for k, v in row.items() if isinstance(v, (int, float)) and math.isfinite(v)}
+                for row in history[kept].dropna(subset=[time_name]).to_dict("records")
+            ]
+        error = ""
+        if result.error is not None:
+            error = read_note(notes, f"{name_of(point)}.failed") or str(result.error).strip().splitlines()[-1]
+        rows.append(
+            {
+                "name": name_of(point),
+                "fingerprint": trials.identity(point),
+                "point": point,
+                "settings": settings_of(point),
+                "figures": figures,
+                "per_seed": {
+                    k.removeprefix("per_seed/"): v for k, v in metrics.items() if k.startswith("per_seed/")
+                },
+                "complete": complete,
+                "stopped": not complete and result.error is None,
+                "error": error,
+                "seconds": round(float(metrics.get("time_total_s") or 0.0), 1),
+                "curve": curve,
+            }
+        )
+    return rows
+
+
+def _is_ours(name: str, trials: Trials) -> bool:
+    return name in OBJECTIVES[trials.target] or name in ("start_ndcg@10", "loss")
+
+
+def in_order(rows: Sequence[Mapping[str, Any]], directions: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Best first by the first figure, then by the others; those that lack it come last."""
+
+    def key(row: Mapping[str, Any]) -> tuple[float, ...]:
+        signs = {"max": -1.0, "min": 1.0}
+        return tuple(
+            signs[way] * row["figures"].get(name, -signs[way] * math.inf) for name, way in directions.items()
+        )
+
+    return [dict(row) for row in sorted(rows, key=key)]
+
+
+def pareto(rows: Sequence[Mapping[str, Any]], directions: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Rows that no other row beats in one figure without losing in another."""
+    whole = [row for row in rows if all(name in row["figures"] for name in directions)]
+
+    def losses(row: Mapping[str, Any]) -> list[float]:
+        return [row["figures"][name] * (-1.0 if way == "max" else 1.0) for name, way in directions.items()]
+
+    def beaten(row: Mapping[str, Any]) -> bool:
+        mine = losses(row)
+        others = (losses(other) for other in whole if other is not row)
+        return any(
+            all(a <= b for a, b in zip(other, mine, strict=True)) and other != mine for other in others
+        )
+
+    return [dict(row) for row in in_order(whole, directions) if not beaten(row)]
+
+
+def _keep(stage: Stage) -> None:
+    """TensorBoard's files and what trials said, out of the folders that go when the sweep is published."""
+    from dig_ray.sweeps.storage import kept_files
+
+    for name, read in kept_files(stage.work):
+        target = stage.out / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with read() as source, target.open("wb") as out:
+            shutil.copyfileobj(source, out)

@@ -1,0 +1,252 @@
+"""Trials on Ray Tune: searchers, schedulers, names, resume, and lines a person can read meanwhile."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
+
+import optuna
+from ray import tune
+from ray.tune.schedulers import ASHAScheduler
+from ray.tune.search import Searcher
+from ray.tune.search.optuna import OptunaSearch
+
+from dig_ray.cluster import processors
+from dig_ray.errors import UserError
+from dig_ray.sweeps.config import TIME, AshaConfig, SweepConfig
+from dig_ray.sweeps.space import TRIES, Draws, Point
+from dig_ray.sweeps.trial import Trials, name_of, run_trial
+
+LINE_SECONDS = 20.0
+
+
+class PossibleOptuna(OptunaSearch):
+    """Optuna that draws again where a point makes no possible run, and tells the study that it failed.
+
+    Args:
+        draws: says what is possible, and counts.
+        settings: of ``OptunaSearch``.
+    """
+
+    def __init__(self, draws: Draws, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.draws = draws
+
+    def suggest(self, trial_id: str) -> Any:
+        """The next possible point; the end of the search after many that are not."""
+        for _ in range(TRIES):
+            point: Any = super().suggest(trial_id)
+            if self.draws.possible(point):
+                return point
+            study: Any = self._ot_study
+            study.tell(self._ot_trials.pop(trial_id), state=optuna.trial.TrialState.FAIL)
+        return Searcher.FINISHED
+
+
+class Halving(ASHAScheduler):  # type: ignore[misc]
+    """ASHA that lets a trial which has come to its end publish what it made."""
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        if result.get(self._time_attr, 0) >= self._max_t:
+            return str(self.CONTINUE)
+        return str(super().on_trial_result(tune_controller, trial, result))
+
+
+class Lines(tune.Callback):
+    """A line when a trial ends, and one now and then: done, running, failed, the best so far, the time left."""
+
+    say: ClassVar[Callable[[str], None]] = (
+        print  # of this process: a resumed search unpickles what an earlier one left
+    )
+
+    def __init__(self, total: int, metric: str, mode: str) -> None:
+        self.total, self.metric, self.mode = total, metric, mode
+        self.begun = self.said = 0.0
+        self.done: dict[str, Any] = {}
+        self.failed: set[str] = set()
+        self.best: float | None = None
+        self.best_name = ""
+        self.before = 0
+
+    def setup(self, *_: Any, **__: Any) -> None:
+        """A search begins, or goes on."""
+        self.begun = self.said = time.monotonic()
+        self.before = len(self.done) + len(self.failed)
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+        result = trial.last_result
+        self.done[trial.trial_id] = result
+        value = result.get(self.metric)
+        whole = "complete" in result
+        if value is not None and whole and (self.best is None or self._better(value)):
+            self.best, self.best_name = value, trial.custom_trial_name or ""
+        at = "" if whole else " (stopped early)"
+        shown = "nothing reported" if value is None else f"{self.metric} {value:.4f}"
+        Lines.say(f"sweep: {trial.custom_trial_name}{at}: {shown}; {self._standing(trials)}")
+        self.said = time.monotonic()
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+        self.failed.add(trial.trial_id)
+        Lines.say(f"sweep: {trial.custom_trial_name} failed; {self._standing(trials)}")
+
+    def on_step_end(self, iteration: int, trials: list[Any], **_: Any) -> None:
+        if time.monotonic() - self.said > LINE_SECONDS:
+            self.said = time.monotonic()
+            Lines.say(f"sweep: {self._standing(trials)}")
+
+    def _better(self, value: float) -> bool:
+        assert self.best is not None
+        return value > self.best if self.mode == "max" else value < self.best
+
+    def _standing(self, trials: list[Any]) -> str:
+        done, failed = len(self.done), len(self.failed)
+        running = sum(
+            trial.status == "RUNNING" and trial.trial_id not in {*self.done, *self.failed} for trial in trials
+        )
+        ended = done + failed - self.before
+        text = f"{done} of {self.total} trials done, {running} running, {failed} failed"
+        if self.best is not None:
+            text += f", best {self.metric} {self.best:.4f}" + (
+                f" ({self.best_name})" if self.best_name else ""
+            )
+        still = self.total - done - failed
+        if ended > 0 and still > 0:
+            left = (time.monotonic() - self.begun) / ended * still
+            text += f", about {left / 60:.0f} min left" if left > 90 else f", about {left:.0f} s left"
+        return text
+
+
+def at_once(sweep: SweepConfig, target: str, config: Any) -> int:
+    """Trials that run at once: what the cluster's processors, and GPUs where a trial trains on them, have room for.
+
+    Trials' drivers ask for no CPU, so they can never keep what their own workers wait for; this alone bounds them.
+    """
+    import ray
+
+    if sweep.max_concurrent is not None:
+        return sweep.max_concurrent
+    room = max(1, processors())
+    if target == "semantic_ids":
+        return room
+    for name in ("sft", "grpo")[: 1 + (target == "grpo")]:
+        stage = getattr(config, name)
+        threads = stage.threads_per_worker or max(1, (os.cpu_count() or 1) // stage.num_workers)
+        room = min(room, max(1, processors() // (stage.num_workers * threads)))
+        if stage.use_gpu:
+            room = min(room, max(1, int(ray.cluster_resources().get("GPU", 0)) // stage.num_workers))
+    return room
+
+
+def search(
+    name: str,
+    sweep: SweepConfig,
+    trials: Trials,
+    storage: str,
+    log: Callable[[str], None],
+    draws: Draws,
+    points: Sequence[Point] | None,
+    directions: Mapping[str, str],
+    count: int,
+    asha: AshaConfig | None = None,
+) -> Any:
+    """Run trials to their ends, or go on with those of an earlier try in the same storage.
+
+    Args:
+        name: of the experiment in ``storage``.
+        sweep: its settings.
+        trials: what runs a point.
+        storage: local folder or URI that survives a kill.
+        log: prints one line.
+        draws: the space.
+        points: what is tried; None lets Optuna choose.
+        directions: figure -> ``max`` or ``min``; the first decides.
+        count: trials at most.
+        asha: stops trials early.
+
+    Returns:
+        Tune's ``ResultGrid``.
+
+    Raises:
+        UserError: the storage cannot be written to.
+    """
+    from ray.tune.search import BasicVariantGenerator
+
+    os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"  # configs name files from where the user stands
+    os.environ["TUNE_DISABLE_STRICT_METRIC_CHECKING"] = (
+        "1"  # epochs of a quantizer have fewer figures than its end
+    )
+    os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # the newer output prints its banner at any verbosity
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    metric, mode = next(iter(directions.items()))
+    together = at_once(sweep, trials.target, trials.config({}))
+    threads = max(1, (os.cpu_count() or 1) // together)
+    where = f"{storage}/{name}"
+    function = tune.with_parameters(
+        run_trial, trials=trials, threads=threads, notes=f"{storage}/{name}-notes"
+    )
+    trainable = tune.with_resources(function, {"CPU": 0.001})  # Tune takes no 0
+    scheduler: Any = None
+    if asha is not None:
+        scheduler = Halving(
+            time_attr=TIME[trials.target],
+            metric=metric,
+            mode=mode,
+            grace_period=asha.grace,
+            max_t=asha.most or trials.longest,
+            reduction_factor=asha.reduction,
+        )
+    searcher: Any
+    if points is None:
+        figures = list(directions)
+        searcher = PossibleOptuna(
+            draws,
+            space=OptunaSearch.convert_search_space({k: one.domain() for k, one in draws.space.items()}),
+            metric=figures if len(figures) > 1 else metric,
+            mode=[directions[f] for f in figures] if len(figures) > 1 else mode,
+            seed=sweep.seed,
+        )
+        space: dict[str, Any] = {}
+    else:
+        searcher = BasicVariantGenerator(
+            points_to_evaluate=[dict(point) for point in points], max_concurrent=together
+        )
+        space = {key: one.domain() for key, one in draws.space.items()}
+    run_config = tune.RunConfig(
+        name=name,
+        storage_path=storage,
+        failure_config=tune.FailureConfig(max_failures=sweep.retries),
+        callbacks=[Lines(count, metric, mode)],
+        verbose=0,
+    )
+    told_otherwise = scheduler is not None or points is None  # the scheduler or Optuna knows it already
+    Lines.say = staticmethod(log)  # type: ignore[assignment]
+    try:
+        if tune.Tuner.can_restore(where):
+            log("sweep: going on with the trials of an earlier try")
+            tuner = tune.Tuner.restore(where, trainable, param_space=space or None)
+        else:
+            tuner = tune.Tuner(
+                trainable,
+                param_space=space,
+                tune_config=tune.TuneConfig(
+                    num_samples=count,
+                    search_alg=searcher,
+                    scheduler=scheduler,
+                    max_concurrent_trials=together if points is None else None,
+                    trial_name_creator=lambda trial: f"{trials.target}-{name_of(trial.config)}",
+                    trial_dirname_creator=lambda trial: f"{name_of(trial.config)}-{trial.trial_id}",
+                    metric=None if told_otherwise else metric,
+                    mode=None if told_otherwise else mode,
+                ),
+                run_config=run_config,
+            )
+        log(
+            f"sweep: {count} trials, {together} at once, on {threads} thread{'s' if threads > 1 else ''} each"
+        )
+        return tuner.fit()
+    except (PermissionError, OSError) as error:
+        raise UserError(
+            f"{where} cannot be written to: {error.strerror or error}; set store= to a place that can"
+        ) from None
