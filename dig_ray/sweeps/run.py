@@ -95,13 +95,19 @@ def run_sweep(sweep: SweepConfig, configs: Path, log: Callable[[str], None]) -> 
     return artifact
 
 
+def _base(sweep: SweepConfig, trials: Trials, draws: Draws) -> list[Point]:
+    """The base run's own values, where they are to be tried and make a point; Optuna takes no others than its own."""
+    base = trials.base_point(list(draws.space))
+    whole = sweep.include_base and len(base) == len(draws.space)
+    drawable = sweep.search != "optuna" or all(draws.space[key].holds(value) for key, value in base.items())
+    return [base] if whole and drawable else []
+
+
 def _points(sweep: SweepConfig, trials: Trials, draws: Draws) -> list[Point] | None:
     """What is tried, the base run's own values first; None where Optuna chooses."""
     if sweep.search == "optuna":
         return None
-    base = trials.base_point(list(draws.space))
-    whole = sweep.include_base and len(base) == len(draws.space)
-    first = [base] if whole else []
+    first = _base(sweep, trials, draws)
     return draws.grid(first) if sweep.search == "grid" else draws.random(sweep.samples, sweep.seed, first)
 
 
@@ -119,7 +125,17 @@ def _search_and_write(
     begun = time.perf_counter()
     directions = sweep.directions
     grid = search(
-        "trials", sweep, trials, stage.work, stage.log, draws, points, directions, count, sweep.scheduler
+        "trials",
+        sweep,
+        trials,
+        stage.work,
+        stage.log,
+        draws,
+        points,
+        directions,
+        count,
+        sweep.scheduler,
+        _base(sweep, trials, draws),
     )
     found = rows_of(grid, trials, f"{stage.work}/trials-notes")
     ended = [row for row in found if row["complete"]]

@@ -20,6 +20,7 @@ from dig_ray.sweeps.space import TRIES, Draws, Point
 from dig_ray.sweeps.trial import Trials, name_of, run_trial
 
 LINE_SECONDS = 20.0
+ENDED = ("TERMINATED", "ERROR")
 
 
 class PossibleOptuna(OptunaSearch):
@@ -64,56 +65,44 @@ class Lines(tune.Callback):
     def __init__(self, total: int, metric: str, mode: str) -> None:
         self.total, self.metric, self.mode = total, metric, mode
         self.begun = self.said = 0.0
-        self.done: dict[str, Any] = {}
-        self.failed: set[str] = set()
-        self.best: float | None = None
-        self.best_name = ""
-        self.before = 0
+        self.before: int | None = None  # trials that an earlier try has ended
+        self.ended: set[str] = set()  # Tune changes a trial's status after it has told us
 
-    def setup(self, *_: Any, **__: Any) -> None:
-        """A search begins, or goes on."""
-        self.begun = self.said = time.monotonic()
-        self.before = len(self.done) + len(self.failed)
+    def on_step_begin(self, iteration: int, trials: list[Any], **_: Any) -> None:
+        if self.before is None:
+            self.begun = self.said = time.monotonic()
+            self.before = sum(trial.status in ENDED for trial in trials)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
-        result = trial.last_result
-        self.done[trial.trial_id] = result
-        value = result.get(self.metric)
-        whole = "complete" in result
-        if value is not None and whole and (self.best is None or self._better(value)):
-            self.best, self.best_name = value, trial.custom_trial_name or ""
-        at = "" if whole else " (stopped early)"
+        self.ended.add(trial.trial_id)
+        value = trial.last_result.get(self.metric)
+        at = "" if "complete" in trial.last_result else " (stopped early)"
         shown = "nothing reported" if value is None else f"{self.metric} {value:.4f}"
         Lines.say(f"sweep: {trial.custom_trial_name}{at}: {shown}; {self._standing(trials)}")
         self.said = time.monotonic()
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
-        self.failed.add(trial.trial_id)
-        Lines.say(f"sweep: {trial.custom_trial_name} failed; {self._standing(trials)}")
+        self.ended.add(trial.trial_id)
+        Lines.say(f"sweep: {trial.custom_trial_name} failed; {self._standing(trials, trial.trial_id)}")
 
     def on_step_end(self, iteration: int, trials: list[Any], **_: Any) -> None:
         if time.monotonic() - self.said > LINE_SECONDS:
             self.said = time.monotonic()
             Lines.say(f"sweep: {self._standing(trials)}")
 
-    def _better(self, value: float) -> bool:
-        assert self.best is not None
-        return value > self.best if self.mode == "max" else value < self.best
-
-    def _standing(self, trials: list[Any]) -> str:
-        done, failed = len(self.done), len(self.failed)
-        running = sum(
-            trial.status == "RUNNING" and trial.trial_id not in {*self.done, *self.failed} for trial in trials
-        )
-        ended = done + failed - self.before
-        text = f"{done} of {self.total} trials done, {running} running, {failed} failed"
-        if self.best is not None:
-            text += f", best {self.metric} {self.best:.4f}" + (
-                f" ({self.best_name})" if self.best_name else ""
-            )
-        still = self.total - done - failed
-        if ended > 0 and still > 0:
-            left = (time.monotonic() - self.begun) / ended * still
+    def _standing(self, trials: list[Any], failing: str = "") -> str:
+        over = [trial for trial in trials if trial.status in ENDED or trial.trial_id in self.ended]
+        failed = sum(trial.status == "ERROR" or trial.trial_id == failing for trial in over)
+        running = sum(trial.status == "RUNNING" for trial in trials if trial not in over)
+        text = f"{len(over) - failed} of {self.total} trials done, {running} running, {failed} failed"
+        whole = [trial for trial in over if {"complete", self.metric} <= set(trial.last_result)]
+        if whole:
+            sign = 1 if self.mode == "max" else -1
+            best = max(whole, key=lambda trial: sign * trial.last_result[self.metric])
+            text += f", best {self.metric} {best.last_result[self.metric]:.4f} ({best.custom_trial_name})"
+        still, now = self.total - len(over), len(over) - (self.before or 0)
+        if now > 0 and still > 0:
+            left = (time.monotonic() - self.begun) / now * still
             text += f", about {left / 60:.0f} min left" if left > 90 else f", about {left:.0f} s left"
         return text
 
@@ -150,6 +139,7 @@ def search(
     directions: Mapping[str, str],
     count: int,
     asha: AshaConfig | None = None,
+    first: Sequence[Point] = (),
 ) -> Any:
     """Run trials to their ends, or go on with those of an earlier try in the same storage.
 
@@ -164,6 +154,7 @@ def search(
         directions: figure -> ``max`` or ``min``; the first decides.
         count: trials at most.
         asha: stops trials early.
+        first: what Optuna tries before what it chooses.
 
     Returns:
         Tune's ``ResultGrid``.
@@ -206,6 +197,7 @@ def search(
             metric=figures if len(figures) > 1 else metric,
             mode=[directions[f] for f in figures] if len(figures) > 1 else mode,
             seed=sweep.seed,
+            points_to_evaluate=[dict(point) for point in first] or None,
         )
         space: dict[str, Any] = {}
     else:
