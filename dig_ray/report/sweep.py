@@ -190,7 +190,7 @@ def _axis(name: str, values: Sequence[Any]) -> dict[str, Any]:
         for mark in marks:
             if all(abs((at(mark) or 0) - (at(one) or 0)) > 14 for one in kept):
                 kept.append(mark)
-        return {"name": name, "at": at, "ticks": [(at(mark), f"{mark:.3g}") for mark in kept]}
+        return {"name": name, "at": at, "ticks": [(at(mark), f"{mark:.4g}") for mark in kept]}
     order = sorted(set(numbers)) if len(numbers) == len(known) else sorted({str(v) for v in known})
     names: dict[Any, int] = {value: i for i, value in enumerate(order)}
     gap = (floor - top) / max(1, len(order) - 1) if len(order) > 1 else 0.0
@@ -277,7 +277,10 @@ def curves(
         points = [(one[time], one[figure]) for one in row["curve"] if figure in one and time in one]
         if points:
             drawn.append((row["name"], points))
-    found = chart(f"{figure} by {time}, the best {min(len(drawn), CURVES)}", drawn[:CURVES])
+    most = max((abs(y) for _, points in drawn for _, y in points), default=0.0)
+    found = chart(
+        f"{figure} by {time}, the best {min(len(drawn), CURVES)}", drawn[:CURVES], span=0.1 * most
+    )  # less is chance, not a mountain
     return None if found is None else {**found, "axis": time}
 
 
