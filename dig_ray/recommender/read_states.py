@@ -1,8 +1,8 @@
 """A training pass whose last layer runs only where its states are read.
 
 The log-probabilities of rollouts are read at the end of the prompt and at the rollouts' own tokens, a tenth of all there is. Of the other
-tokens the last layer needs keys and values alone: no query, no attention, no feed-forward. That is a fifth of a small model's work and
-memory, forward and backward. Unknown architectures run whole and are read afterwards; results differ by rounding only.
+tokens the last layer needs keys and values alone: no query, no attention, no feed-forward. That is a fifth of a small model's work,
+forward and backward. Unknown architectures run whole and are read afterwards; results differ by rounding only.
 """
 
 from __future__ import annotations

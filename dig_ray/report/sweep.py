@@ -44,7 +44,7 @@ def context(report: Mapping[str, Any]) -> dict[str, Any]:
     figure, way = next(iter(ways.items()))
     first, first_way = next(iter(report["directions"].items()))
     order = ranked(judged, figure, way)
-    rows = ranked([r for r in report["trials"] if r["complete"]], first, first_way)
+    by_end = counts(report)
     return {
         "sweep": report,
         "figure": figure,
@@ -52,10 +52,10 @@ def context(report: Mapping[str, Any]) -> dict[str, Any]:
         "first": first,
         "winner": next(row for row in order if row["name"] == report["winner"]),
         "base": next((row for row in order if _is_base(row, report)), None),
-        "counts": counts(report),
+        "counts": by_end,
         "parallel": parallel(report, first, first_way),
         "importance": importance(report["trials"], first, list(report["config"]["space"])),
-        "judged": len(rows),
+        "judged": by_end["complete"],
         "curves": curves(report, first, first_way),
         "final_curves": curves(report, figure, way, report["finalists"]) if report["finalists"] else None,
         "front": front(report),
@@ -267,11 +267,7 @@ def curves(
     report: Mapping[str, Any], figure: str, way: str, rows: Sequence[Any] | None = None
 ) -> dict[str, Any] | None:
     """How the best trials came to their figure; None where nothing was reported on the way."""
-    time = (
-        report["time"]
-        if rows is None
-        else ("step" if report["config"]["finalists"]["target"] == "grpo" else "epoch")
-    )
+    time = report["time" if rows is None else "final_time"]
     drawn = []
     for row in ranked(report["trials"] if rows is None else rows, figure, way):
         points = [(one[time], one[figure]) for one in row["curve"] if figure in one and time in one]
@@ -288,8 +284,7 @@ def front(report: Mapping[str, Any]) -> dict[str, Any] | None:
     """The first two objectives against each other, with those that no other trial beats marked; None with one objective."""
     if len(report["directions"]) < 2:
         return None
-    (x_name, x_way), (y_name, y_way) = list(report["directions"].items())[:2]
-    x_name, x_way, y_name, y_way = y_name, y_way, x_name, x_way
+    (y_name, y_way), (x_name, x_way) = list(report["directions"].items())[:2]
     rows = [
         r for r in report["trials"] if r["complete"] and x_name in r["figures"] and y_name in r["figures"]
     ]

@@ -10,7 +10,6 @@ from dig_ray.base import Config
 from dig_ray.config import NAME_PATTERN
 
 Direction = Literal["max", "min"]
-TARGETS = ("semantic_ids", "sft", "grpo")
 OBJECTIVES: dict[str, dict[str, Direction]] = {
     "semantic_ids": {
         "signal": "min",

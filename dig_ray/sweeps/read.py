@@ -6,7 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dig_ray.config import COMMAND_LINE, find_config, load_config, resolve
+from dig_ray.config import (
+    COMMAND_LINE,
+    find_config,
+    known_keys,
+    load_config,
+    parse_overrides,
+    read_layers,
+    resolve,
+)
 from dig_ray.errors import UserError
 from dig_ray.sweeps.config import SweepConfig
 from dig_ray.sweeps.space import CALL, NUMBERS
@@ -50,7 +58,6 @@ def read_sweep(
         own.append(f"search={search}")
     folder = configs / "sweeps"
     if _is_sweep(source, folder):
-        layers: dict[str, Any] = {}
         sweep: SweepConfig = load_config(source, own, folder, SweepConfig)
     else:
         find_config(source, configs)  # neither: the names of runs are what is listed
@@ -59,11 +66,9 @@ def read_sweep(
                 f"{COMMAND_LINE}: {source} is a run and nothing of it is varied; add a distribution, such as "
                 "'sft.learning_rate=loguniform(1e-4, 3e-3)'"
             )
-        layers = {"name": Path(source).stem, "base": source, "space": dict(space)}
+        layers: dict[str, Any] = {"name": Path(source).stem, "base": source, "space": dict(space)}
         if target is not None:
             layers["target"] = target
-        from dig_ray.config import known_keys, parse_overrides
-
         sweep = resolve([(COMMAND_LINE, layers), *parse_overrides(own, known_keys(SweepConfig))], SweepConfig)
     if target is not None and sweep.target != target:
         raise UserError(
@@ -76,8 +81,6 @@ def read_sweep(
 
 def _is_sweep(source: str, folder: Path) -> bool:
     """Whether a name or file is a sweep rather than a run."""
-    from dig_ray.config import read_layers
-
     try:
         path = find_config(source, folder)
     except UserError:

@@ -25,7 +25,7 @@ from dig_ray.report.page import template_files
 from dig_ray.store import Artifact, Store
 from dig_ray.sweeps.config import OBJECTIVES, TIME, SweepConfig
 from dig_ray.sweeps.space import Draws, Point, canonical, parse_range, settings_of
-from dig_ray.sweeps.trial import Trials, name_of, read_note
+from dig_ray.sweeps.trial import Trials, name_of, why_failed
 
 NOT_RESULTS = ("name", "max_concurrent", "retries", "mlflow")
 """Settings that decide how a sweep runs and not what it finds."""
@@ -124,6 +124,7 @@ def _search_and_write(
 
     begun = time.perf_counter()
     directions = sweep.directions
+    base = trials.base_point(list(draws.space))
     grid = search(
         "trials",
         sweep,
@@ -162,7 +163,6 @@ def _search_and_write(
         )
         best = in_order(ended, directions)[: sweep.finalists.count]
         chosen = [dict(row["point"]) for row in best]
-        base = trials.base_point(list(draws.space))
         if len(base) == len(draws.space) and canonical(base) not in map(canonical, chosen):
             chosen.append(base)
         figure = next(iter(OBJECTIVES[further.target]))
@@ -176,10 +176,11 @@ def _search_and_write(
     report = {
         "name": sweep.name,
         "config": sweep.model_dump(mode="json"),
-        "base": trials.base_point(list(draws.space)),
+        "base": base,
         "directions": directions,
         "final_directions": ways if final else {},
         "time": TIME[sweep.target],
+        "final_time": TIME[sweep.finalists.target] if sweep.finalists is not None else "",
         "trials": found,
         "finalists": final,
         "impossible": draws.impossible,
@@ -222,7 +223,7 @@ def rows_of(grid: Any, trials: Trials, notes: str) -> list[dict[str, Any]]:
             ]
         error = ""
         if result.error is not None:
-            error = read_note(notes, f"{name_of(point)}.failed") or str(result.error).strip().splitlines()[-1]
+            error = why_failed(notes, point) or str(result.error).strip().splitlines()[-1]
         rows.append(
             {
                 "name": name_of(point),

@@ -110,7 +110,7 @@ class Lines(tune.Callback):
 def at_once(sweep: SweepConfig, target: str, config: Any) -> int:
     """Trials that run at once: what the cluster's processors, and GPUs where a trial trains on them, have room for.
 
-    Trials' drivers ask for no CPU, so they can never keep what their own workers wait for; this alone bounds them.
+    Trials' drivers ask for next to no CPU, so they can never keep what their own workers wait for; this alone bounds them.
     """
     import ray
 

@@ -26,7 +26,7 @@ from dig_ray.pipeline import plan, run_pipeline, select
 from dig_ray.store import Artifact, Store
 from dig_ray.sweeps.config import OBJECTIVES, TIME, SweepConfig
 from dig_ray.sweeps.space import Point, plain, setting, settings_of
-from dig_ray.training.ray_train import write_bytes
+from dig_ray.training.ray_train import read_bytes, write_bytes
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ def run_trial(point: dict[str, Any], trials: Trials, threads: int, notes: str) -
     torch.set_num_threads(threads)
     quiet_ray_data()
     name = name_of(point)
-    known = read_note(notes, f"{name}.failed")
+    known = why_failed(notes, point)
     if known is not None:  # Tune tries again whatever failed
         raise UserError(known)
     lines: list[str] = []
@@ -155,16 +155,10 @@ def run_trial(point: dict[str, Any], trials: Trials, threads: int, notes: str) -
     )
 
 
-def read_note(notes: str, name: str) -> str | None:
-    """What a trial has left; None where it has not."""
-    from pyarrow.fs import FileSystem
-
-    system, base = FileSystem.from_uri(notes)
-    try:
-        with system.open_input_stream(f"{base}/{name}") as stream:
-            return bytes(stream.read()).decode()
-    except FileNotFoundError:
-        return None
+def why_failed(notes: str, point: Point) -> str | None:
+    """The sentence that a trial left; None where it did not."""
+    sentence = read_bytes(notes, f"{name_of(point)}.failed")
+    return None if sentence is None else sentence.decode()
 
 
 def run_point(

@@ -160,17 +160,26 @@ def write_bytes(folder: str, name: str, content: bytes) -> None:
         stream.write(content)
 
 
-def take_bytes(folder: str, name: str) -> bytes | None:
-    """Read and remove what ``write_bytes`` wrote; None when there is nothing."""
+def read_bytes(folder: str, name: str) -> bytes | None:
+    """What ``write_bytes`` wrote; None when there is nothing."""
     from pyarrow.fs import FileSystem
 
     system, base = FileSystem.from_uri(folder)
     try:
         with system.open_input_stream(f"{base}/{name}") as stream:
-            content = bytes(stream.read())
+            return bytes(stream.read())
     except FileNotFoundError:
         return None
-    system.delete_file(f"{base}/{name}")
+
+
+def take_bytes(folder: str, name: str) -> bytes | None:
+    """Read and remove what ``write_bytes`` wrote; None when there is nothing."""
+    from pyarrow.fs import FileSystem
+
+    content = read_bytes(folder, name)
+    if content is not None:
+        system, base = FileSystem.from_uri(folder)
+        system.delete_file(f"{base}/{name}")
     return content
 
 
