@@ -4,9 +4,9 @@
 
 One model (Phi-3 architecture, 4 layers of width 128), 3 x 256 codes, 10,000 items, 8 prompts a step of 61 or 151 tokens (20 or 50 items),
 8 or 16 rollouts each. The stock trainer gets the same prompts, draws its completions with a callback that lists each prefix's continuations
-(what its users do), and reads every prompt once per rollout. Each side runs in a process of its own, by turns; a step is rollouts, rewards,
-loss and update, and its time the median after the first. On one thread (the default) the clock is the CPU time of the process; with more
-threads it is wall time. The machine should be idle. Memory is the growth of the process's peak over what it held before training.
+(what its users do), and reads every prompt once per rollout. Each side runs in processes of its own, by turns; a step is rollouts, rewards,
+loss and update, and its time the median without each process's first. On one thread (the default) the clock is the CPU time of the process;
+with more threads it is wall time. The machine should be idle. Memory is the growth of the process's peak over what it held before training.
 
 Beside it, in one process: the update alone, ours against repeated prompts with the gradients compared, and rollouts of 32 prompts of
 61 tokens against ``generate`` with 16 beams: our 16 beams, the same items in the same order, and 16 drawn without duplicates, which
@@ -33,6 +33,7 @@ from dig_ray.bench import conclude
 SIZES = (256, 256, 256)
 N_ITEMS, PROMPTS = 10_000, 8
 USERS = 32  # of the rollouts alone
+ROUNDS = 2  # processes of each side
 CASES = [(20, 8), (20, 16), (50, 8), (50, 16)]  # items of the history, rollouts
 TARGETS = {
     **{f"step_speedup_{1 + 3 * items}tokens_g{g}": (">=", 10.0) for items, g in CASES},
@@ -204,7 +205,7 @@ def stock_trainer(items: int, groups: int, steps: int, folder: str) -> Any:
     return trainer
 
 
-def arm(side: str, items: int, groups: int, steps: int, threads: int) -> dict[str, float]:
+def arm(side: str, items: int, groups: int, steps: int, threads: int) -> dict[str, Any]:
     """In a process of its own: a few steps of one side."""
     import torch
     from transformers import TrainerCallback
@@ -238,7 +239,7 @@ def arm(side: str, items: int, groups: int, steps: int, threads: int) -> dict[st
             entry["seconds/rewards"] for entry in trainer.state.log_history if "seconds/rewards" in entry
         ]
     return {
-        "seconds": statistics.median(times[1:]),
+        "seconds": times[1:],
         "memory": peak() - before,
         "rewards": statistics.median(judged) if judged else 0.0,
     }
@@ -249,27 +250,26 @@ def step_figures(steps: int, threads: int) -> dict[str, Any]:
     out: dict[str, Any] = {}
     ratios, shares = [], []
     for items, groups in CASES:
-        found = {}
-        for side in ("stock", "ours"):
-            command = [
-                sys.executable,
-                __file__,
-                "--arm",
-                side,
-                "--items",
-                str(items),
-                "--groups",
-                str(groups),
-            ]
+        seen: dict[str, list[dict[str, Any]]] = {"stock": [], "ours": []}
+        for side in ("stock", "ours") * ROUNDS:
+            sizes = ["--items", str(items), "--groups", str(groups), "--steps", str(steps)]
             done = subprocess.run(
-                [*command, "--steps", str(steps), "--threads", str(threads)],
+                [sys.executable, __file__, "--arm", side, *sizes, "--threads", str(threads)],
                 capture_output=True,
                 text=True,
                 check=False,
             )
             if done.returncode:
                 raise SystemExit(f"{side}: {done.stderr[-2000:]}")
-            found[side] = json.loads(done.stdout.splitlines()[-1])
+            seen[side].append(json.loads(done.stdout.splitlines()[-1]))
+        found = {
+            side: {
+                "seconds": statistics.median(second for one in runs for second in one["seconds"]),
+                "memory": max(one["memory"] for one in runs),
+                "rewards": statistics.median(one["rewards"] for one in runs),
+            }
+            for side, runs in seen.items()
+        }
         name = f"{1 + 3 * items}tokens_g{groups}"
         ours, stock = found["ours"], found["stock"]
         out[f"step_ms_{name}"] = {s: round(1000 * found[s]["seconds"], 1) for s in ("ours", "stock")}
@@ -336,7 +336,7 @@ def update_figures(threads: int) -> dict[str, Any]:
     items = sampler.draw(padded, lengths, np.arange(PROMPTS), 0).items
     weight = torch.from_numpy(np.random.default_rng(0).standard_normal(items.size)).float()
 
-    def states(tree: dict[str, Any]) -> torch.Tensor:
+    def states(tree: dict[str, Any]) -> dict[str, Any]:
         """What any trainer does: the whole stack over all there is."""
         hidden: torch.Tensor = policy.hidden(
             input_ids=tree["input_ids"],
@@ -344,7 +344,8 @@ def update_figures(threads: int) -> dict[str, Any]:
             attention_mask=tree_mask(tree["document"], tree["in_prompt"], tree["ancestors"]),
             use_cache=False,
         ).last_hidden_state
-        return hidden.gather(1, tree["reads"][..., None].expand(-1, -1, hidden.shape[2])).flatten(0, 1)
+        read = hidden.gather(1, tree["reads"][..., None].expand(-1, -1, hidden.shape[2])).flatten(0, 1)
+        return {"states": read, "places": tree["places"]}
 
     def update(prompts: list[np.ndarray], items: np.ndarray, ours: bool) -> None:
         tree = builder.build(prompts, items).tensors("cpu")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from dig_ray.recommender.lean_block import additive, is_lean, lean_stack
 from dig_ray.recommender.slim_decoder import in_family
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ def read_states(decoder: Any, ids: Tensor, positions: Tensor, mask: Tensor, read
         whole = decoder(input_ids=ids, position_ids=positions, attention_mask=mask, use_cache=False)
         return whole.last_hidden_state[rows, reads].flatten(0, 1)
     x = decoder.embed_tokens(ids)
+    if is_lean(decoder):
+        return lean_stack(decoder, x, positions, additive(mask, x.dtype), reads)[0]
     turn = decoder.rotary_emb(x, position_ids=positions)
     layers = decoder.layers[: decoder.config.num_hidden_layers]
     for layer in layers[:-1]:
@@ -39,6 +42,26 @@ def read_states(decoder: Any, ids: Tensor, positions: Tensor, mask: Tensor, read
     return decoder.norm(
         _read(layers[-1], x, turn, mask[rows, :, reads].transpose(1, 2), rows, reads)
     ).flatten(0, 1)
+
+
+def can_go_on(decoder: Any, longest: int) -> bool:
+    """Whether ``read_prompts`` and ``read_more`` can read sequences of up to ``longest`` tokens with this stack."""
+    return (
+        in_family(decoder, longest)
+        and not getattr(decoder, "gradient_checkpointing", False)
+        and is_lean(decoder)
+    )
+
+
+def read_more(
+    decoder: Any, ids: Tensor, positions: Tensor, mask: Tensor, past: list[tuple[Tensor, Tensor]]
+) -> Tensor:
+    """Last hidden states (R * K, d) of ids (R, K) after columns whose keys and values by layer are known.
+
+    ``mask`` is bool (R, 1, K, columns before + K).
+    """
+    x = decoder.embed_tokens(ids)
+    return lean_stack(decoder, x, positions, additive(mask, x.dtype), past=past)[0]
 
 
 def _read(

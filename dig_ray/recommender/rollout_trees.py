@@ -17,33 +17,36 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dig_ray.recommender.objective import item_parents
-from dig_ray.recommender.packing import pack
-from dig_ray.recommender.read_states import read_states
+from dig_ray.recommender.prompt_pass import PromptPass, PromptRows, reads_of
+from dig_ray.recommender.read_states import read_more, read_states
 from dig_ray.recommender.trie import TrieDistribution
 from dig_ray.semantic_ids.prefix_table import STAY, PrefixTable
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-ROW = 256
+ROW = 128
 """Tokens of a packed row, where no document is longer."""
 
 
 @dataclass(frozen=True)
 class RolloutTrees:
-    """B prompts with G rollouts each, laid out for one forward pass.
+    """B prompts with G rollouts each, laid out for one forward pass: the columns of ``PromptRows``, then those of the prefixes.
 
     Attributes:
+        prompt_columns: of T, how many are the prompts'.
         input_ids, position_ids, document: int64 (R, T); document -1 is padding.
         in_prompt: bool (R, T), the tokens that all later ones of their document see.
         ancestors: int64 (R, T, A), columns of a prefix's own ancestors, itself where it has fewer.
         reads: int64 (R, Q), columns whose states are read, 0 where a row has fewer.
         places, nodes: per depth, int64 (n_d,): which of the R * Q reads that depth's token is chosen from, and at which prefix.
+        places_after: the same, of the prompts' B ends and then all R * K columns of prefixes.
         choice: int64 (B * G, D), which of a depth's choices a rollout makes; -1 where it has none.
         slot: int64 (B * G, D), and which continuation it takes.
         real: bool (B * G, D), whether the rollout has a token at that depth.
     """
 
+    prompt_columns: int
     input_ids: np.ndarray
     position_ids: np.ndarray
     document: np.ndarray
@@ -51,6 +54,7 @@ class RolloutTrees:
     ancestors: np.ndarray
     reads: np.ndarray
     places: list[np.ndarray]
+    places_after: list[np.ndarray]
     nodes: list[np.ndarray]
     choice: np.ndarray
     slot: np.ndarray
@@ -63,6 +67,8 @@ class RolloutTrees:
         def move(value: Any) -> Any:
             if isinstance(value, list):
                 return [move(one) for one in value]
+            if isinstance(value, int):
+                return value
             return torch.from_numpy(value).to(device)
 
         return {name: move(value) for name, value in vars(self).items()}
@@ -114,37 +120,32 @@ class TreeBuilder:
             number[through, d] = inverse
             example = through[first]
             found.append((owner[example], self.parents[flat[example], d], number[example, d - 1]))
-        lengths = np.array([len(p) for p in prompts], np.int64)
-        whole = lengths.copy()
-        for whom, _, _ in found:
-            whole += np.bincount(whom, minlength=len(prompts))
-        packed = pack(whole, max(int(whole.max()), min(ROW, int(whole.sum()))))
-        width = max(int(whole[documents].sum()) for documents in packed)
-        row_of = np.empty(len(prompts), np.int64)
-        column_of = np.empty(len(prompts), np.int64)
-        for row, documents in enumerate(packed):
-            row_of[documents] = row
-            column_of[documents] = np.cumsum(whole[documents]) - whole[documents]
-        shape = (len(packed), width)
-        input_ids = np.full(shape, self.pad, np.int64)
-        position = np.zeros(shape, np.int64)
-        document = np.full(shape, -1, np.int64)
-        in_prompt = np.zeros(shape, bool)
-        own = np.broadcast_to(np.arange(width), shape)
+        at_prompts = PromptRows.of(prompts, self.pad)
+        row_of, lengths = at_prompts.row, at_prompts.lengths
+        more = sum((np.bincount(who, minlength=len(prompts)) for who, _, _ in found), np.zeros_like(lengths))
+        begin, per_row = np.empty_like(more), np.zeros(len(at_prompts.input_ids), np.int64)
+        order = np.argsort(row_of, kind="stable")
+        behind = np.cumsum(more[order]) - more[order]  # prefixes of all prompts before, in the order of rows
+        np.add.at(per_row, row_of, more)
+        begin[order] = behind - (np.cumsum(per_row) - per_row)[row_of[order]]
+        split, added = at_prompts.input_ids.shape[1], int(per_row.max())
+        input_ids, position, document = (
+            np.pad(values, ((0, 0), (0, added)), constant_values=fill)
+            for values, fill in (
+                (at_prompts.input_ids, self.pad),
+                (at_prompts.position_ids, 0),
+                (at_prompts.document, -1),
+            )
+        )
+        in_prompt = document >= 0
+        shape = input_ids.shape
+        own = np.broadcast_to(np.arange(shape[1]), shape)
         ancestors = np.repeat(own[..., None], max(depth - 1, 1), axis=2).copy()
 
-        whose = np.repeat(np.arange(len(prompts)), lengths)
-        within = np.arange(len(whose)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-        at = row_of[whose], column_of[whose] + within
-        input_ids[at] = np.concatenate(list(prompts))
-        position[at] = within
-        document[at] = whose
-        in_prompt[at] = True
-
         rows = [row_of]
-        columns = [column_of + lengths - 1]
+        columns = [at_prompts.column + lengths - 1]
+        begin = begin + split
         nodes = [np.zeros(len(prompts), np.int64)]
-        begin = column_of + lengths
         columns_by_depth: list[np.ndarray] = []
         for d, (whom, node, parent) in enumerate(found, start=1):
             # prefixes of a depth are sorted by prompt
@@ -166,35 +167,27 @@ class TreeBuilder:
             nodes.append(node)
         number[:, 0] = owner
         open_choice = self.open[flat]
-        reads, places = _reads(rows, columns, len(packed))
+        reads, places = reads_of(np.concatenate(rows), np.concatenate(columns), len(input_ids))
+        after = [np.arange(len(prompts))]
+        after += [
+            len(prompts) + row * added + column - split
+            for row, column in zip(rows[1:], columns[1:], strict=True)
+        ]
         return RolloutTrees(
+            prompt_columns=split,
             input_ids=input_ids,
             position_ids=position,
             document=document,
             in_prompt=in_prompt,
             ancestors=ancestors,
             reads=reads,
-            places=places,
+            places=np.split(places, np.cumsum([len(one) for one in rows])[:-1]),
+            places_after=after,
             nodes=nodes,
             choice=np.where(open_choice, number, -1),
             slot=self.slot[flat],
             real=self.real[flat],
         )
-
-
-def _reads(
-    rows: list[np.ndarray], columns: list[np.ndarray], n_rows: int
-) -> tuple[np.ndarray, list[np.ndarray]]:
-    """``RolloutTrees.reads`` and ``places`` of the states at these rows and columns, given by depth."""
-    row, column = np.concatenate(rows), np.concatenate(columns)
-    order = np.argsort(row, kind="stable")
-    count = np.bincount(row, minlength=n_rows)
-    rank = np.empty(len(row), np.int64)
-    rank[order] = np.arange(len(row)) - np.repeat(np.cumsum(count) - count, count)
-    reads = np.zeros((n_rows, int(count.max())), np.int64)
-    reads[row, rank] = column
-    ends = np.cumsum([len(one) for one in rows])[:-1]
-    return reads, np.split(row * reads.shape[1] + rank, ends)
 
 
 def tree_mask(document: Tensor, in_prompt: Tensor, ancestors: Tensor) -> Tensor:
@@ -207,20 +200,40 @@ def tree_mask(document: Tensor, in_prompt: Tensor, ancestors: Tensor) -> Tensor:
     return mask.scatter(2, ancestors, True)[:, None]
 
 
-def tree_states(decoder: Any, tree: dict[str, Any]) -> Tensor:
-    """Last hidden states (R * Q, d) at the columns of ``RolloutTrees.tensors`` that are read, dropout off."""
+def tree_states(decoder: Any, tree: dict[str, Any], known: PromptPass | None = None) -> dict[str, Any]:
+    """Last hidden states, dropout off: ``states`` (n, d), and ``places`` in them by depth.
+
+    Args:
+        decoder: a Hugging Face decoder stack.
+        tree: ``RolloutTrees.tensors``.
+        known: the tree's prompts, where the decoder has read them.
+    """
+    import torch
+
     mask = tree_mask(tree["document"], tree["in_prompt"], tree["ancestors"])
-    return read_states(decoder, tree["input_ids"], tree["position_ids"], mask, tree["reads"])
+    ids, positions = tree["input_ids"], tree["position_ids"]
+    if known is None:
+        states = read_states(decoder, ids, positions, mask, tree["reads"])
+        return {"states": states, "places": tree["places"]}
+    at, states = tree["prompt_columns"], known.ends
+    if at < ids.shape[1]:
+        more = read_more(decoder, ids[:, at:], positions[:, at:], mask[:, :, at:], known.layers)
+        states = torch.cat([states, more])
+    return {"states": states, "places": tree["places_after"]}
 
 
 def tree_log_probs(
-    trie: TrieDistribution, states: Tensor, rows: Tensor, tree: dict[str, Any], temperature: float = 1.0
+    trie: TrieDistribution,
+    read: dict[str, Any],
+    rows: Tensor,
+    tree: dict[str, Any],
+    temperature: float = 1.0,
 ) -> tuple[Tensor, Tensor]:
     """Each rollout's log-probabilities and entropies, (B * G, D) each; 0 where there is no choice.
 
     Args:
         trie: the catalogue's.
-        states: (R * Q, d), of ``tree_states``.
+        read: of ``tree_states``.
         rows: (n_sid, d) head rows.
         tree: ``RolloutTrees.tensors``.
         temperature: logits are divided by it.
@@ -231,11 +244,11 @@ def tree_log_probs(
     for depth in range(trie.table.depth):
         choice, slot = tree["choice"][:, depth], tree["slot"][:, depth]
         made = choice >= 0
-        step = trie.at(depth, states[tree["places"][depth]], rows, tree["nodes"][depth], temperature)
+        step = trie.at(depth, read["states"][read["places"][depth]], rows, tree["nodes"][depth], temperature)
         entropy = -(step.exp() * step.masked_fill(step == -torch.inf, 0.0)).sum(1)
         at = choice.clamp(min=0)
         if not len(step):  # no rollout has a choice here
-            zero = torch.zeros(len(choice), device=states.device)
+            zero = torch.zeros(len(choice), device=choice.device)
             log_probs.append(zero)
             entropies.append(zero)
             continue

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from dig_ray.recommender.policy import SidPolicy
+from dig_ray.recommender.prompt_pass import PromptPass
 from dig_ray.recommender.slim_weights import SlimWeights
 from dig_ray.recommender.tree_cache import TreeCache
 from dig_ray.recommender.trie import TrieDistribution
@@ -68,7 +69,14 @@ class RolloutSampler:
         self.trie = TrieDistribution(table, policy.device)
         self._weights: SlimWeights | None = None
 
-    def draw(self, prompts: Tensor, lengths: Tensor, rows: np.ndarray, round_number: int) -> Rollouts:
+    def draw(
+        self,
+        prompts: Tensor,
+        lengths: Tensor,
+        rows: np.ndarray,
+        round_number: int,
+        known: PromptPass | None = None,
+    ) -> Rollouts:
         """Rollouts of a batch of histories.
 
         Args:
@@ -76,27 +84,30 @@ class RolloutSampler:
             lengths: int64 (B,).
             rows: int64 (B,), what tells the prompts apart.
             round_number: what tells this draw from others of the same prompts.
+            known: these prompts, where the policy has read them.
         """
         import torch
 
         with torch.inference_mode():
             if self.method == "independent":
-                items, log_probs = self._independent(prompts, lengths, rows, round_number)
+                items, log_probs = self._independent(prompts, lengths, rows, round_number, known)
             elif self.method == "mixed":
-                best, best_log_probs = self._without_duplicates(prompts, lengths, None, round_number)
-                drawn, drawn_log_probs = self._without_duplicates(prompts, lengths, rows, round_number)
+                best, best_log_probs = self._without_duplicates(prompts, lengths, None, round_number, known)
+                drawn, drawn_log_probs = self._without_duplicates(prompts, lengths, rows, round_number, known)
                 items, log_probs = _after_beams(
                     best[:, : self.groups // 2], best_log_probs[:, : self.groups // 2], drawn, drawn_log_probs
                 )
             else:
                 noisy = rows if self.method == "sample" else None
-                items, log_probs = self._without_duplicates(prompts, lengths, noisy, round_number)
+                items, log_probs = self._without_duplicates(prompts, lengths, noisy, round_number, known)
         return Rollouts(items.cpu().numpy(), log_probs.double().cpu().numpy())
 
-    def _walk(self, prompts: Tensor, lengths: Tensor, beams: int, room: int) -> _Walk:
+    def _walk(
+        self, prompts: Tensor, lengths: Tensor, beams: int, room: int, known: PromptPass | None
+    ) -> _Walk:
         tree = TreeCache(self.policy, prompts, lengths, room, self._weights)
         self._weights = tree.weights
-        return _Walk(self.trie, self.policy, tree, beams, self.temperature)
+        return _Walk(self.trie, self.policy, tree, tree.prefill(known), beams, self.temperature)
 
     def _generators(self, rows: np.ndarray, round_number: int) -> list[np.random.Generator]:
         return [
@@ -104,7 +115,12 @@ class RolloutSampler:
         ]
 
     def _without_duplicates(
-        self, prompts: Tensor, lengths: Tensor, rows: np.ndarray | None, round_number: int
+        self,
+        prompts: Tensor,
+        lengths: Tensor,
+        rows: np.ndarray | None,
+        round_number: int,
+        known: PromptPass | None,
     ) -> tuple[Tensor, Tensor]:
         """The G items of largest perturbed log-probability, that one first; of largest log-probability where ``rows`` is None."""
         import torch
@@ -115,7 +131,7 @@ class RolloutSampler:
         for children in self.table.max_children:
             width = min(self.groups, width * children)
             kept.append(width)
-        walk = self._walk(prompts, lengths, 1, sum(kept[:-1]))
+        walk = self._walk(prompts, lengths, 1, sum(kept[:-1]), known)
         node = torch.zeros(batch, 1, dtype=torch.long, device=device)
         log_prob = torch.zeros(batch, 1, device=device)
         perturbed = torch.zeros(batch, 1, device=device)
@@ -139,14 +155,19 @@ class RolloutSampler:
         return items, log_prob
 
     def _independent(
-        self, prompts: Tensor, lengths: Tensor, rows: np.ndarray, round_number: int
+        self,
+        prompts: Tensor,
+        lengths: Tensor,
+        rows: np.ndarray,
+        round_number: int,
+        known: PromptPass | None,
     ) -> tuple[Tensor, Tensor]:
         """G items drawn one by one from the same distribution."""
         import torch
 
         noise = self._generators(rows, round_number)
         batch, device, groups = len(prompts), prompts.device, self.groups
-        walk = self._walk(prompts, lengths, groups, groups * (self.table.depth - 1))
+        walk = self._walk(prompts, lengths, groups, groups * (self.table.depth - 1), known)
         same = torch.arange(groups, device=device).expand(batch, -1)
         node = torch.zeros(batch, groups, dtype=torch.long, device=device)
         log_prob = torch.zeros(batch, groups, device=device)
@@ -168,17 +189,24 @@ class _Walk:
     Args:
         trie: the catalogue's.
         policy: the model.
-        tree: its state, nothing fed yet.
+        tree: its state after the prompts.
+        ends: (B, 1, d), of the prompts.
         beams: of a prompt, K.
         temperature: logits are divided by it.
     """
 
     def __init__(
-        self, trie: TrieDistribution, policy: SidPolicy, tree: TreeCache, beams: int, temperature: float
+        self,
+        trie: TrieDistribution,
+        policy: SidPolicy,
+        tree: TreeCache,
+        ends: Tensor,
+        beams: int,
+        temperature: float,
     ) -> None:
         self.trie, self.policy, self.tree, self.temperature = trie, policy, tree, temperature
         self.head = policy.sid_rows()
-        self.hidden = tree.prefill().expand(-1, beams, -1)  # (B, O, d)
+        self.hidden = ends.expand(-1, beams, -1)  # (B, O, d)
         self.beams = beams
         # (B, O), whose states these are, with some of the others where a prompt has fewer; None: everyone's
         self.open: Tensor | None = None

@@ -16,6 +16,8 @@ from dig_ray.recommender.slim_weights import Layer, SlimWeights
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from dig_ray.recommender.prompt_pass import PromptPass
+
 FAMILY = {"LlamaModel", "MistralModel", "Phi3Model", "Qwen2Model", "Qwen3Model"}
 SHORT = 128  # tokens of a prompt up to which attention as two plain products is faster than the fused kernel
 
@@ -99,6 +101,20 @@ class SlimDecoder:
         width = self.prompts.shape[1]
         rows = torch.arange(len(last), device=last.device)
         return self._run(self.prompts, self.cos[:width], self.sin[:width], mask, (rows, last))
+
+    def take(self, known: PromptPass) -> Tensor:
+        """Go on from prompts that were read elsewhere; returns the states at their ends, (B, 1, d)."""
+        import torch
+
+        width = self.prompts.shape[1]
+        at = known.column[:, None] + torch.arange(width)
+        rows = known.row[:, None]
+        for number, (key, value) in enumerate(known.layers):
+            at = at.clamp(max=key.shape[2] - 1)  # beyond a prompt's end nothing is looked at
+            self.keys[number, :, :, :width] = key[rows, :, at].transpose(1, 2)
+            self.values[number, :, :, :width] = value[rows, :, at].transpose(1, 2)
+        self.filled = width
+        return known.ends[:, None]
 
     def feed(self, tokens: Tensor, positions: Tensor, mask: Tensor) -> Tensor:
         """Append (B, K) tokens at positions (B, K) under an additive mask (B, 1, K, columns so far + K); returns (B, K, d)."""

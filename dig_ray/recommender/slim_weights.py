@@ -19,6 +19,9 @@ ROWS_OF_TABLE = 1024  # tokens that are looked up in it are computed so many at 
 TABLE_AT_MOST = 8192  # tokens
 PACK_AT_MOST = 32_000_000  # parameters; a packed copy of a larger model is not worth its memory
 
+State = tuple[list[int], list[float]]
+"""See ``_state``."""
+
 
 @dataclass
 class Layer:
@@ -37,26 +40,24 @@ class Layer:
 
 
 class SlimWeights:
-    """The layers of a stack, packed where that is possible; rebuilt by ``of`` when the model's weights have changed since."""
+    """The layers of a stack, packed where that is possible; rebuilt by ``of`` when the model's weights have changed since.
 
-    def __init__(self, decoder: Any, known: SlimWeights | None = None) -> None:
-        import torch
+    What goes on with another's buffers overwrites its matrices.
+    """
 
+    def __init__(self, decoder: Any, known: SlimWeights | None = None, state: State | None = None) -> None:
         self.packed = _packable(decoder)
-        self.state = _state(decoder, self.packed)
+        if state is None or known is None or known.packed != self.packed:
+            state = _state(decoder, self.packed)
+        self.state = state
         self._buffers: dict[str, Tensor] = {} if known is None else known._buffers
         self.layers: list[Layer] = [
-            _packed_layer(layer, self.buffer) if self.packed else _module_layer(layer)
-            for layer in decoder.layers
+            _packed_layer(layer, self.buffer, number) if self.packed else _module_layer(layer)
+            for number, layer in enumerate(decoder.layers)
         ]
-
-        # Query, key and value of the first layer depend on the token alone: a table, where the vocabulary is small
+        # Query, key and value of the first layer by token, where the vocabulary is small and the weights are used again
         self.first: Tensor | None = None
-        embedding = decoder.embed_tokens
-        if self.packed and _is_plain(embedding) and embedding.num_embeddings <= TABLE_AT_MOST:
-            first = self.layers[0]
-            parts = embedding.weight.detach().split(ROWS_OF_TABLE)
-            self.first = torch.cat([first.qkv(first.attention_norm(part)).clone() for part in parts])
+        self._embedding = decoder.embed_tokens
 
     def buffer(self, name: str, *shape: int) -> Tensor:
         """Memory for one intermediate result, the same at every call with one name. Not for use by two threads at once."""
@@ -71,12 +72,31 @@ class SlimWeights:
     @staticmethod
     def of(decoder: Any, known: SlimWeights | None) -> SlimWeights:
         """``known`` if it is still what the model holds, else new ones that go on with its buffers."""
-        if known is not None and known.state == _state(decoder, known.packed):
-            return known
-        return SlimWeights(decoder, known)
+        if known is None:
+            return SlimWeights(decoder)
+        state = _state(decoder, known.packed)
+        if known.state != state:
+            return SlimWeights(decoder, known, state)
+        known._look_up()
+        return known
+
+    def _look_up(self) -> None:
+        """Make ``first``."""
+        import torch
+
+        embedding = self._embedding
+        if (
+            self.first is None
+            and self.packed
+            and is_plain(embedding)
+            and embedding.num_embeddings <= TABLE_AT_MOST
+        ):
+            layer = self.layers[0]
+            parts = embedding.weight.detach().split(ROWS_OF_TABLE)
+            self.first = torch.cat([layer.qkv(layer.attention_norm(part)).clone() for part in parts])
 
 
-def _state(decoder: Any, packed: bool) -> tuple[list[int], list[float]]:
+def _state(decoder: Any, packed: bool) -> State:
     """Where the weights are; and their norms if there are copies of them: version counters miss what fused optimizers write."""
     import torch
 
@@ -85,7 +105,7 @@ def _state(decoder: Any, packed: bool) -> tuple[list[int], list[float]]:
     return [w.data_ptr() for w in weights], norms
 
 
-def _is_plain(module: Any) -> bool:
+def is_plain(module: Any) -> bool:
     """Whether the module is torch's own and nothing is hooked to it."""
     import torch
 
@@ -98,7 +118,7 @@ def _packable(decoder: Any) -> bool:
     import torch
 
     plain = all(
-        _is_plain(m)
+        is_plain(m)
         for layer in decoder.layers
         for m in (*layer.self_attn.children(), *layer.mlp.children())
         if getattr(m, "weight", None) is not None and m.weight.ndim == 2 or hasattr(m, "base_layer")
@@ -112,40 +132,36 @@ def _packable(decoder: Any) -> bool:
     )
 
 
-def _packed_layer(layer: Any, buffer: Callable[..., Tensor]) -> Layer:
+def _packed_layer(layer: Any, buffer: Callable[..., Tensor], number: int) -> Layer:
     import torch
 
     attention, mlp = layer.self_attn, layer.mlp
     fused = getattr(attention, "qkv_proj", None)
     qkv = [fused] if fused is not None else [attention.q_proj, attention.k_proj, attention.v_proj]
     scale = attention.scaling if hasattr(attention, "q_norm") else 1.0  # such a norm would undo it
-    columns = None
-    if scale == 1.0:
-        columns = torch.ones(sum(m.weight.shape[0] for m in qkv))
-        columns[: attention.o_proj.weight.shape[1]] = (
-            attention.scaling
-        )  # queries come first, as wide as the output
+    # queries come first, as wide as the output
+    scaled = (attention.o_proj.weight.shape[1], attention.scaling) if scale == 1.0 else None
     if hasattr(mlp, "gate_up_proj"):
         halves = mlp.gate_up_proj.weight.detach().chunk(2)
     else:
         halves = (mlp.gate_proj.weight.detach(), mlp.up_proj.weight.detach())
     norm = layer.post_attention_layernorm
-    gate, up = (
-        _matrix(buffer, name, [half], [None], norm) for name, half in zip(("gate", "up"), halves, strict=True)
-    )
+
+    def matrix(name: str, weights: list[Tensor], biases: list[Any], *more: Any) -> Callable[..., Tensor]:
+        return _matrix(buffer, number, name, weights, biases, *more)
+
+    gate, up = (matrix(name, [half], [None], norm) for name, half in zip(("gate", "up"), halves, strict=True))
 
     def gate_up(rows: Tensor) -> tuple[Tensor, Tensor]:
         return torch.nn.functional.silu(gate(rows), inplace=True), up(rows)
 
     return Layer(
         attention_norm=_unit(buffer, layer.input_layernorm),
-        qkv=_matrix(
-            buffer, "qkv", [m.weight for m in qkv], [m.bias for m in qkv], layer.input_layernorm, columns
-        ),
-        out=_matrix(buffer, "out", [attention.o_proj.weight], [attention.o_proj.bias]),
+        qkv=matrix("qkv", [m.weight for m in qkv], [m.bias for m in qkv], layer.input_layernorm, scaled),
+        out=matrix("out", [attention.o_proj.weight], [attention.o_proj.bias]),
         mlp_norm=_unit(buffer, layer.post_attention_layernorm),
         gate_up=gate_up,
-        down=_matrix(buffer, "down", [mlp.down_proj.weight], [mlp.down_proj.bias]),
+        down=matrix("down", [mlp.down_proj.weight], [mlp.down_proj.bias]),
         attention=attention,
         scale=scale,
     )
@@ -153,30 +169,36 @@ def _packed_layer(layer: Any, buffer: Callable[..., Tensor]) -> Layer:
 
 def _matrix(
     buffer: Callable[..., Tensor],
+    number: int,
     name: str,
     weights: list[Tensor],
     biases: list[Tensor | None],
     norm: Any = None,
-    columns: Tensor | None = None,
+    scaled: tuple[int, float] | None = None,
 ) -> Callable[..., Tensor]:
-    """Several linear maps as one product into a buffer, or a slice of its columns.
+    """Several linear maps of one layer as one product into a buffer, or a slice of its columns.
 
-    What can be multiplied in is: the weight and sqrt(width) of the norm before it, and a factor for each column of the result.
+    What can be multiplied in is: the weight and sqrt(width) of the norm before it, and a factor for the first columns of the result.
     """
     import torch
 
-    weight = torch.cat([w.detach() for w in weights])
-    if norm is not None:
-        weight = weight * (norm.weight.detach() * norm.weight.shape[0] ** 0.5)
-    if columns is not None:
-        weight = weight * columns[:, None]
-    turned = weight.t().contiguous()
+    turned = buffer(f"{number} {name}", weights[0].shape[1], sum(len(w) for w in weights))
+    parts = turned.split([len(w) for w in weights], dim=1)
+    for part, weight in zip(parts, weights, strict=True):
+        if norm is None:
+            part.copy_(weight.detach().t())
+        else:
+            factor = norm.weight.detach() * norm.weight.shape[0] ** 0.5
+            torch.mul(weight.detach().t(), factor[:, None], out=part)
     bias: Tensor | None = None
     if any(b is not None for b in biases):
         pairs = zip(weights, biases, strict=True)
         bias = torch.cat([torch.zeros(len(w)) if b is None else b.detach() for w, b in pairs])
-        if columns is not None:
-            bias = bias * columns
+    if scaled is not None:
+        columns, factor = scaled
+        turned[:, :columns] *= factor
+        if bias is not None:
+            bias[:columns] *= factor
 
     def run(rows: Tensor, part: slice | None = None) -> Tensor:
         matrix, add, called = turned, bias, name

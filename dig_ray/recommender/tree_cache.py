@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from dig_ray.recommender.policy import SidPolicy
+    from dig_ray.recommender.prompt_pass import PromptPass
 
 
 class TreeCache:
@@ -63,8 +64,10 @@ class TreeCache:
         )
         self._used, self._steps = self.width, 0
 
-    def prefill(self) -> Tensor:
-        """Run the prompts; returns the state that predicts the first token, (B, 1, d)."""
+    def prefill(self, known: PromptPass | None = None) -> Tensor:
+        """Run the prompts, or go on from what they gave; returns the state that predicts the first token, (B, 1, d)."""
+        if known is not None and isinstance(self._stack, SlimDecoder):
+            return self._stack.take(known)
         return self._stack.prefill(self.lengths - 1, self._padding)
 
     def reparent(self, parent: Tensor) -> None:

@@ -20,6 +20,8 @@ from trl import GRPOTrainer
 
 from dig_ray.recommender.decoding import BeamSearcher, pad_prompts
 from dig_ray.recommender.policy import SidPolicy
+from dig_ray.recommender.prompt_pass import PromptPass, PromptRows, read_prompts
+from dig_ray.recommender.read_states import can_go_on
 from dig_ray.recommender.rollout_trees import TreeBuilder, tree_states
 from dig_ray.recommender.rollouts import RolloutSampler, with_target
 from dig_ray.recommender.trie import TrieDistribution
@@ -143,12 +145,14 @@ class SidGrpoTrainer(GRPOTrainer):
         config, device = self._settings, self.args.device
         prompts, targets = self._prompts.take(rows), self._prompts.targets[rows]
         ids, lengths = pad_prompts(prompts, self._policy.pad)
+        known = self._read(prompts)
         with self._evaluating():
             rollouts = self._rollouts.draw(
                 torch.from_numpy(ids).to(device),
                 torch.from_numpy(lengths).to(device),
                 rows,
                 self.state.global_step,
+                known,
             )
         if config.add_target:
             rollouts = with_target(rollouts, targets)
@@ -171,12 +175,23 @@ class SidGrpoTrainer(GRPOTrainer):
         advantage = self._advantages(found.total)
         self._note(found, rollouts.items, targets, advantage, drawn, time.thread_time() - begun)
         count = len(rows) // self.args.steps_per_generation
-        return [
+        parts = [
             self._part(
                 prompts[low : low + count], rollouts.items[low : low + count], advantage[low : low + count]
             )
             for low in range(0, len(rows), count)
         ]
+        parts[0]["known"] = known
+        return parts
+
+    def _read(self, prompts: list[np.ndarray]) -> PromptPass | None:
+        """The prompts with their graph, for rollouts and the one update that reads them; None where there are several."""
+        decoder = self._policy.causal_lm.get_decoder()
+        longest = max(len(p) for p in prompts) + self._settings.num_generations * self._table.depth
+        once = self.num_iterations == 1 and self.args.steps_per_generation == 1
+        if not (once and can_go_on(decoder, longest)):
+            return None
+        return read_prompts(decoder, PromptRows.of(prompts, self._policy.pad))
 
     def _advantages(self, total: np.ndarray) -> np.ndarray:
         scale = self._settings.scale_rewards
@@ -212,7 +227,7 @@ class SidGrpoTrainer(GRPOTrainer):
 
     def _get_per_token_logps_and_entropies(self, model: Any, *_: Any, **__: Any) -> Any:
         """What TRL's losses are made of, by the shared prompt."""
-        out = model(tree=self._batch["tree"])
+        out = model(tree=self._batch["tree"], known=self._batch.pop("known", None))
         return out["log_probs"], out["entropies"], None
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
@@ -287,21 +302,23 @@ class SidGrpoTrainer(GRPOTrainer):
 
     def outside(self, rows: np.ndarray) -> float:
         """Share of probability that the policy without its mask would put outside the catalogue, per token of a rollout."""
-        prompts = self._prompts.take(rows)
-        ids, lengths = pad_prompts(prompts, self._policy.pad)
-        device = self.args.device
+        device, at_once = self.args.device, self._settings.prompts_per_step
+        head, shares = self._policy.sid_rows(), []
         with torch.no_grad(), self._evaluating():
-            items = self._rollouts.draw(
-                torch.from_numpy(ids).to(device), torch.from_numpy(lengths).to(device), rows, 0
-            ).items
-            tree = self._builder.build(prompts, items).tensors(device)
-            states = tree_states(self._policy.causal_lm.get_decoder(), tree)
-            head = self._policy.sid_rows()
-            each = [
-                self._lookup.outside(d, states[tree["places"][d]], head, tree["nodes"][d])
-                for d in range(self._table.depth)
-            ]
-        return float(torch.cat(each).mean())
+            for low in range(0, len(rows), at_once):
+                some = rows[low : low + at_once]
+                prompts = self._prompts.take(some)
+                ids, lengths = pad_prompts(prompts, self._policy.pad)
+                items = self._rollouts.draw(
+                    torch.from_numpy(ids).to(device), torch.from_numpy(lengths).to(device), some, 0
+                ).items
+                tree = self._builder.build(prompts, items).tensors(device)
+                read = tree_states(self._policy.causal_lm.get_decoder(), tree)
+                shares += [
+                    self._lookup.outside(d, read["states"][read["places"][d]], head, tree["nodes"][d])
+                    for d in range(self._table.depth)
+                ]
+        return float(torch.cat(shares).mean())
 
     @contextmanager
     def _evaluating(self) -> Any:

@@ -11,6 +11,7 @@ import torch
 from trl.trainer.utils import use_adapter
 
 from dig_ray.recommender.policy import SidPolicy
+from dig_ray.recommender.prompt_pass import PromptPass
 from dig_ray.recommender.rollout_trees import tree_log_probs, tree_states
 from dig_ray.recommender.trie import TrieDistribution
 
@@ -23,9 +24,11 @@ def attach_log_probs(policy: SidPolicy, trie: TrieDistribution, temperature: flo
     It has to happen inside ``forward``: that is where distributed wrappers hook in to average gradients.
     """
 
-    def forward(self: Any, tree: dict[str, Any], **_: Any) -> dict[str, torch.Tensor]:
-        states = tree_states(self.get_decoder(), tree)
-        log_probs, entropies = tree_log_probs(trie, states, policy.sid_rows(), tree, temperature)
+    def forward(
+        self: Any, tree: dict[str, Any], known: PromptPass | None = None, **_: Any
+    ) -> dict[str, torch.Tensor]:
+        read = tree_states(self.get_decoder(), tree, known)
+        log_probs, entropies = tree_log_probs(trie, read, policy.sid_rows(), tree, temperature)
         return {"log_probs": log_probs, "entropies": entropies}
 
     policy.causal_lm.forward = types.MethodType(forward, policy.causal_lm)
@@ -70,5 +73,5 @@ class Reference:
     def log_probs(self, tree: dict[str, Any]) -> torch.Tensor:
         """(B * G, D) of each rollout's tokens."""
         with torch.no_grad(), self._active():
-            states = tree_states(self.policy.causal_lm.get_decoder(), tree)
-            return tree_log_probs(self.trie, states, self.policy.sid_rows(), tree, self.temperature)[0]
+            read = tree_states(self.policy.causal_lm.get_decoder(), tree)
+            return tree_log_probs(self.trie, read, self.policy.sid_rows(), tree, self.temperature)[0]

@@ -54,7 +54,7 @@ def _policy(kind: str, n_sid: int, seed: int = 0, sid_start: int = 3, extra: int
         "intermediate_size": 64,
         "num_hidden_layers": 2,
         "num_attention_heads": 4,
-        "num_key_value_heads": 2,
+        "num_key_value_heads": 4 if kind.endswith("mha") else 2,
         "max_position_embeddings": 512,
     }
     family = kind.split("-")[0]

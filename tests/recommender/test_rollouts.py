@@ -9,11 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dig_ray.recommender.decoding import BeamSearcher
+from dig_ray.recommender.prompt_pass import PromptRows, read_prompts
+from dig_ray.recommender.read_states import can_go_on
 from dig_ray.recommender.rollout_trees import TreeBuilder, tree_log_probs, tree_states
 from dig_ray.recommender.rollouts import Rollouts, RolloutSampler, with_target
 from dig_ray.recommender.trie import TrieDistribution
 
-KINDS = ["phi3", "phi3-lora", "qwen2", "qwen3", "gpt2", "llama-untied", "llama-lora"]
+KINDS = ["phi3", "phi3-mha", "phi3-lora", "qwen2", "qwen3", "gpt2", "llama-mha", "llama-untied", "llama-lora"]
 
 
 def plain(policy, sids, table, prompt, item, temperature=1.0):
@@ -37,8 +39,8 @@ def plain(policy, sids, table, prompt, item, temperature=1.0):
 
 def shared(policy, table, prompts, items, temperature=1.0):
     tree = TreeBuilder(table, policy.sid_start, policy.pad).build(prompts, items).tensors("cpu")
-    states = tree_states(policy.causal_lm.get_decoder(), tree)
-    return *tree_log_probs(TrieDistribution(table), states, policy.sid_rows(), tree, temperature), tree
+    read = tree_states(policy.causal_lm.get_decoder(), tree)
+    return *tree_log_probs(TrieDistribution(table), read, policy.sid_rows(), tree, temperature), tree
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -85,6 +87,48 @@ def test_the_last_layer_runs_only_where_it_is_read(kind, make_sids, make_table, 
     tree_states(policy.causal_lm.get_decoder(), tree.tensors("cpu"))
     assert rows == {0: tree.input_ids.size, 1: tree.reads.size}
     assert rows[1] < rows[0] / 10
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    n_items=st.integers(1, 40),
+    sizes=st.sampled_from([(5,), (2, 2), (6, 5), (3, 2, 2)]),
+    lengths=st.lists(st.integers(1, 30), min_size=1, max_size=5),
+    groups=st.integers(1, 9),
+    method=st.sampled_from(["sample", "beam", "mixed", "independent"]),
+    seed=st.integers(0, 99),
+)
+def test_prompts_read_once_serve_rollouts_and_gradients(
+    n_items, sizes, lengths, groups, method, seed, make_sids, make_table, make_policy, make_prompts
+):
+    sids = make_sids(n_items, sizes, seed)
+    table, policy = make_table(sids), make_policy("phi3-mha", sids.n_tokens)
+    decoder = policy.causal_lm.get_decoder()
+    padded, real, _ = make_prompts(policy, sids, lengths, seed)
+    prompts = [padded[row, : real[row]].numpy() for row in range(len(lengths))]
+    groups = min(groups, n_items)
+    assert can_go_on(decoder, 200)
+    known = read_prompts(decoder, PromptRows.of(prompts, policy.pad))
+    sampler = RolloutSampler(policy, table, groups, method)
+    numbers = np.arange(len(lengths))
+    again, anew = (sampler.draw(padded, real, numbers, 0, one) for one in (known, None))
+    np.testing.assert_allclose(again.log_probs, anew.log_probs, atol=1e-4)
+    np.testing.assert_array_equal(again.items, anew.items)
+
+    builder, trie = TreeBuilder(table, policy.sid_start, policy.pad), TrieDistribution(table)
+    tree = builder.build(prompts, anew.items).tensors("cpu")
+    weight = torch.from_numpy(np.random.default_rng(seed).standard_normal((anew.items.size, table.depth)))
+    trained = [p for p in policy.model.parameters() if p.requires_grad]
+    gradients = []
+    for one in (known, None):
+        read = tree_states(decoder, tree, one)
+        log_probs, _ = tree_log_probs(trie, read, policy.sid_rows(), tree)
+        gradients.append(torch.autograd.grad((log_probs * weight).sum(), trained, allow_unused=True))
+    size = max(sum(float((g**2).sum()) for g in gradients[1] if g is not None), 1e-6)
+    for ours, plain_one in zip(*gradients, strict=True):
+        if plain_one is not None:
+            gap = plain_one if ours is None else ours - plain_one
+            assert float((gap**2).sum()) <= 1e-9 * size
 
 
 @settings(max_examples=25, deadline=None)
