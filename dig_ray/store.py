@@ -50,6 +50,8 @@ from dig_ray.store_files import (
 MANIFEST = "manifest.json"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _FINGERPRINT = re.compile(r"[0-9a-f]{16}")
+NO_SPACE = "no space left while"
+"""How the sentence begins that says so."""
 HOLD_POLL_S = 0.5
 
 
@@ -403,6 +405,4 @@ def remove_tree(path: Path) -> None:
 
 
 def _no_space(doing: str, cure: str) -> UserError:
-    return UserError(
-        f"no space left while {doing}; {cure} and run again, what was published before is intact"
-    )
+    return UserError(f"{NO_SPACE} {doing}; {cure} and run again, what was published before is intact")

@@ -22,9 +22,10 @@ from dig_ray.errors import UserError
 from dig_ray.manifest import Recipe, hash_input_files
 from dig_ray.pipeline import plan, select
 from dig_ray.report.page import template_files
-from dig_ray.store import Artifact, Store
+from dig_ray.store import NO_SPACE, Artifact, Store
 from dig_ray.sweeps.config import OBJECTIVES, TIME, SweepConfig
 from dig_ray.sweeps.space import Draws, Point, canonical, parse_range, settings_of
+from dig_ray.sweeps.storage import kept_files, written_to
 from dig_ray.sweeps.trial import Trials, name_of, why_failed
 
 NOT_RESULTS = ("name", "max_concurrent", "retries", "mlflow")
@@ -40,7 +41,7 @@ def run_sweep(sweep: SweepConfig, configs: Path, log: Callable[[str], None]) -> 
         log: prints one line.
 
     Raises:
-        UserError: a wrong key or space, nothing possible, or every trial failed.
+        UserError: a wrong key or space, nothing possible, every trial failed, or a storage that cannot be written to.
     """
     if sweep.mlflow is not None:
         from dig_ray.sweeps.mlflow_log import tracking
@@ -80,7 +81,7 @@ def run_sweep(sweep: SweepConfig, configs: Path, log: Callable[[str], None]) -> 
             stage.log(
                 f"sweep: {draws.impossible} points are impossible and left out, such as: {draws.reason}"
             )
-        with RaySession(base.ray, stage.log) as session:
+        with RaySession(base.ray, stage.log) as session, written_to(stage.work):
             session.start()
             _search_and_write(sweep, trials, draws, points, count, stage)
 
@@ -224,6 +225,8 @@ def rows_of(grid: Any, trials: Trials, notes: str) -> list[dict[str, Any]]:
         error = ""
         if result.error is not None:
             error = why_failed(notes, point) or str(result.error).strip().splitlines()[-1]
+            if NO_SPACE in error:  # no result, of which the sweep would be published
+                raise UserError(error[error.index(NO_SPACE) :])
         rows.append(
             {
                 "name": name_of(point),
@@ -279,8 +282,6 @@ def pareto(rows: Sequence[Mapping[str, Any]], directions: Mapping[str, str]) -> 
 
 def _keep(stage: Stage) -> None:
     """TensorBoard's files and what trials said, out of the folders that go when the sweep is published."""
-    from dig_ray.sweeps.storage import kept_files
-
     for name, read in kept_files(stage.work):
         target = stage.out / name
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -14,9 +15,9 @@ from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
 from dig_ray.cluster import processors
-from dig_ray.errors import UserError
 from dig_ray.sweeps.config import TIME, AshaConfig, SweepConfig
 from dig_ray.sweeps.space import TRIES, Draws, Point
+from dig_ray.sweeps.storage import written_to
 from dig_ray.sweeps.trial import Trials, name_of, run_trial
 
 LINE_SECONDS = 20.0
@@ -170,6 +171,11 @@ def search(
     )
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # the newer output prints its banner at any verbosity
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    for logger in (
+        "ray.tune.tune",
+        "ray.tune.execution.tune_controller",
+    ):  # a trace of each trial that failed
+        logging.getLogger(logger).setLevel(logging.CRITICAL)
     metric, mode = next(iter(directions.items()))
     together = at_once(sweep, trials.target, trials.config({}))
     threads = max(1, (os.cpu_count() or 1) // together)
@@ -214,16 +220,18 @@ def search(
     )
     told_otherwise = scheduler is not None or points is None  # the scheduler or Optuna knows it already
     Lines.say = staticmethod(log)  # type: ignore[assignment]
-    try:
+    with written_to(where):
         if tune.Tuner.can_restore(where):
             log("sweep: going on with the trials of an earlier try")
-            tuner = tune.Tuner.restore(where, trainable, param_space=space or None)
+            tuner = tune.Tuner.restore(where, trainable, restart_errored=True, param_space=space or None)
         else:
             tuner = tune.Tuner(
                 trainable,
                 param_space=space,
                 tune_config=tune.TuneConfig(
                     num_samples=count,
+                    reuse_actors=trials.target
+                    == "semantic_ids",  # which start nothing that could outlive them
                     search_alg=searcher,
                     scheduler=scheduler,
                     max_concurrent_trials=together if points is None else None,
@@ -238,7 +246,3 @@ def search(
             f"sweep: {count} trials, {together} at once, on {threads} thread{'s' if threads > 1 else ''} each"
         )
         return tuner.fit()
-    except (PermissionError, OSError) as error:
-        raise UserError(
-            f"{where} cannot be written to: {error.strerror or error}; set store= to a place that can"
-        ) from None

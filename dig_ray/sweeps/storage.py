@@ -2,14 +2,51 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
+
+from dig_ray.cluster import causes
+from dig_ray.errors import UserError
+from dig_ray.store import is_out_of_space
+
+FULL = 64 * 1024
+"""Bytes free below which a place is full: what Tune could not write there it may only miss later, as a broken file."""
+
+
+@contextmanager
+def written_to(where: str) -> Iterator[None]:
+    """Say in one sentence that a storage is full or refuses what is written.
+
+    Raises:
+        UserError: so it is.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        if any(is_out_of_space(one) for one in causes(error)) or _is_full(where):
+            raise UserError(
+                f"{where}: no space left; free some or set store= to another place, and run the same command again"
+            ) from None
+        refused = next((one for one in causes(error) if isinstance(one, PermissionError)), None)
+        if refused is not None:
+            raise UserError(
+                f"{refused.filename or where} cannot be written to ({refused.strerror}); set store= to one that can"
+            ) from None
+        raise
+
+
+def _is_full(where: str) -> bool:
+    return "://" not in where and Path(where).exists() and shutil.disk_usage(where).free < FULL
 
 
 def kept_files(work: str) -> Iterator[tuple[str, Callable[[], Any]]]:
-    """TensorBoard's event files and trials' lines as (name, what opens it): ``tensorboard/...`` and ``logs/...``."""
+    """TensorBoard's event files, trials' lines and traces as (name, what opens it): ``tensorboard/...`` and ``logs/...``."""
     from pyarrow.fs import FileSelector, FileSystem
 
     system, base = FileSystem.from_uri(work)
@@ -20,3 +57,5 @@ def kept_files(work: str) -> Iterator[tuple[str, Callable[[], Any]]]:
             yield f"tensorboard/{name}", opened
         elif entry.is_file and entry.base_name.endswith(".log") and "-notes/" in name:
             yield f"logs/{name.replace('-notes/', '/')}", opened
+        elif entry.is_file and entry.base_name == "error.txt":
+            yield f"logs/{name}", opened

@@ -23,7 +23,7 @@ from dig_ray.config import (
 from dig_ray.errors import UserError
 from dig_ray.manifest import hash_json
 from dig_ray.pipeline import plan, run_pipeline, select
-from dig_ray.store import Artifact, Store
+from dig_ray.store import NO_SPACE, Artifact, Store
 from dig_ray.sweeps.config import OBJECTIVES, TIME, SweepConfig
 from dig_ray.sweeps.space import Point, plain, setting, settings_of
 from dig_ray.training.ray_train import read_bytes, write_bytes
@@ -145,7 +145,7 @@ def run_trial(point: dict[str, Any], trials: Trials, threads: int, notes: str) -
         each = [run_point(trials, point, seed, lines.append, _tell(trials.target)) for seed in trials.seeds]
     except Exception as error:
         sentence = find_user_error(error)
-        if sentence is not None:
+        if sentence is not None and NO_SPACE not in sentence:  # which says nothing of the point
             write_bytes(notes, f"{name}.failed", sentence.encode())
         raise
     finally:
