@@ -115,12 +115,17 @@ def sweep_job(
         from dig_ray.config import to_yaml
         from dig_ray.sweeps.read import read_sweep
         from dig_ray.sweeps.run import run_sweep
+        from dig_ray.terminal import Terminal
 
         sweep = read_sweep(args.sweep, args.settings, configs, target, args.samples, args.search)
         if args.print_config:
             sys.stdout.write(to_yaml(sweep))
             return
-        run_sweep(sweep, configs, lambda line: print(line, flush=True))
+        terminal = Terminal()
+        try:
+            run_sweep(sweep, configs, terminal.say, terminal.now if terminal.live else None)
+        finally:
+            terminal.clear()
 
     return guarded(work)
 

@@ -126,8 +126,13 @@ def set_environment(config: RayConfig) -> None:
         quiet |= {"RAY_AUTH_MODE": "token", "RAY_BACKEND_LOG_LEVEL": "fatal"}
         # Beside other work on the same cores, threads that spin while they wait cost most of the machine: two made 1,600
         # tokens/s in training where a single thread made 9,400. And Ray's workers start at niceness 15, so that
-        # anything else that runs starves them.
-        quiet |= {"OMP_WAIT_POLICY": "PASSIVE", "RAY_worker_niceness": "0"}
+        # anything else that runs starves them. And Ray warns of more processes than it has processors, which a sweep
+        # has to have: trials' drivers ask for none.
+        quiet |= {
+            "OMP_WAIT_POLICY": "PASSIVE",
+            "RAY_worker_niceness": "0",
+            "RAY_worker_maximum_startup_concurrency": "8",
+        }
     for name, value in quiet.items():
         os.environ.setdefault(name, value)
 

@@ -32,13 +32,19 @@ NOT_RESULTS = ("name", "max_concurrent", "retries", "mlflow")
 """Settings that decide how a sweep runs and not what it finds."""
 
 
-def run_sweep(sweep: SweepConfig, configs: Path, log: Callable[[str], None]) -> Artifact:
+def run_sweep(
+    sweep: SweepConfig,
+    configs: Path,
+    log: Callable[[str], None],
+    now: Callable[[str], None] | None = None,
+) -> Artifact:
     """Search, take the best further, and publish ``sweep.json``, ``sweep.html``, ``chosen.yaml`` and TensorBoard's logs.
 
     Args:
         sweep: what is searched.
         configs: where named runs are.
         log: prints one line.
+        now: shows one line in place of the last, on a terminal.
 
     Raises:
         UserError: a wrong key or space, nothing possible, every trial failed, or a storage that cannot be written to.
@@ -83,7 +89,7 @@ def run_sweep(sweep: SweepConfig, configs: Path, log: Callable[[str], None]) -> 
             )
         with RaySession(base.ray, stage.log) as session, written_to(stage.work):
             session.start()
-            _search_and_write(sweep, trials, draws, points, count, stage)
+            _search_and_write(sweep, trials, draws, points, count, stage, now)
 
     begun = time.perf_counter()
     artifact, fresh = store.build(recipe, work, log=lambda line: log(f"      {line}"))
@@ -119,6 +125,7 @@ def _search_and_write(
     points: Sequence[Point] | None,
     count: int,
     stage: Stage,
+    now: Callable[[str], None] | None,
 ) -> None:
     from dig_ray.report.sweep import write_sweep
     from dig_ray.sweeps.search import search
@@ -138,6 +145,7 @@ def _search_and_write(
         count,
         sweep.scheduler,
         _base(sweep, trials, draws),
+        now,
     )
     found = rows_of(grid, trials, f"{stage.work}/trials-notes")
     ended = [row for row in found if row["complete"]]
@@ -169,7 +177,8 @@ def _search_and_write(
         figure = next(iter(OBJECTIVES[further.target]))
         ways = {figure: OBJECTIVES[further.target][figure]}
         stage.log(f"sweep: {len(chosen)} finalists go on to {further.target}")
-        grid = search("finalists", sweep, further, stage.work, stage.log, draws, chosen, ways, len(chosen))
+        name, where, many = "finalists", stage.work, len(chosen)
+        grid = search(name, sweep, further, where, stage.log, draws, chosen, ways, many, now=now)
         final = rows_of(grid, further, f"{stage.work}/finalists-notes")
         judged = [row for row in final if row["complete"]] or ended
         ways = ways if judged is not ended else directions

@@ -21,6 +21,7 @@ from dig_ray.sweeps.storage import written_to
 from dig_ray.sweeps.trial import Trials, name_of, run_trial
 
 LINE_SECONDS = 20.0
+NOW_SECONDS = 1.0
 ENDED = ("TERMINATED", "ERROR")
 
 
@@ -57,11 +58,15 @@ class Halving(ASHAScheduler):  # type: ignore[misc]
 
 
 class Lines(tune.Callback):
-    """A line when a trial ends, and one now and then: done, running, failed, the best so far, the time left."""
+    """A line when a trial ends, and how it stands: done, running, failed, the best so far, the time left.
+
+    On a terminal that line is written over, elsewhere there is one now and then.
+    """
 
     say: ClassVar[Callable[[str], None]] = (
         print  # of this process: a resumed search unpickles what an earlier one left
     )
+    now: ClassVar[Callable[[str], None] | None] = None  # writes a line over, where that can be done
 
     def __init__(self, total: int, metric: str, mode: str) -> None:
         self.total, self.metric, self.mode = total, metric, mode
@@ -87,9 +92,9 @@ class Lines(tune.Callback):
         Lines.say(f"sweep: {trial.custom_trial_name} failed; {self._standing(trials, trial.trial_id)}")
 
     def on_step_end(self, iteration: int, trials: list[Any], **_: Any) -> None:
-        if time.monotonic() - self.said > LINE_SECONDS:
+        if time.monotonic() - self.said > (LINE_SECONDS if Lines.now is None else NOW_SECONDS):
             self.said = time.monotonic()
-            Lines.say(f"sweep: {self._standing(trials)}")
+            (Lines.now or Lines.say)(f"sweep: {self._standing(trials)}")
 
     def _standing(self, trials: list[Any], failing: str = "") -> str:
         over = [trial for trial in trials if trial.status in ENDED or trial.trial_id in self.ended]
@@ -141,6 +146,7 @@ def search(
     count: int,
     asha: AshaConfig | None = None,
     first: Sequence[Point] = (),
+    now: Callable[[str], None] | None = None,
 ) -> Any:
     """Run trials to their ends, or go on with those of an earlier try in the same storage.
 
@@ -156,6 +162,7 @@ def search(
         count: trials at most.
         asha: stops trials early.
         first: what Optuna tries before what it chooses.
+        now: shows one line in place of the last, on a terminal.
 
     Returns:
         Tune's ``ResultGrid``.
@@ -220,6 +227,7 @@ def search(
     )
     told_otherwise = scheduler is not None or points is None  # the scheduler or Optuna knows it already
     Lines.say = staticmethod(log)  # type: ignore[assignment]
+    Lines.now = None if now is None else staticmethod(now)  # type: ignore[assignment]
     with written_to(where):
         if tune.Tuner.can_restore(where):
             log("sweep: going on with the trials of an earlier try")
