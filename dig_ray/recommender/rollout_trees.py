@@ -25,9 +25,6 @@ from dig_ray.semantic_ids.prefix_table import STAY, PrefixTable
 if TYPE_CHECKING:
     from torch import Tensor
 
-ROW = 128
-"""Tokens of a packed row, where no document is longer."""
-
 
 @dataclass(frozen=True)
 class RolloutTrees:

@@ -64,7 +64,14 @@ def test_gradients_are_those_of_finite_differences(reads, before, make_policy) -
 
 @pytest.mark.parametrize(
     ("kind", "lean"),
-    [("phi3-mha", True), ("llama-mha", True), ("phi3", False), ("qwen2", False), ("llama-lora", False)],
+    [
+        ("phi3-mha", True),
+        ("llama-mha", True),
+        ("phi3", False),  # groups of heads
+        ("qwen2-mha", False),  # biases
+        ("qwen3-mha", False),  # norms of queries and keys
+        ("llama-lora", False),
+    ],
 )
 def test_what_it_does_not_compute_is_left_to_the_modules(kind, lean, make_policy) -> None:
     assert is_lean(make_policy(kind, 20).causal_lm.get_decoder()) is lean
