@@ -29,6 +29,12 @@ class RQVAEConfig(Config):
     epochs: int = Field(100, ge=1)
     batch_size: int = Field(1024, ge=1)
     kmeans_init: bool = True
+    input_dropout: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="share of a row's evidence that training hides from the encoder (our choice)",
+    )
     restart_after: int = Field(
         1, ge=0, description="epochs a code may go unused before it is restarted; 0 never restarts"
     )

@@ -65,9 +65,14 @@ class RQVAE(nn.Module):
             codes.append(code)
         return total, torch.stack(codes, 1), loss / len(self.codebooks)
 
-    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Reconstruction loss, quantizer loss (both scalar) and codes (n, L) of rows (n, D)."""
-        z = self.encoder(x)
+    def forward(
+        self, x: torch.Tensor, seen: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Reconstruction loss, quantizer loss (both scalar) and codes (n, L) of rows (n, D).
+
+        ``seen`` is what the encoder gets of them, (n, D); all by default.
+        """
+        z = self.encoder(x if seen is None else seen)
         quantized, codes, loss = self.quantize(z)
         straight = z + (quantized - z).detach()
         return nn.functional.mse_loss(self.decoder(straight), x), loss, codes
@@ -94,6 +99,14 @@ class RQVAE(nn.Module):
     def books(self) -> list[np.ndarray]:
         """Codebooks as float32 (K_l, d) arrays."""
         return [book.detach().cpu().numpy().copy() for book in self.codebooks]
+
+
+def _hidden(rows: torch.Tensor, share: float, generator: torch.Generator) -> torch.Tensor | None:
+    """Rows with a share of their values at 0 and the others larger by as much, like dropout; None where nothing is hidden."""
+    if not share:
+        return None
+    kept = torch.rand(rows.shape, generator=generator) >= share
+    return rows * kept.to(rows.device) / (1 - share)
 
 
 def fit_rqvae(
@@ -146,7 +159,7 @@ def fit_rqvae(
         seen: list[torch.Tensor] = []
         for start in range(0, len(x), config.batch_size):
             rows = data[order[start : start + config.batch_size].to(device)]
-            reconstruction, quantization, codes = model(rows)
+            reconstruction, quantization, codes = model(rows, _hidden(rows, config.input_dropout, generator))
             loss = reconstruction + quantization
             optimizer.zero_grad(set_to_none=True)
             loss.backward()

@@ -22,7 +22,7 @@ class Killed(Exception):
     pass
 
 
-def killed_after(epochs: int, monkeypatch, work: str) -> None:
+def killed_after(epochs: int, monkeypatch, work: str, config: RQVAEConfig = CONFIG) -> None:
     saves = []
     keep = rqvae._save_state
 
@@ -34,14 +34,16 @@ def killed_after(epochs: int, monkeypatch, work: str) -> None:
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
         patch.setattr(rqvae, "_save_state", save)
-        rqvae.fit_rqvae(rows(), (16, 16), 3, CONFIG, work=work)
+        rqvae.fit_rqvae(rows(), (16, 16), 3, config, work=work)
 
 
-def test_interrupted_is_uninterrupted(tmp_path, monkeypatch):
-    _, whole = rqvae.fit_rqvae(rows(), (16, 16), 3, CONFIG)
-    killed_after(3, monkeypatch, str(tmp_path))
+@pytest.mark.parametrize("hidden", [0.0, 0.3])
+def test_interrupted_is_uninterrupted(tmp_path, monkeypatch, hidden):
+    config = CONFIG.model_copy(update={"input_dropout": hidden})
+    _, whole = rqvae.fit_rqvae(rows(), (16, 16), 3, config)
+    killed_after(3, monkeypatch, str(tmp_path), config)
     lines: list[str] = []
-    _, resumed = rqvae.fit_rqvae(rows(), (16, 16), 3, CONFIG, work=str(tmp_path), log=lines.append)
+    _, resumed = rqvae.fit_rqvae(rows(), (16, 16), 3, config, work=str(tmp_path), log=lines.append)
     assert "after epoch 3/8" in lines[0]
     assert np.array_equal(whole, resumed)
 
@@ -70,6 +72,31 @@ def test_codes_stay_in_use_and_reconstruction_beats_the_mean():
     assert all(len(np.unique(codes[:, level])) >= 13 for level in range(2))
     from dig_ray.semantic_ids.residual_kmeans import reconstruct
 
+    rebuilt = model.decode(reconstruct(codes, model.books()))
+    assert ((x - rebuilt) ** 2).sum() < 0.5 * ((x - x.mean(0)) ** 2).sum()
+
+
+def test_training_hides_evidence_from_the_encoder_and_still_rebuilds_it(monkeypatch):
+    import torch
+
+    seen = []
+    forward = rqvae.RQVAE.forward
+
+    def watched(self, x, given=None):
+        seen.append((x, given))
+        return forward(self, x, given)
+
+    monkeypatch.setattr(rqvae.RQVAE, "forward", watched)
+    config = CONFIG.model_copy(update={"epochs": 40, "input_dropout": 0.3})
+    model, codes = rqvae.fit_rqvae(rows(), (16, 16), 3, config)
+    whole, given = (torch.cat(parts) for parts in zip(*seen, strict=True))
+    kept = given != 0
+    assert abs(float(kept.float().mean()) - 0.7) < 0.01
+    torch.testing.assert_close(given[kept], whole[kept] / 0.7)
+
+    from dig_ray.semantic_ids.residual_kmeans import reconstruct
+
+    x = rows()
     rebuilt = model.decode(reconstruct(codes, model.books()))
     assert ((x - rebuilt) ** 2).sum() < 0.5 * ((x - x.mean(0)) ** 2).sum()
 
