@@ -43,7 +43,7 @@ def context(report: Mapping[str, Any]) -> dict[str, Any]:
     judged, ways = _judged(report)
     figure, way = next(iter(ways.items()))
     first, first_way = next(iter(report["directions"].items()))
-    order = ranked(judged, figure, way)
+    order = in_order(judged, {figure: way})
     by_end = counts(report)
     return {
         "sweep": report,
@@ -79,12 +79,16 @@ def _is_base(row: Mapping[str, Any], report: Mapping[str, Any]) -> bool:
     return json.dumps(row["point"], sort_keys=True) == json.dumps(report["base"], sort_keys=True)
 
 
-def ranked(rows: Sequence[Any], figure: str, way: str) -> list[Any]:
-    """Best first; those without the figure last."""
-    sign = -1.0 if way == "max" else 1.0
-    return sorted(
-        rows, key=lambda row: (figure not in row["figures"], sign * row["figures"].get(figure, 0.0))
-    )
+def in_order(rows: Sequence[Mapping[str, Any]], directions: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Best first by the first figure, then by the others; those that lack it come last."""
+
+    def key(row: Mapping[str, Any]) -> tuple[float, ...]:
+        signs = {"max": -1.0, "min": 1.0}
+        return tuple(
+            signs[way] * row["figures"].get(name, -signs[way] * math.inf) for name, way in directions.items()
+        )
+
+    return [dict(row) for row in sorted(rows, key=key)]
 
 
 def counts(report: Mapping[str, Any]) -> dict[str, int]:
@@ -117,7 +121,7 @@ def sweep_lines(report: Mapping[str, Any]) -> list[str]:
         f"{len(report['trials'])} trials: {by_end['complete']} complete, {by_end['stopped']} stopped early, {by_end['failed']} failed; "
         f"{by_end['impossible']} impossible points left out; {seconds(report['seconds'])}"
     ]
-    for row in ranked(judged, figure, way)[:SHOWN]:
+    for row in in_order(judged, {figure: way})[:SHOWN]:
         mark = " (the base run)" if _is_base(row, report) else ""
         value = row["figures"].get(figure)
         shown = "none" if value is None else f"{value:.4f}"
@@ -141,7 +145,7 @@ def parallel(report: Mapping[str, Any], figure: str, way: str) -> dict[str, Any]
     axes.append(_axis(figure, values))
     low, high = min(values), max(values)
     lines = []
-    for row in ranked(rows, figure, way)[::-1]:  # the best are drawn last, over the others
+    for row in in_order(rows, {figure: way})[::-1]:  # the best are drawn last, over the others
         own = [*(row["point"].get(key) for key in keys), row["figures"][figure]]
         goodness = 0.5 if high == low else (row["figures"][figure] - low) / (high - low)
         goodness = goodness if way == "max" else 1 - goodness
@@ -269,7 +273,7 @@ def curves(
     """How the best trials came to their figure; None where nothing was reported on the way."""
     time = report["time" if rows is None else "final_time"]
     drawn = []
-    for row in ranked(report["trials"] if rows is None else rows, figure, way):
+    for row in in_order(report["trials"] if rows is None else rows, {figure: way}):
         points = [(one[time], one[figure]) for one in row["curve"] if figure in one and time in one]
         if points:
             drawn.append((row["name"], points))
@@ -312,7 +316,7 @@ def _dots(path: str) -> list[tuple[float, float]]:
 def table(rows: Sequence[Any], figure: str, way: str, report: Mapping[str, Any]) -> dict[str, Any]:
     """All trials, best first, for the table macro."""
     names = list(dict.fromkeys([figure, *(n for row in rows for n in row["figures"])]))
-    order = ranked(rows, figure, way)
+    order = in_order(rows, {figure: way})
     groups: dict[str, list[dict[str, Any]]] = {"complete": [], "stopped early": [], "failed": []}
     for row in order:
         end = "complete" if row["complete"] else "failed" if row["error"] else "stopped early"

@@ -22,6 +22,7 @@ from dig_ray.errors import UserError
 from dig_ray.manifest import Recipe, hash_input_files
 from dig_ray.pipeline import plan, select
 from dig_ray.report.page import template_files
+from dig_ray.report.sweep import in_order, write_sweep
 from dig_ray.store import NO_SPACE, Artifact, Store
 from dig_ray.sweeps.config import OBJECTIVES, TIME, SweepConfig
 from dig_ray.sweeps.space import Draws, Point, canonical, parse_range, settings_of
@@ -127,7 +128,6 @@ def _search_and_write(
     stage: Stage,
     now: Callable[[str], None] | None,
 ) -> None:
-    from dig_ray.report.sweep import write_sweep
     from dig_ray.sweeps.search import search
 
     begun = time.perf_counter()
@@ -258,18 +258,6 @@ def rows_of(grid: Any, trials: Trials, notes: str) -> list[dict[str, Any]]:
 
 def _is_ours(name: str, trials: Trials) -> bool:
     return name in OBJECTIVES[trials.target] or name in ("start_ndcg@10", "loss")
-
-
-def in_order(rows: Sequence[Mapping[str, Any]], directions: Mapping[str, str]) -> list[dict[str, Any]]:
-    """Best first by the first figure, then by the others; those that lack it come last."""
-
-    def key(row: Mapping[str, Any]) -> tuple[float, ...]:
-        signs = {"max": -1.0, "min": 1.0}
-        return tuple(
-            signs[way] * row["figures"].get(name, -signs[way] * math.inf) for name, way in directions.items()
-        )
-
-    return [dict(row) for row in sorted(rows, key=key)]
 
 
 def pareto(rows: Sequence[Mapping[str, Any]], directions: Mapping[str, str]) -> list[dict[str, Any]]:
