@@ -58,4 +58,4 @@ def kept_files(work: str) -> Iterator[tuple[str, Callable[[], Any]]]:
         elif entry.is_file and entry.base_name.endswith(".log") and "-notes/" in name:
             yield f"logs/{name.replace('-notes/', '/')}", opened
         elif entry.is_file and entry.base_name == "error.txt":
-            yield f"logs/{name}", opened
+            yield f"logs/{PurePosixPath(name).parent}.trace", opened

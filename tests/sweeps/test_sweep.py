@@ -55,7 +55,7 @@ def tokenizers(ray_here, tmp_path_factory):
 
 def test_trials_that_start_together_share_what_they_share(tokenizers) -> None:
     store, _, artifact, _ = tokenizers
-    logs = {path.name: path.read_text() for path in (artifact.path / "logs" / "trials").iterdir()}
+    logs = {path.name: path.read_text() for path in (artifact.path / "logs" / "trials").glob("*.log")}
     assert len(logs) == 6  # k-means does not read the learning rate of an RQ-VAE
     made = [name for name, text in logs.items() if "embedding" in text and "done in" in text]
     assert len(list((store / "embedding").iterdir())) == 1
@@ -78,6 +78,8 @@ def test_a_failed_trial_says_why_and_ends_nothing(tokenizers) -> None:
     assert all("lower semantic_ids.rqvae.learning_rate" in row["error"] for row in failed)
     assert sum(row["complete"] for row in report["trials"]) == 4
     assert any("2 failed" in line for line in lines)
+    traces = {path.name[:8] for path in (artifact.path / "logs" / "trials").glob("*.trace")}
+    assert traces == {row["name"] for row in failed}
     curves = [
         row["curve"]
         for row in report["trials"]
