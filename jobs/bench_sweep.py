@@ -124,6 +124,8 @@ def main() -> int:
     if args.loop:
         print(json.dumps(loop(*args.loop)))
         return 0
+    # as Ray tells its workers, before anything is loaded that reads it: other threads round otherwise
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // AT_ONCE)))
     with tempfile.TemporaryDirectory() as folder:
         ours, plain = f"{folder}/sweep", f"{folder}/loop"
         for store in (ours, plain):  # the shared stages, and what a first call loads
