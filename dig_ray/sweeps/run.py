@@ -177,8 +177,9 @@ def _search_and_write(
         figure = next(iter(OBJECTIVES[further.target]))
         ways = {figure: OBJECTIVES[further.target][figure]}
         stage.log(f"sweep: {len(chosen)} finalists go on to {further.target}")
-        name, where, many = "finalists", stage.work, len(chosen)
-        grid = search(name, sweep, further, where, stage.log, draws, chosen, ways, many, now=now)
+        grid = search(
+            "finalists", sweep, further, stage.work, stage.log, draws, chosen, ways, len(chosen), now=now
+        )
         final = rows_of(grid, further, f"{stage.work}/finalists-notes")
         judged = [row for row in final if row["complete"]] or ended
         ways = ways if judged is not ended else directions

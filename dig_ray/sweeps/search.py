@@ -17,7 +17,6 @@ from ray.tune.search.optuna import OptunaSearch
 from dig_ray.cluster import processors
 from dig_ray.sweeps.config import TIME, AshaConfig, SweepConfig
 from dig_ray.sweeps.space import TRIES, Draws, Point
-from dig_ray.sweeps.storage import written_to
 from dig_ray.sweeps.trial import Trials, name_of, run_trial
 
 LINE_SECONDS = 20.0
@@ -166,9 +165,6 @@ def search(
 
     Returns:
         Tune's ``ResultGrid``.
-
-    Raises:
-        UserError: the storage cannot be written to.
     """
     from ray.tune.search import BasicVariantGenerator
 
@@ -178,15 +174,14 @@ def search(
     )
     os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # the newer output prints its banner at any verbosity
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    for logger in (
-        "ray.tune.tune",
-        "ray.tune.execution.tune_controller",
-    ):  # a trace of each trial that failed
+    # they print a trace of each trial that failed
+    for logger in ("ray.tune.tune", "ray.tune.execution.tune_controller"):
         logging.getLogger(logger).setLevel(logging.CRITICAL)
     metric, mode = next(iter(directions.items()))
     together = at_once(sweep, trials.target, trials.config({}))
     threads = max(1, (os.cpu_count() or 1) // together)
     where = f"{storage}/{name}"
+    alone = trials.target == "semantic_ids"  # such a trial starts nothing that could outlive it
     function = tune.with_parameters(
         run_trial, trials=trials, threads=threads, notes=f"{storage}/{name}-notes"
     )
@@ -228,29 +223,25 @@ def search(
     told_otherwise = scheduler is not None or points is None  # the scheduler or Optuna knows it already
     Lines.say = staticmethod(log)  # type: ignore[assignment]
     Lines.now = None if now is None else staticmethod(now)  # type: ignore[assignment]
-    with written_to(where):
-        if tune.Tuner.can_restore(where):
-            log("sweep: going on with the trials of an earlier try")
-            tuner = tune.Tuner.restore(where, trainable, restart_errored=True, param_space=space or None)
-        else:
-            tuner = tune.Tuner(
-                trainable,
-                param_space=space,
-                tune_config=tune.TuneConfig(
-                    num_samples=count,
-                    reuse_actors=trials.target
-                    == "semantic_ids",  # which start nothing that could outlive them
-                    search_alg=searcher,
-                    scheduler=scheduler,
-                    max_concurrent_trials=together if points is None else None,
-                    trial_name_creator=lambda trial: f"{trials.target}-{name_of(trial.config)}",
-                    trial_dirname_creator=lambda trial: f"{name_of(trial.config)}-{trial.trial_id}",
-                    metric=None if told_otherwise else metric,
-                    mode=None if told_otherwise else mode,
-                ),
-                run_config=run_config,
-            )
-        log(
-            f"sweep: {count} trials, {together} at once, on {threads} thread{'s' if threads > 1 else ''} each"
+    if tune.Tuner.can_restore(where):
+        log("sweep: going on with the trials of an earlier try")
+        tuner = tune.Tuner.restore(where, trainable, restart_errored=True, param_space=space or None)
+    else:
+        tuner = tune.Tuner(
+            trainable,
+            param_space=space,
+            tune_config=tune.TuneConfig(
+                num_samples=count,
+                reuse_actors=alone,
+                search_alg=searcher,
+                scheduler=scheduler,
+                max_concurrent_trials=together if points is None else None,
+                trial_name_creator=lambda trial: f"{trials.target}-{name_of(trial.config)}",
+                trial_dirname_creator=lambda trial: f"{name_of(trial.config)}-{trial.trial_id}",
+                metric=None if told_otherwise else metric,
+                mode=None if told_otherwise else mode,
+            ),
+            run_config=run_config,
         )
-        return tuner.fit()
+    log(f"sweep: {count} trials, {together} at once, on {threads} thread{'s' if threads > 1 else ''} each")
+    return tuner.fit()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from dig_ray.cluster import causes
 from dig_ray.errors import UserError
 from dig_ray.store import is_out_of_space
 
+REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS}
 FULL = 64 * 1024
 """Bytes free below which a place is full: what Tune could not write there it may only miss later, as a broken file."""
 
@@ -33,7 +35,7 @@ def written_to(where: str) -> Iterator[None]:
             raise UserError(
                 f"{where}: no space left; free some or set store= to another place, and run the same command again"
             ) from None
-        refused = next((one for one in causes(error) if isinstance(one, PermissionError)), None)
+        refused = next((o for o in causes(error) if isinstance(o, OSError) and o.errno in REFUSED), None)
         if refused is not None:
             raise UserError(
                 f"{refused.filename or where} cannot be written to ({refused.strerror}); set store= to one that can"

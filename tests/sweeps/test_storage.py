@@ -22,6 +22,7 @@ ROOT = Path(__file__).parents[2]
     [
         (OSError(errno.ENOSPC, "No space left on device"), "no space left; free some or set store="),
         (PermissionError(errno.EACCES, "Permission denied", "/disk/a"), "/disk/a cannot be written to"),
+        (OSError(errno.EROFS, "Read-only file system", "/disk/a"), "/disk/a cannot be written to .Read-only"),
     ],
 )
 def test_what_the_system_says_is_one_sentence(error, sentence, tmp_path) -> None:
