@@ -21,6 +21,19 @@ def _nobody(figures: Mapping[str, float]) -> None:
     """Nobody listens."""
 
 
+@dataclass(frozen=True)
+class Stretch:
+    """A stretch of a training run, for a sweep that decides in between how it goes on.
+
+    Attributes:
+        until: epochs (steps of RL) after which it ends; None for the end of the run.
+        start: checkpoint it goes on from, a local folder or a URI; "" for the beginning.
+    """
+
+    until: int | None = None
+    start: str = ""
+
+
 @dataclass
 class Stage:
     """What a stage's ``run`` gets: where to write, where to keep resumable work, and how to report.
@@ -36,6 +49,7 @@ class Stage:
         kept: directory (local path or URI) beside all artifacts, for what outlives them and is paid for once; "" where there is none.
         hold: takes a lock of the store by name, in a ``with`` block; waits while another run has it.
         report: takes figures of a training run while it runs, such as those of an epoch; a sweep listens.
+        stretch: of a training run, where not the whole is wanted; nothing is published then.
     """
 
     name: str
@@ -48,3 +62,4 @@ class Stage:
     kept: str = ""
     hold: Callable[[str], AbstractContextManager[Any]] = nullcontext
     report: Callable[[Mapping[str, float]], None] = _nobody
+    stretch: Stretch | None = None

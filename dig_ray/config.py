@@ -122,13 +122,12 @@ class RunConfig(Config):
         return self
 
     def _check_rewards(self, grpo: GrpoConfig) -> None:
-        rewards = grpo.rewards
-        if rewards.reads_quality and self.mining.judge is None:
+        if grpo.reads_quality and self.mining.judge is None:
             raise ValueError(
-                f"grpo.rewards.quality={rewards.quality} needs the quality of items, which a judge's labels give; set mining.judge, "
+                f"grpo.rewards.quality={grpo.rewards.quality} needs the quality of items, which a judge's labels give; set mining.judge, "
                 "or grpo.rewards.quality=none"
             )
-        if rewards.gamma and not (self.mining.users and self.mining.item_miners):
+        if grpo.compares_interests and not (self.mining.users and self.mining.item_miners):
             raise ValueError(
                 "grpo.rewards.gamma compares interests of users and items; set mining.users and mining.items, or gamma to 0"
             )

@@ -212,7 +212,7 @@ def grpo(config: Any, stage: Stage, inputs: Inputs) -> None:
 
 def grpo_reads(config: Any, name: str) -> bool:
     if name == "judgements":
-        quality = config.grpo is not None and config.grpo.rewards.reads_quality
+        quality = config.grpo is not None and config.grpo.reads_quality
         return quality or (compares_interests(config) and config.mining.judge is not None)
     return name in ("catalog", "semantic_ids", "sft") or compares_interests(config)
 
@@ -222,7 +222,7 @@ def has_grpo(config: Any) -> bool:
 
 
 def compares_interests(config: Any) -> bool:
-    return config.grpo is not None and config.grpo.rewards.gamma > 0
+    return config.grpo is not None and config.grpo.compares_interests
 
 
 def recommend(trained_by: tuple[str, ...], name: str) -> Callable[[Any, Stage, Inputs], None]:

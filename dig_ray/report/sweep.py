@@ -54,7 +54,11 @@ def context(report: Mapping[str, Any]) -> dict[str, Any]:
         "base": next((row for row in order if _is_base(row, report)), None),
         "counts": by_end,
         "parallel": parallel(report, first, first_way),
-        "importance": importance(report["trials"], first, list(report["config"]["space"])),
+        "importance": None
+        if report["generations"]
+        else importance(report["trials"], first, list(report["config"]["space"])),
+        "schedule": schedule(report),
+        "population": population(report, first),
         "judged": by_end["complete"],
         "curves": curves(report, first, first_way),
         "final_curves": curves(report, figure, way, report["finalists"]) if report["finalists"] else None,
@@ -97,9 +101,14 @@ def counts(report: Mapping[str, Any]) -> dict[str, int]:
     return {
         "complete": sum(row["complete"] for row in rows),
         "stopped": sum(row["stopped"] for row in rows),
-        "failed": sum(bool(row["error"]) for row in rows),
+        "failed": sum(bool(row["error"]) for row in (*rows, *_replaced(report))),
         "impossible": report["impossible"],
     }
+
+
+def _replaced(report: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Members of a population that failed before its last generation."""
+    return [one for generation in report["generations"][:-1] for one in generation["members"] if one["error"]]
 
 
 def command(row: Mapping[str, Any], report: Mapping[str, Any]) -> str:
@@ -126,7 +135,8 @@ def sweep_lines(report: Mapping[str, Any]) -> list[str]:
         value = row["figures"].get(figure)
         shown = "none" if value is None else f"{value:.4f}"
         lines.append(f"{figure} {shown}  {row['name']}{mark}  {' '.join(row['settings'])}")
-    lines.extend(f"failed: {row['name']}: {row['error']}" for row in report["trials"] if row["error"])
+    failed = [row for row in (*_replaced(report), *report["trials"]) if row["error"]]
+    lines.extend(f"failed: {row['name']}: {row['error']}" for row in failed)
     return lines
 
 
@@ -140,13 +150,13 @@ def parallel(report: Mapping[str, Any], figure: str, way: str) -> dict[str, Any]
     if not rows:
         return None
     places = [round(SIDE + i * (WIDTH - 2 * SIDE) / len(keys), 1) for i in range(len(keys) + 1)]
-    axes = [_axis(key, [row["point"].get(key) for row in rows]) for key in keys]
+    axes = [_axis(key, [row["last"].get(key) for row in rows]) for key in keys]
     values = [row["figures"][figure] for row in rows]
     axes.append(_axis(figure, values))
     low, high = min(values), max(values)
     lines = []
     for row in in_order(rows, {figure: way})[::-1]:  # the best are drawn last, over the others
-        own = [*(row["point"].get(key) for key in keys), row["figures"][figure]]
+        own = [*(row["last"].get(key) for key in keys), row["figures"][figure]]
         goodness = 0.5 if high == low else (row["figures"][figure] - low) / (high - low)
         goodness = goodness if way == "max" else 1 - goodness
         points = [(x, axis["at"](value)) for x, axis, value in zip(places, axes, own, strict=True)]
@@ -311,6 +321,47 @@ def front(report: Mapping[str, Any]) -> dict[str, Any] | None:
 
 def _dots(path: str) -> list[tuple[float, float]]:
     return [(float(x), float(y)) for x, _, y in (pair.partition(",") for pair in path.split())]
+
+
+def schedule(report: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What the winner of a population was trained with, and from when on; None without a population."""
+    winner = next((row for row in report["trials"] if row["name"] == report["winner"]), None)
+    if winner is None or not report["generations"]:
+        return None
+    keys = list(report["config"]["space"])
+    rows = [
+        {
+            "label": f"from {report['time']} {one['time']}",
+            "note": "",
+            "policy": False,
+            "cells": [{"text": _text(one["values"].get(key)), "mark": "", "interval": ""} for key in keys],
+        }
+        for one in winner["schedule"]
+    ]
+    caption = f"Values of {winner['name']}; chosen.yaml holds them as changes, and trains the same policy from nothing"
+    return {"caption": caption, "columns": keys, "groups": [("", rows)]}
+
+
+def population(report: Mapping[str, Any], figure: str) -> dict[str, Any] | None:
+    """Every meeting of a population: its members' figures, and who took up whom; None without one."""
+    if not report["generations"]:
+        return None
+    places = max(len(generation["members"]) for generation in report["generations"])
+    rows = []
+    for generation in report["generations"]:
+        until = "at the end" if generation["until"] is None else f"at {report['time']} {generation['until']}"
+        cells = [
+            {
+                "text": "failed" if member["error"] else f"{written(member['figure'])} {member['name']}",
+                "mark": "best" if member["name"] == report["winner"] else "",
+                "interval": f"from {member['copied']}" if member["copied"] else "",
+            }
+            for member in generation["members"]
+        ]
+        cells += [{"text": "", "mark": "", "interval": ""}] * (places - len(cells))
+        rows.append({"label": until, "note": "", "policy": False, "cells": cells})
+    caption = f"{figure} of the latest validation (at the end of the best one), and whose weights a member took up before"
+    return {"caption": caption, "columns": [str(i + 1) for i in range(places)], "groups": [("", rows)]}
 
 
 def table(rows: Sequence[Any], figure: str, way: str, report: Mapping[str, Any]) -> dict[str, Any]:

@@ -43,6 +43,23 @@ class AshaConfig(Config):
     most: int | None = Field(None, ge=1)
 
 
+class PbtConfig(Config):
+    """Population based training (Jaderberg et al. 2017): now and then the worst take up the best ones' weights, and settings near theirs.
+
+    Attributes:
+        interval: epochs (steps of RL) between.
+        generations: stretches that members are trained in, the last one to the end of the run; as many as its epochs have room for by
+            default, and to be given for RL.
+        quantile: share of the members that is replaced, and that is copied from.
+        resample: chance that a value is drawn anew; otherwise it is multiplied by .8 or 1.2, or moves to the next choice.
+    """
+
+    interval: int = Field(ge=1)
+    generations: int | None = Field(None, ge=2)
+    quantile: float = Field(0.25, gt=0, le=0.5)
+    resample: float = Field(0.25, ge=0, le=1)
+
+
 class FinalistsConfig(Config):
     """The best trials, and the base run, are taken further.
 
@@ -70,6 +87,7 @@ class SweepConfig(Config):
         samples: trials; ignored by a grid.
         search: ``grid``, ``random``, or ``optuna`` (TPE; several objectives make it multi-objective).
         scheduler: ASHA; None lets every trial end.
+        pbt: population based training of ``samples`` members, which are drawn at random; the space holds what may change on the way.
         seeds: every trial runs with each, one after the other, and reports the mean.
         finalists: taken further; None for none.
         include_base: the base run's own values are the first trial.
@@ -88,6 +106,7 @@ class SweepConfig(Config):
     samples: int = Field(20, ge=1)
     search: Literal["grid", "random", "optuna"] = "random"
     scheduler: AshaConfig | None = None
+    pbt: PbtConfig | None = None
     seeds: tuple[int, ...] = Field((0,), min_length=1)
     finalists: FinalistsConfig | None = None
     include_base: bool = True
@@ -114,11 +133,37 @@ class SweepConfig(Config):
             raise ValueError(
                 "a scheduler stops a trial by its first seed, so it takes one seed; give one, or remove scheduler"
             )
+        if self.pbt is not None:
+            self._check_pbt()
         if self.finalists is not None and self.target == self.finalists.target:
             raise ValueError(
                 f"finalists.target={self.finalists.target} is where every trial goes already; remove finalists"
             )
         return self
+
+    def _check_pbt(self) -> None:
+        if self.target == "semantic_ids":
+            raise ValueError(
+                "pbt changes how a policy is trained on the way; set target to sft or grpo, or remove pbt"
+            )
+        if self.target == "grpo" and self.pbt is not None and self.pbt.generations is None:
+            raise ValueError(
+                "pbt.generations: how many steps RL has is not known before it runs; give the number of generations"
+            )
+        for name, given in (
+            ("scheduler", self.scheduler is not None),
+            ("finalists", self.finalists is not None),
+            ("more than one of seeds", len(self.seeds) > 1),
+            (f"search: {self.search}", self.search != "random"),
+        ):
+            if given:
+                raise ValueError(
+                    f"pbt goes with random search, one seed and every member to its end; remove {name}, or pbt"
+                )
+        if self.samples < 2:
+            raise ValueError(
+                f"pbt: a population of samples={self.samples} has nobody to learn from; raise it to at least 2"
+            )
 
     @property
     def directions(self) -> dict[str, Direction]:

@@ -7,7 +7,6 @@ is found. Its trials run through the same store, so what several of them share i
 from __future__ import annotations
 
 import json
-import math
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -23,11 +22,13 @@ from dig_ray.manifest import Recipe, hash_input_files
 from dig_ray.pipeline import plan, select
 from dig_ray.report.page import template_files
 from dig_ray.report.sweep import in_order, write_sweep
-from dig_ray.store import NO_SPACE, Artifact, Store
+from dig_ray.store import Artifact, Store
 from dig_ray.sweeps.config import OBJECTIVES, TIME, SweepConfig
-from dig_ray.sweeps.space import Draws, Point, canonical, parse_range, settings_of
+from dig_ray.sweeps.population import check_space, evolve, meetings, without_patience
+from dig_ray.sweeps.rows import rows_of
+from dig_ray.sweeps.space import Draws, Point, canonical, parse_range
 from dig_ray.sweeps.storage import kept_files, written_to
-from dig_ray.sweeps.trial import Trials, name_of, why_failed
+from dig_ray.sweeps.trial import Trials
 
 NOT_RESULTS = ("name", "max_concurrent", "retries", "mlflow")
 """Settings that decide how a sweep runs and not what it finds."""
@@ -54,6 +55,8 @@ def run_sweep(
         from dig_ray.sweeps.mlflow_log import tracking
 
         tracking(sweep.mlflow)  # what is missing is said now, not after hours
+    if sweep.pbt is not None:
+        sweep = without_patience(sweep)
     trials = Trials.of(sweep, configs)
     space = {key: parse_range(key, text) for key, text in sweep.space.items()}
     base = trials.config({})
@@ -63,6 +66,9 @@ def run_sweep(
         raise UserError(
             f"scheduler.grace={sweep.scheduler.grace} is more than the {trials.longest} epochs of a trial; lower it"
         )
+    if sweep.pbt is not None:
+        check_space(space, sweep.target, base)
+        meetings(sweep.pbt, sweep.target, base)
     store = Store(base.store)
     judged = plan(base, select(base, only=sweep.target), store)[-1].recipe
     recipe = Recipe(
@@ -74,7 +80,9 @@ def run_sweep(
             },
         },
         inputs={"base": judged.fingerprint},
-        code=code_hash(("dig_ray.sweeps.run", "dig_ray.sweeps.search", "dig_ray.report.sweep")),
+        code=code_hash(
+            ("dig_ray.sweeps.run", "dig_ray.sweeps.search", "dig_ray.sweeps.legs", "dig_ray.report.sweep")
+        ),
         seed=sweep.seed,
         files=hash_input_files({path.name: path for path in template_files()}),
     )
@@ -133,21 +141,27 @@ def _search_and_write(
     begun = time.perf_counter()
     directions = sweep.directions
     base = trials.base_point(list(draws.space))
-    grid = search(
-        "trials",
-        sweep,
-        trials,
-        stage.work,
-        stage.log,
-        draws,
-        points,
-        directions,
-        count,
-        sweep.scheduler,
-        _base(sweep, trials, draws),
-        now,
-    )
-    found = rows_of(grid, trials, f"{stage.work}/trials-notes")
+    generations: list[dict[str, Any]] = []
+    if sweep.pbt is None:
+        grid = search(
+            "trials",
+            sweep,
+            trials,
+            stage.work,
+            stage.log,
+            draws,
+            points,
+            directions,
+            count,
+            sweep.scheduler,
+            _base(sweep, trials, draws),
+            now,
+        )
+        found = rows_of(grid, trials, f"{stage.work}/trials-notes")
+    else:
+        assert points is not None
+        population = evolve(sweep, trials, draws, points, stage, now)
+        found, generations = population.rows, population.generations
     ended = [row for row in found if row["complete"]]
     if not ended:
         reasons = [row["error"] for row in found if row["error"]]
@@ -193,6 +207,7 @@ def _search_and_write(
         "time": TIME[sweep.target],
         "final_time": TIME[sweep.finalists.target] if sweep.finalists is not None else "",
         "trials": found,
+        "generations": generations,
         "finalists": final,
         "impossible": draws.impossible,
         "reason": draws.reason,
@@ -209,56 +224,6 @@ def _search_and_write(
         from dig_ray.sweeps.mlflow_log import log_sweep
 
         log_sweep(sweep, report, trials, stage)
-
-
-def rows_of(grid: Any, trials: Trials, notes: str) -> list[dict[str, Any]]:
-    """Every trial as plain data: its point, last figures, curve, and why it failed."""
-    rows = []
-    for result in grid:
-        point = dict(result.config)
-        metrics = result.metrics or {}
-        history = result.metrics_dataframe
-        figures = {
-            name: float(value)
-            for name, value in metrics.items()
-            if isinstance(value, (int, float)) and not isinstance(value, bool) and _is_ours(name, trials)
-        }
-        complete = "complete" in metrics and result.error is None
-        time_name = TIME[trials.target]
-        curve: list[dict[str, float]] = json.loads(metrics.get("curve") or "[]")
-        if not curve and history is not None and time_name in history:
-            kept = [c for c in history.columns if c == time_name or _is_ours(c, trials)]
-            curve = [
-                {k: float(v) for k, v in row.items() if isinstance(v, (int, float)) and math.isfinite(v)}
-                for row in history[kept].dropna(subset=[time_name]).to_dict("records")
-            ]
-        error = ""
-        if result.error is not None:
-            error = why_failed(notes, point) or str(result.error).strip().splitlines()[-1]
-            if NO_SPACE in error:  # no result, of which the sweep would be published
-                raise UserError(error[error.index(NO_SPACE) :])
-        rows.append(
-            {
-                "name": name_of(point),
-                "fingerprint": trials.identity(point),
-                "point": point,
-                "settings": settings_of(point),
-                "figures": figures,
-                "per_seed": {
-                    k.removeprefix("per_seed/"): v for k, v in metrics.items() if k.startswith("per_seed/")
-                },
-                "complete": complete,
-                "stopped": not complete and result.error is None,
-                "error": error,
-                "seconds": round(float(metrics.get("time_total_s") or 0.0), 1),
-                "curve": curve,
-            }
-        )
-    return rows
-
-
-def _is_ours(name: str, trials: Trials) -> bool:
-    return name in OBJECTIVES[trials.target] or name in ("start_ndcg@10", "loss")
 
 
 def pareto(rows: Sequence[Mapping[str, Any]], directions: Mapping[str, str]) -> list[dict[str, Any]]:

@@ -212,7 +212,11 @@ def search(
         searcher = BasicVariantGenerator(
             points_to_evaluate=[dict(point) for point in points], max_concurrent=together
         )
-        space = {key: one.domain() for key, one in draws.space.items()}
+        keys = {key: None for point in points for key in point}  # also what a point has beside the space
+        space = {
+            key: draws.space[key].domain() if key in draws.space else tune.choice([p[key] for p in points])
+            for key in keys
+        }
     run_config = tune.RunConfig(
         name=name,
         storage_path=storage,

@@ -12,10 +12,13 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dig_ray.config import parse_yaml
 from dig_ray.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 Point = Mapping[str, Any]
 """Config key -> value as Tune has it: a number, text or bool; lists and mappings as JSON text."""
@@ -46,6 +49,29 @@ class Range:
         if self.kind in ("randint", "lograndint"):  # Tune leaves the upper end out
             return getattr(tune, self.kind)(self.values[0], self.values[1] + 1)
         return getattr(tune, self.kind)(*self.values)
+
+    def draw(self, rng: np.random.Generator) -> Any:
+        """A value by chance, as a point holds it."""
+        import numpy as np
+
+        drawn = self.domain().sample(random_state=rng)
+        return drawn.item() if isinstance(drawn, np.generic) else drawn
+
+    def near(self, value: Any, rng: np.random.Generator) -> Any:
+        """A value beside another: the next choice to either side, or .8 or 1.2 times a number, within the range."""
+        up = bool(rng.random() < 0.5)
+        if self.kind == "choice":
+            values = [plain(one) for one in self.values]
+            if value not in values:  # the base run's own
+                return self.draw(rng)
+            place = values.index(value) + (1 if up else -1)
+            return values[min(max(place, 0), len(values) - 1)]
+        low, high, *step = self.values
+        moved = min(max(value * (1.2 if up else 0.8), low), high)
+        if "rand" in self.kind:
+            further = math.ceil(moved) if up else math.floor(moved)
+            return int(min(max(further, low), high))
+        return min(round(moved / step[0]) * step[0], high) if step else moved
 
     def holds(self, value: Any) -> bool:
         """Whether a value of the config could have been drawn."""
@@ -157,12 +183,10 @@ class Draws:
         import numpy as np
 
         rng = np.random.default_rng(seed)
-        domains = {key: one.domain() for key, one in self.space.items()}
         found = [point for point in first if self._is_new(point)]
         missed = 0
         while len(found) < count and missed < TRIES:
-            drawn = {key: domain.sample(random_state=rng) for key, domain in domains.items()}
-            point = {key: v.item() if isinstance(v, np.generic) else v for key, v in drawn.items()}
+            point = {key: one.draw(rng) for key, one in self.space.items()}
             if self.possible(point) and self._is_new(point):
                 missed = 0
                 found.append(point)

@@ -30,6 +30,21 @@ from dig_ray.training.ray_train import read_bytes, write_bytes
 
 
 @dataclass(frozen=True)
+class Leg:
+    """From one meeting of a population to the next.
+
+    Attributes:
+        begin: epochs (steps of RL) before it.
+        end: epochs (steps) at its end; None for the end of the run.
+        folder: local folder or URI of the population's checkpoints.
+    """
+
+    begin: int
+    end: int | None
+    folder: str
+
+
+@dataclass(frozen=True)
 class Trials:
     """All that turns a point into a run; plain data that travels to trials.
 
@@ -38,12 +53,14 @@ class Trials:
         settings: ``key=value`` for all trials.
         target: stage that is judged.
         seeds: each is run.
+        leg: the stretch of training that is run, where it is not the whole.
     """
 
     layers: tuple[tuple[str, Mapping[str, Any]], ...]
     settings: tuple[str, ...]
     target: str
     seeds: tuple[int, ...]
+    leg: Leg | None = None
 
     @staticmethod
     def of(sweep: SweepConfig, configs: Path) -> Trials:
@@ -170,6 +187,10 @@ def run_point(
 ) -> tuple[dict[str, float], list[dict[str, float]]]:
     """Run one point with one seed to the target; its figures, and its validations on the way where it is a policy."""
     config = trials.config(point, seed)
+    if trials.leg is not None:
+        from dig_ray.sweeps.legs import run_leg
+
+        return run_leg(trials, point, config, trials.leg, log)
     done = run_pipeline(config, only=trials.target, log=log, brief=True, wait=True, report=report)
     artifact = done[trials.target]
     return figures_of(trials.target, artifact), curve_of(trials.target, artifact)
@@ -179,8 +200,12 @@ def curve_of(target: str, artifact: Artifact) -> list[dict[str, float]]:
     """Validations by epoch (step of RL) that a policy's artifact keeps; [] for Semantic IDs."""
     if target == "semantic_ids":
         return []
+    return validations(target, json.loads((artifact.path / "curves.json").read_text()))
+
+
+def validations(target: str, log: Sequence[Mapping[str, float]]) -> list[dict[str, float]]:
+    """Of a training's log what a sweep reads."""
     names = (TIME[target], *OBJECTIVES[target])
-    log = json.loads((artifact.path / "curves.json").read_text())
     return [{name: entry[name] for name in names} for entry in log if all(name in entry for name in names)]
 
 

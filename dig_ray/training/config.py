@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import difflib
+from typing import Any, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from dig_ray.base import Config
 
@@ -34,12 +35,78 @@ class WorkersConfig(Config):
     valid_beam: int = Field(20, ge=10)
 
 
-class SftConfig(WorkersConfig):
+class TrainingConfig(WorkersConfig):
+    """What training goes by, some of which may change on the way.
+
+    Attributes:
+        changes: epochs (steps of RL) after which other values hold -> key -> value, such as ``{4: {learning_rate: 0.0005}}``.
+    """
+
+    CHANGEABLE: ClassVar[tuple[str, ...]] = ("learning_rate", "weight_decay", "adam_beta2", "max_grad_norm")
+    BETWEEN: ClassVar[str] = ""
+    """The key that says how far apart checkpoints are."""
+
+    changes: dict[int, dict[str, float]] = {}
+    patience: int = Field(
+        3,
+        ge=1,
+        description="validations without a better NDCG@10 after which training stops; the best policy is kept",
+    )
+
+    @model_validator(mode="after")
+    def _changes_are_possible(self) -> Self:
+        between = getattr(self, self.BETWEEN)
+        for time, values in sorted(self.changes.items()):
+            if time < 1 or time % between:
+                raise ValueError(
+                    f"changes: {time} is no positive multiple of {self.BETWEEN}={between}; values change where a checkpoint is kept"
+                )
+            for key in values:
+                if key not in self.CHANGEABLE:
+                    near = difflib.get_close_matches(key, self.CHANGEABLE, 1, 0.0)[0]
+                    raise ValueError(
+                        f"changes: {key} cannot change while a policy is trained; did you mean {near}? "
+                        f"These can: {', '.join(self.CHANGEABLE)}"
+                    )
+            try:
+                self.at(time)
+            except ValidationError as error:
+                wrong = error.errors()[0]
+                where = ".".join(map(str, wrong["loc"])) or "these values"
+                raise ValueError(f"changes: after {time}, {where}: {wrong['msg']}") from None
+        return self
+
+    def at(self, time: int) -> Self:
+        """What holds after so many epochs (steps of RL).
+
+        Raises:
+            ValidationError: a changed value is impossible.
+        """
+        tree: dict[str, Any] = self.model_dump()
+        for _, values in sorted((when, values) for when, values in self.changes.items() if when <= time):
+            for key, value in values.items():
+                *above, last = key.split(".")
+                node = tree
+                for part in above:
+                    node = node[part]
+                node[last] = value
+        return type(self).model_validate({**tree, "changes": {}})
+
+    def parts(self) -> list[tuple[Self, int | None]]:
+        """(what holds, until when) from the beginning to the end, where it is None."""
+        times = sorted(self.changes)
+        return [(self.at(begin), end) for begin, end in zip([0, *times], [*times, None], strict=True)]
+
+
+class SftConfig(TrainingConfig):
     """Supervised fine-tuning on Ray Train.
 
     One optimisation step reads ``rows_per_step`` packed rows of ``row_length`` tokens, however many workers share them, so a result does
     not depend on the number of workers.
     """
+
+    CHANGEABLE = (*TrainingConfig.CHANGEABLE, "label_smoothing")
+    BETWEEN = "eval_every_epochs"
 
     epochs: int = Field(20, ge=1)
     rows_per_step: int = Field(
@@ -67,9 +134,6 @@ class SftConfig(WorkersConfig):
     max_grad_norm: float = Field(1.0, gt=0)
     eval_every_epochs: int = Field(
         1, ge=1, description="epochs between validations; a checkpoint is kept at each"
-    )
-    patience: int = Field(
-        3, ge=1, description="validations without a better NDCG@10 after which training stops"
     )
     parallel: Literal["ddp", "fsdp"] = Field(
         "ddp", description="fsdp shards a model that does not fit one GPU over all workers"
@@ -125,7 +189,7 @@ class RewardsConfig(Config):
         return self.quality != "none" and self.alpha > 0
 
 
-class GrpoConfig(WorkersConfig):
+class GrpoConfig(TrainingConfig):
     """Reinforcement learning after SFT: GRPO on Ray Train. Names are TRL's where TRL has the thing.
 
     Attributes:
@@ -145,8 +209,20 @@ class GrpoConfig(WorkersConfig):
         epsilon, epsilon_high: of the clip; the upper one is the lower one when unset.
         beta: weight of the KL to the SFT policy.
         eval_every_steps: steps between validations by decoding; a checkpoint is kept at each.
-        patience: validations without a better NDCG@10 after which training stops; the best policy is kept, the SFT start among them.
     """
+
+    CHANGEABLE = (
+        *TrainingConfig.CHANGEABLE,
+        "temperature",
+        "epsilon",
+        "epsilon_high",
+        "beta",
+        *(
+            f"rewards.{name}"
+            for name in ("exact", "lambda_valid", "lambda_pref", "alpha", "gamma", "rank_aware")
+        ),
+    )
+    BETWEEN = "eval_every_steps"
 
     num_generations: int = Field(8, ge=2)
     method: Literal["sample", "independent", "beam", "mixed"] = "sample"
@@ -172,7 +248,6 @@ class GrpoConfig(WorkersConfig):
     schedule: Literal["cosine", "linear", "constant_with_warmup"] = "constant_with_warmup"
     max_grad_norm: float = Field(1.0, gt=0)
     eval_every_steps: int = Field(50, ge=1)
-    patience: int = Field(3, ge=1)
 
     @model_validator(mode="after")
     def _possible(self) -> GrpoConfig:
@@ -201,3 +276,13 @@ class GrpoConfig(WorkersConfig):
                 "rewards: every weight that can tell rollouts apart is 0, so nothing would be learnt"
             )
         return self
+
+    @property
+    def reads_quality(self) -> bool:
+        """Whether items' quality ever decides anything."""
+        return any(settings.rewards.reads_quality for settings, _ in self.parts())
+
+    @property
+    def compares_interests(self) -> bool:
+        """Whether interests of users and items are ever compared."""
+        return any(settings.rewards.gamma > 0 for settings, _ in self.parts())

@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dig_ray.base import Stretch
 from dig_ray.semantic_ids.prefix_table import PrefixTable
 from dig_ray.training.config import GrpoConfig, RewardsConfig
-from dig_ray.training.ray_train import run_worker, train_or_resume
+from dig_ray.training.ray_train import run_worker, train_in_parts
 from dig_ray.training.ray_train import trainer_arguments as common_arguments
 
 if TYPE_CHECKING:
@@ -155,15 +156,19 @@ def grpo_worker(config: dict[str, Any]) -> None:
     run_worker(config, "grpo", _train)
 
 
-def _train(job: GrpoJob, say: Callable[[str], None]) -> None:
+def _train(job: GrpoJob, say: Callable[[str], None], stretch: Stretch) -> None:
     import ray.train
     from ray.train.huggingface.transformers import RayTrainReportCallback, prepare_trainer
 
     from dig_ray.training.validation import ProgressLines
 
-    with tempfile.TemporaryDirectory() as output:
+    lead = ray.train.get_context().get_world_rank() == 0
+
+    def make(settings: GrpoConfig, folder: str) -> tuple[Any, Any]:
         callbacks: list[Any] = [RayTrainReportCallback()]
-        if ray.train.get_context().get_world_rank() == 0:
-            callbacks.append(ProgressLines(say, "grpo", job.grpo.prompts_per_step, "prompts"))
-        trainer = prepare_trainer(make_trainer(job, output, callbacks))
-        train_or_resume(trainer, output, job.grpo.patience)
+        if lead:
+            callbacks.append(ProgressLines(say, "grpo", settings.prompts_per_step, "prompts"))
+        return prepare_trainer(make_trainer(replace(job, grpo=settings), folder, callbacks)), None
+
+    with tempfile.TemporaryDirectory() as output:
+        train_in_parts(job.grpo, 1, stretch, output, make)

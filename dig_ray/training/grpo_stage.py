@@ -36,7 +36,7 @@ def run(
     user_interests_dir: Path | None = None,
     encoder: str = "minilm",
 ) -> None:
-    """Train a policy on and write ``stage.out/policy`` and ``stage.out/curves.json``.
+    """Train a policy on and write ``stage.out/policy`` and ``stage.out/curves.json``; of a stretch see ``training.stage.write_stretch``.
 
     Args:
         grpo: settings.
@@ -55,15 +55,15 @@ def run(
     from dig_ray.semantic_ids.sid_catalog import SidCatalog
     from dig_ray.training.grpo_loop import grpo_worker, steps_per_epoch
     from dig_ray.training.ray_train import best_checkpoint, fit
-    from dig_ray.training.stage import copy_policy
+    from dig_ray.training.stage import copy_policy, write_stretch
 
     started = time.monotonic()
     dataset = Dataset.load(catalog_dir)
     sids = SidCatalog.load(semantic_ids_dir / "semantic_ids.parquet")
     check_same_items(sids, dataset, semantic_ids_dir)
-    quality = read_quality(grpo, judgements_dir, dataset) if grpo.rewards.reads_quality else None
+    quality = read_quality(grpo, judgements_dir, dataset) if grpo.reads_quality else None
     interests: tuple[Any, Any] = (None, None)
-    if grpo.rewards.gamma:
+    if grpo.compares_interests:
         assert item_interests_dir is not None and user_interests_dir is not None
         interests = interest_vectors(
             dataset, item_interests_dir, user_interests_dir, judgements_dir, encoder, stage
@@ -75,7 +75,11 @@ def run(
         f"grpo: {len(job.targets):,} prompts, {grpo.num_generations} rollouts each ({grpo.method}), {steps:,} steps of "
         f"{grpo.prompts_per_step} prompts, {len(job.valid_targets):,} validation users, {grpo.num_workers} worker(s)"
     )
-    result = fit(grpo_worker, job, grpo, job.threads, stage.work, f"grpo-{stage.fingerprint[:16]}", stage.log)
+    name = f"grpo-{stage.fingerprint[:16]}"
+    result = fit(grpo_worker, job, grpo, job.threads, stage.work, name, stage.log, stage.stretch)
+    if stage.stretch is not None:
+        write_stretch(result, name, stage)
+        return
     best, history = best_checkpoint(result)
     scores = [h for h in history if "eval_ndcg@10" in h]
     start = scores[0]

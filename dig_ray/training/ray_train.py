@@ -14,13 +14,14 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 
+from dig_ray.base import Stretch
 from dig_ray.errors import UserError
-from dig_ray.training.config import WorkersConfig
+from dig_ray.training.config import TrainingConfig, WorkersConfig
 
 
 class Hopeless(Exception):
@@ -43,17 +44,19 @@ def fit(
     storage: str,
     name: str,
     log: Callable[[str], None],
+    stretch: Stretch | None = None,
 ) -> Any:
     """Run a job on Ray Train; resumes when ``storage/name`` holds a checkpoint.
 
     Args:
-        worker: ``train_loop_per_worker``; gets ``job`` (a reference), ``lines`` (a queue) and ``failed`` (a folder or URI).
+        worker: ``train_loop_per_worker``; gets ``job`` (a reference), ``lines`` (a queue), ``failed`` (a folder or URI) and ``stretch``.
         job: plain data.
         config: workers, GPUs and failures.
         threads: torch threads of a worker.
         storage: a local folder or a URI.
         name: of the run.
         log: prints one line.
+        stretch: of the run that is trained; the whole by default.
 
     Raises:
         UserError: a worker left a sentence and stopped.
@@ -65,8 +68,8 @@ def fit(
 
     if not ray.is_initialized():
         ray.init(address="local", num_cpus=max(4, 2 * config.num_workers + 2), include_dashboard=False)
+    storage = _absolute(storage)
     if "://" not in storage:
-        storage = str(Path(storage).resolve())
         Path(storage).mkdir(parents=True, exist_ok=True)
     failed = f"{storage}/{name}/failed"
     take_bytes(failed, STOPPED)  # of an earlier try
@@ -78,7 +81,12 @@ def fit(
     lines = Queue(actor_options={"num_cpus": 0})
     trainer = TorchTrainer(
         worker,
-        train_loop_config={"job": ray.put(job), "lines": lines, "failed": failed},
+        train_loop_config={
+            "job": ray.put(job),
+            "lines": lines,
+            "failed": failed,
+            "stretch": stretch or Stretch(),
+        },
         scaling_config=ray.train.ScalingConfig(
             num_workers=config.num_workers, use_gpu=config.use_gpu, resources_per_worker=resources
         ),
@@ -99,6 +107,10 @@ def fit(
     if stopped is not None:
         raise UserError(json.loads(stopped)["sentence"])
     return result
+
+
+def _absolute(storage: str) -> str:
+    return storage if "://" in storage else str(Path(storage).resolve())
 
 
 def _to_tune() -> list[Any]:
@@ -150,6 +162,13 @@ def best_checkpoint(result: Any) -> tuple[Any, list[dict[str, Any]]]:
     return ranked[0][0], state["log_history"]
 
 
+def last_checkpoint(result: Any, storage: str, name: str) -> tuple[str, list[dict[str, Any]]]:
+    """Where the latest checkpoint of a run in ``storage/name`` is, a local folder or a URI, and its log."""
+    with result.checkpoint.as_directory() as directory:
+        state = json.loads((Path(directory) / "checkpoint" / "trainer_state.json").read_text())
+    return f"{_absolute(storage)}/{name}/{PurePosixPath(result.checkpoint.path).name}", state["log_history"]
+
+
 def write_bytes(folder: str, name: str, content: bytes) -> None:
     """Write a small file into a local folder or a URI."""
     from pyarrow.fs import FileSystem
@@ -196,14 +215,14 @@ def leave_sentence(failed: str, sentence: str) -> None:
 
 
 def run_worker(
-    config: dict[str, Any], name: str, train: Callable[[Any, Callable[[str], None]], None]
+    config: dict[str, Any], name: str, train: Callable[[Any, Callable[[str], None], Stretch], None]
 ) -> None:
     """A ``train_loop_per_worker``: set the process up, train, and where every further try would end the same, say so and stop.
 
     Args:
         config: what ``fit`` gives a worker.
         name: of the stage, which is also its part of the config.
-        train: gets the job and what prints a line.
+        train: gets the job, what prints a line, and the stretch that is wanted.
     """
     import ray
     import ray.train
@@ -216,7 +235,7 @@ def run_worker(
 
     failed = config["failed"]
     try:
-        train(job, config["lines"].put)
+        train(job, config["lines"].put, config["stretch"])
     except LossIsNaN as stop:
         rank = ray.train.get_context().get_world_rank()
         arrays = {key: v.cpu().numpy() for key, v in stop.batch.items() if isinstance(v, torch.Tensor)}
@@ -270,39 +289,102 @@ def trainer_arguments(config: Any, seed: int, output: str, every: int) -> dict[s
     }
 
 
-def train_or_resume(
-    trainer: Any, output: str, patience: int, load: Callable[[Path], None] | None = None
+def train_in_parts(
+    config: TrainingConfig,
+    steps: int,
+    stretch: Stretch,
+    output: str,
+    make: Callable[[Any, str], tuple[Any, Callable[[Path], None] | None]],
 ) -> None:
-    """In a worker: train, from the run's latest checkpoint where there is one.
+    """In a worker: train, from the run's latest checkpoint where there is one; with new settings wherever they change.
+
+    Every change ends a part, and the next goes on from its checkpoint. So a run whose settings change ends as one that was stopped there
+    and gone on with under other settings.
 
     Args:
-        trainer: of transformers, prepared for Ray.
+        config: what changes, and when.
+        steps: of an epoch; 1 where changes count in steps.
+        stretch: of the run that is wanted.
         output: a folder of this worker's.
-        patience: of ``StopWhenStale``; a run that had already stopped is left as it is.
-        load: takes up what else a checkpoint holds.
+        make: settings and a folder -> trainer of transformers, prepared for Ray, and what else takes up what a checkpoint holds.
     """
+    import torch
+
+    for number, (settings, until) in enumerate(config.parts()):
+        last = until is None or (stretch.until is not None and until >= stretch.until)
+        end = stretch.until if last else until
+        folder = Path(output) / str(number)
+        saved = _fetch_checkpoint(stretch.start, folder / "resume")
+        if saved is None or not _is_over(saved, config.patience, None if end is None else end * steps):
+            trainer, load = make(settings, str(folder))
+            if end is not None:
+                trainer.add_callback(_stop_after(end * steps))
+            if saved is not None and load is not None:
+                load(saved)
+            _keep_own_settings(trainer)
+            trainer.train(resume_from_checkpoint=None if saved is None else str(saved))
+        if last:
+            return
+        if torch.distributed.is_initialized():  # every rank has handed its share of the checkpoint on
+            torch.distributed.barrier()
+        shutil.rmtree(folder)
+
+
+def _fetch_checkpoint(start: str, target: Path) -> Path | None:
+    """A copy of the run's latest checkpoint, or of ``start`` where it has none; None without either."""
     import ray.train
 
-    checkpoint = ray.train.get_checkpoint()
+    checkpoint = ray.train.get_checkpoint() or (ray.train.Checkpoint(start) if start else None)
     if checkpoint is None:
-        trainer.train()
-        return
+        return None
     with checkpoint.as_directory() as directory:
-        saved = Path(directory) / "checkpoint"
-        if _has_stopped(saved, patience):
-            return
-        resume = Path(output) / "resume"
-        shutil.copytree(saved, resume)
-    if load is not None:
-        load(resume)
-    trainer.train(resume_from_checkpoint=str(resume))
+        shutil.copytree(Path(directory) / "checkpoint", target)
+    return target
 
 
-def _has_stopped(checkpoint: Path, patience: int) -> bool:
-    """Whether training had already ended when this checkpoint was written."""
+def _is_over(checkpoint: Path, patience: int, end: int | None) -> bool:
+    """Whether training had already ended, or come to step ``end``, when this checkpoint was written."""
     from transformers import TrainerState
 
     from dig_ray.training.validation import validations_since_best
 
     state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
-    return state.global_step >= state.max_steps or validations_since_best(state.log_history) >= patience
+    end = state.max_steps if end is None else min(end, state.max_steps)
+    return state.global_step >= end or validations_since_best(state.log_history) >= patience
+
+
+def _stop_after(step: int) -> Any:
+    from transformers import TrainerCallback
+
+    class StopAfter(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if state.global_step >= step:
+                control.should_training_stop = True
+
+    return StopAfter()
+
+
+def _keep_own_settings(trainer: Any) -> None:
+    """Make a trainer that takes up an optimizer's state keep its own learning rate, weight decay and betas.
+
+    What is saved with an optimizer would lie over them otherwise.
+    """
+    load = trainer._load_optimizer_and_scheduler
+
+    def load_state(checkpoint: str | None) -> None:
+        groups = [{k: v for k, v in g.items() if k != "params"} for g in trainer.optimizer.param_groups]
+        bases = list(trainer.lr_scheduler.base_lrs)
+        load(checkpoint)
+        if checkpoint is None:
+            return
+        scheduler = trainer.lr_scheduler
+        scheduler.base_lrs = bases
+        rates = [
+            base * factor(scheduler.last_epoch)
+            for base, factor in zip(bases, scheduler.lr_lambdas, strict=True)
+        ]
+        scheduler._last_lr = rates
+        for group, own, rate in zip(trainer.optimizer.param_groups, groups, rates, strict=True):
+            group.update(own | {"lr": rate})
+
+    trainer._load_optimizer_and_scheduler = load_state

@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from dig_ray.base import Stretch
 from dig_ray.recommender.config import RecommenderConfig
 from dig_ray.semantic_ids.prefix_table import PrefixTable
 from dig_ray.training.config import SftConfig
-from dig_ray.training.ray_train import run_worker, train_or_resume
+from dig_ray.training.ray_train import run_worker, train_in_parts
 from dig_ray.training.ray_train import trainer_arguments as common_arguments
 
 
@@ -114,20 +115,21 @@ def sft_worker(config: dict[str, Any]) -> None:
     run_worker(config, "sft", _train)
 
 
-def _train(job: SftJob, say: Callable[[str], None]) -> None:
+def _train(job: SftJob, say: Callable[[str], None], stretch: Stretch) -> None:
     import ray.train
     from ray.train.huggingface.transformers import RayTrainReportCallback, prepare_trainer
 
     from dig_ray.training.validation import ProgressLines
 
-    context = ray.train.get_context()
-    lead = context.get_world_rank() == 0
-    with tempfile.TemporaryDirectory() as output:
+    lead = ray.train.get_context().get_world_rank() == 0
+
+    def make(settings: SftConfig, folder: str) -> tuple[Any, Any]:
         callbacks: list[Any] = [RayTrainReportCallback()]
         if lead:
             per_step = job.useful_tokens / steps_per_epoch(job)
             callbacks.append(ProgressLines(say, "sft", per_step))
-        sid_trainer = make_trainer(job, output, callbacks)
-        trainer = prepare_trainer(sid_trainer)
-        average = sid_trainer.average
-        train_or_resume(trainer, output, job.sft.patience, average.load if average else None)
+        trainer = make_trainer(replace(job, sft=settings), folder, callbacks)
+        return prepare_trainer(trainer), trainer.average.load if trainer.average else None
+
+    with tempfile.TemporaryDirectory() as output:
+        train_in_parts(job.sft, steps_per_epoch(job), stretch, output, make)

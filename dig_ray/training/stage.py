@@ -11,7 +11,7 @@ import os
 import shutil
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -46,7 +46,7 @@ def run(
     item_interests_dir: Path | None = None,
     user_interests_dir: Path | None = None,
 ) -> None:
-    """Train a policy and write ``stage.out/policy`` and ``stage.out/curves.json``.
+    """Train a policy and write ``stage.out/policy`` and ``stage.out/curves.json``; of a stretch see ``write_stretch``.
 
     The interests' artifacts are needed by the tasks that name them only.
 
@@ -80,7 +80,11 @@ def run(
         f"({job.useful_tokens / (rows * sft.row_length):.0%} full), {len(job.valid_targets):,} validation users, "
         f"{sft.num_workers} worker(s)"
     )
-    result = fit(sft_worker, job, sft, job.threads, stage.work, f"sft-{stage.fingerprint[:16]}", stage.log)
+    name = f"sft-{stage.fingerprint[:16]}"
+    result = fit(sft_worker, job, sft, job.threads, stage.work, name, stage.log, stage.stretch)
+    if stage.stretch is not None:
+        write_stretch(result, name, stage)
+        return
     best, history = best_checkpoint(result)
     with best.as_directory() as directory:
         copy_policy(Path(directory) / "checkpoint", stage.out / "policy")
@@ -100,6 +104,14 @@ def run(
         seconds=round(time.monotonic() - started, 1),
     )
     stage.log(f"sft: best validation NDCG@10 {top['eval_ndcg@10']:.4f} at epoch {top['epoch']:.0f}")
+
+
+def write_stretch(result: Any, name: str, stage: Stage) -> None:
+    """Leave where a stretch's last checkpoint is, and its validations, for whoever goes on from there."""
+    from dig_ray.training.ray_train import last_checkpoint
+
+    where, history = last_checkpoint(result, stage.work, name)
+    stage.stats.update(checkpoint=where, curves=history)
 
 
 def interest_texts(directory: Path | None, subjects: list[str]) -> list[str] | None:
