@@ -25,7 +25,7 @@ from dig_ray.errors import UserError
 from dig_ray.store_files import safe_relative, sha256_file, write_json
 
 FORMAT = 1
-_SECRET_NAME = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|PASSWD", re.IGNORECASE)
+SECRET_NAME = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|PASSWD", re.IGNORECASE)
 _PACKAGES = (
     "accelerate",
     "datasets",
@@ -164,7 +164,7 @@ def redact(value: Any) -> Any:
     secrets = [
         text
         for name, text in os.environ.items()
-        if _SECRET_NAME.search(name) and len(text) >= 8 and not text.startswith("/")
+        if SECRET_NAME.search(name) and len(text) >= 8 and not text.startswith("/")
     ]
 
     def clean(inner: Any) -> Any:

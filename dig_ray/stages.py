@@ -253,7 +253,7 @@ STAGES: tuple[StageSpec, ...] = (
         run=stage_rooms.sft,
         uses_interactions=True,
         reads=stage_rooms.sft_reads,
-        ignore=("sft.cpus_per_worker", "sft.max_failures", "sft.hang_seconds"),
+        ignore=("sft.cpus_per_worker", "sft.max_failures", "sft.hang_seconds", "sft.nodes"),
     ),
     StageSpec(
         name="grpo",
@@ -271,7 +271,7 @@ STAGES: tuple[StageSpec, ...] = (
         uses_interactions=True,
         wanted=stage_rooms.has_grpo,
         reads=stage_rooms.grpo_reads,
-        ignore=("grpo.cpus_per_worker", "grpo.max_failures", "grpo.hang_seconds"),
+        ignore=("grpo.cpus_per_worker", "grpo.max_failures", "grpo.hang_seconds", "grpo.nodes"),
         unread=lambda config: () if stage_rooms.compares_interests(config) else ("embedding.model",),
     ),
     StageSpec(

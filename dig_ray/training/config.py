@@ -24,6 +24,10 @@ class WorkersConfig(Config):
         None, ge=1, description="torch threads; the machine's cores over the workers when unset"
     )
     max_failures: int = Field(2, ge=0, description="worker deaths survived before giving up")
+    nodes: dict[str, str] = Field(
+        {},
+        description="labels of the nodes that workers run on, such as {dig-group: gpu-train}; any when empty",
+    )
     hang_seconds: int = Field(
         1800, ge=1, description="a worker that waits so long for the others gives up, and all start again"
     )

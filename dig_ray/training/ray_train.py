@@ -78,6 +78,8 @@ def fit(
     resources: dict[str, float] = {"CPU": cpus}
     if config.use_gpu:
         resources["GPU"] = 1
+    if not any(config.nodes.items() <= node["Labels"].items() for node in ray.nodes() if node["Alive"]):
+        log(f"no node of the cluster has the labels {config.nodes} yet; waiting for one")
     lines = Queue(actor_options={"num_cpus": 0})
     trainer = TorchTrainer(
         worker,
@@ -87,8 +89,11 @@ def fit(
             "failed": failed,
             "stretch": stretch or Stretch(),
         },
-        scaling_config=ray.train.ScalingConfig(
-            num_workers=config.num_workers, use_gpu=config.use_gpu, resources_per_worker=resources
+        scaling_config=ray.train.ScalingConfig(  # type: ignore[call-arg]
+            num_workers=config.num_workers,
+            use_gpu=config.use_gpu,
+            resources_per_worker=resources,
+            label_selector=config.nodes or None,
         ),
         run_config=ray.train.RunConfig(
             name=name,
