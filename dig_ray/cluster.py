@@ -124,6 +124,11 @@ def set_environment(config: RayConfig) -> None:
         # a token guards the dashboard and its job server; said here, Ray does not warn that it is so. The native
         # log prints a line per actor pool ("constructor arguments in the object store"); set info to see it
         quiet |= {"RAY_AUTH_MODE": "token", "RAY_BACKEND_LOG_LEVEL": "fatal"}
+        # On Linux Ray's own servers (scheduler, object store, workers, metrics) listen on every interface of the machine, as
+        # other machines could join. On other systems they keep to 127.0.0.1, and this is what makes them.
+        quiet["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+        if sys.platform == "linux":
+            quiet["GLOO_SOCKET_IFNAME"] = "lo"  # else the interface of the machine's name
         # Beside other work on the same cores, threads that spin while they wait cost most of the machine: two made 1,600
         # tokens/s in training where a single thread made 9,400. And Ray's workers start at niceness 15, so that
         # anything else that runs starves them. And Ray warns of more processes than it has processors, which a sweep

@@ -63,8 +63,10 @@ def fit(
     """
     import ray
     import ray.train
-    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.torch import TorchTrainer
     from ray.util.queue import Queue
+
+    from dig_ray.training.loopback import LoopbackTorchConfig
 
     if not ray.is_initialized():
         ray.init(address="local", num_cpus=max(4, 2 * config.num_workers + 2), include_dashboard=False)
@@ -104,7 +106,9 @@ def fit(
             ),
             callbacks=_to_tune(),
         ),
-        torch_config=TorchConfig(backend="nccl" if config.use_gpu else "gloo", timeout_s=config.hang_seconds),
+        torch_config=LoopbackTorchConfig(
+            backend="nccl" if config.use_gpu else "gloo", timeout_s=config.hang_seconds
+        ),
     )
     with _forwarded(lines, log):
         result = trainer.fit()
