@@ -233,6 +233,14 @@ def processors() -> int:
     return (os.cpu_count() or 1) if len(nodes) == 1 else int(ray.cluster_resources().get("CPU", 1))
 
 
+def beside_the_driver() -> Any:
+    """Scheduling strategy of what others depend on: another machine's death takes workers only, and those are replaced."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+
+
 def find_user_error(error: BaseException) -> str | None:
     """The sentence of the UserError behind an error, raised here or in a Ray worker; None if there is none.
 

@@ -17,7 +17,7 @@ from typing import Any
 from pydantic import Field, model_validator
 
 from dig_ray.base import Config, Stage
-from dig_ray.cluster import RaySession, find_user_error, processors, quiet_ray_data
+from dig_ray.cluster import RaySession, beside_the_driver, find_user_error, processors, quiet_ray_data
 from dig_ray.code_version import code_hash
 from dig_ray.config import COMMAND_LINE, NAME_PATTERN, load_config
 from dig_ray.errors import UserError
@@ -212,7 +212,7 @@ def _run(work: Mapping[Key, Work], done: set[Key], parallel: int | None, log: Ca
     at_once = parallel or max(1, cpus // 2)
     done = set(done)
     missing = {key: one for key, one in work.items() if key not in done}
-    lines: Any = ray.remote(num_cpus=0)(_Lines).remote()
+    lines: Any = ray.remote(num_cpus=0)(_Lines).options(scheduling_strategy=beside_the_driver()).remote()
     build: Any = ray.remote(num_cpus=0, max_retries=0)(_build)
     threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // at_once))}
     running: dict[Any, Key] = {}

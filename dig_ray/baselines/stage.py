@@ -19,6 +19,7 @@ from dig_ray import ranking
 from dig_ray.base import Stage
 from dig_ray.baselines import item_knn, popularity
 from dig_ray.baselines.config import BaselinesConfig
+from dig_ray.cluster import beside_the_driver
 from dig_ray.errors import UserError
 from dig_ray.evaluation.recommendations import write_recommendations
 
@@ -120,7 +121,7 @@ def _results(config: BaselinesConfig, dataset: Any, stage: Stage) -> Iterator[Re
         return
     from ray.util.queue import Empty, Queue
 
-    lines = Queue(actor_options={"num_cpus": 0})
+    lines = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": beside_the_driver()})
     shared = ray.put(dataset)
     waiting = [
         ray.remote(_task)

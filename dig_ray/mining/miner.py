@@ -17,6 +17,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from dig_ray.base import Stage
+from dig_ray.cluster import beside_the_driver
 from dig_ray.errors import UserError
 from dig_ray.manifest import hash_json
 from dig_ray.mining.answer_log import AnswerKeys, AnswerLog
@@ -225,10 +226,8 @@ def _one_pass(
     if not jobs:
         return []
     import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    # beside the driver, so that another machine's death takes workers only, and Ray replaces those
-    here: Any = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    here = beside_the_driver()
     board = ray.remote(num_cpus=0)(Board).options(scheduling_strategy=here).remote()
     run = ray.remote(num_cpus=0, max_retries=0)(_run_engine)
     pending = {}

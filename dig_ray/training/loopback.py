@@ -26,7 +26,7 @@ class LoopbackTorchConfig(TorchConfig):
 
 
 class _LoopbackBackend(_TorchBackend):
-    def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
+    def on_start(self, worker_group: Any, backend_config: Any) -> None:
         worker_group.execute(listen_on_loopback)
         super().on_start(worker_group, backend_config)
 

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from dig_ray.base import Stretch
+from dig_ray.cluster import beside_the_driver
 from dig_ray.errors import UserError
 from dig_ray.training.config import TrainingConfig, WorkersConfig
 
@@ -82,7 +83,7 @@ def fit(
         resources["GPU"] = 1
     if not any(config.nodes.items() <= node["Labels"].items() for node in ray.nodes() if node["Alive"]):
         log(f"no node of the cluster has the labels {config.nodes} yet; waiting for one")
-    lines = Queue(actor_options={"num_cpus": 0})
+    lines = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": beside_the_driver()})
     trainer = TorchTrainer(
         worker,
         train_loop_config={

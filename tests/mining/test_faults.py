@@ -67,7 +67,8 @@ def write_config(tmp_path):
 
 
 def start(file: Path, **extra: str) -> subprocess.Popen[str]:
-    own = {k: v for k, v in os.environ.items() if not k.startswith("RAY_") or k == "RAY_AUTH_MODE"}
+    kept = ("RAY_AUTH_MODE", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER")  # as the tests' own cluster has them
+    own = {k: v for k, v in os.environ.items() if not k.startswith("RAY_") or k in kept}
     return subprocess.Popen(
         [sys.executable, "-c", MINE, str(file)],
         env=own | extra,

@@ -1,0 +1,157 @@
+"""Calls between processes that get lost, an object store far too small, a stranger's cluster, and secrets near everything."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from tests.end_to_end.test_ray_job import make_config
+
+ROOT = Path(__file__).parents[2]
+CANARY = "sk-canary-0123456789"
+SMALL = [
+    "catalog.demo={n_items: 60, n_users: 120, n_intents: 6}",
+    "semantic_ids.codebook_size=8",
+    "recommender.decoder={hidden_size: 16, num_layers: 1, num_heads: 2, ffn_size: 32}",
+    "sft={epochs: 3, valid_users: 50, threads_per_worker: 1}",
+    "evaluation={n_bootstrap: 20, unconstrained: false}",
+    "baselines.run=[]",
+    "grpo=null",
+]
+
+
+def run(*words: str, **env: str) -> subprocess.CompletedProcess[str]:
+    clean = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+    return subprocess.run(
+        [sys.executable, *words],
+        cwd=ROOT,
+        env=clean | {"PYTHONPATH": str(ROOT)} | env,
+        capture_output=True,
+        text=True,
+        timeout=800,
+        check=False,
+    )
+
+
+def files_of(store: Path) -> dict[str, dict]:
+    return {path.parts[-3]: json.loads(path.read_text())["files"] for path in store.glob("*/*/manifest.json")}
+
+
+@pytest.fixture(scope="module")
+def calm(tmp_path_factory) -> Path:
+    store = tmp_path_factory.mktemp("calm")
+    done = run("jobs/pipeline.py", "demo", *SMALL, f"store={store}", "--until", "evaluation")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return store
+
+
+@pytest.mark.slow
+def test_lost_calls_between_processes_change_nothing(calm, tmp_path) -> None:
+    """A quarter of the first hundred pushes of a task, and of their answers, is lost."""
+    lost = {
+        "num_failures": 100,
+        "req_failure_prob": 25,
+        "resp_failure_prob": 25,
+        "in_flight_failure_prob": 0,
+    }
+    chaos = json.dumps({"CoreWorkerService.grpc_client.PushTask": lost})
+    store = tmp_path / "store"
+    done = run(
+        "jobs/pipeline.py",
+        "demo",
+        *SMALL,
+        f"store={store}",
+        "--until",
+        "evaluation",
+        RAY_testing_rpc_failure=chaos,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert files_of(store) == files_of(calm)
+
+
+CRAMPED = """
+import sys
+import ray
+from dig_ray.cluster import RayConfig, set_environment
+
+set_environment(RayConfig())
+ray.init(address="local", num_cpus=4, object_store_memory=80 * 1024**2, include_dashboard=False, log_to_driver=False)
+from pathlib import Path
+from dig_ray.config import load_config
+from dig_ray.pipeline import run_pipeline
+
+run_pipeline(load_config(sys.argv[1], sys.argv[2:], Path("jobs/configs")), until="embedding")
+"""
+
+
+@pytest.mark.slow
+def test_an_object_store_smaller_than_the_data_slows_a_run_and_no_more(tmp_path) -> None:
+    """40,000 items of 4 kB, 160 MB, through 80 MB."""
+    text = "a long story about kettles and the people who mend them, told at length. " * 55
+    items = tmp_path / "items.jsonl"
+    with items.open("w") as out:
+        for n in range(40_000):
+            out.write(json.dumps({"item_id": f"i{n}", "title": f"kettle {n}", "description": text}) + "\n")
+    config = tmp_path / "big.yaml"
+    config.write_text(
+        f"catalog:\n  source: table\n  items: {{path: {items}}}\n"
+        "embedding: {max_seq_length: 4, batch_size: 512, rows_per_part: 4096}\n"
+    )
+    done = run("-c", CRAMPED, str(config), f"store={tmp_path / 'store'}")
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    manifest = json.loads(next((tmp_path / "store" / "embedding").glob("*/manifest.json")).read_text())
+    assert manifest["stats"]["rows"] == 40_000
+
+
+@pytest.mark.slow
+def test_a_strangers_cluster_is_left_alone(running_cluster, tmp_path) -> None:
+    """Ray on this machine that somebody else has started, and that `ray.init()` would join."""
+    config = make_config(tmp_path)
+    done = run("jobs/baselines.py", str(config), f"store={tmp_path / 'store'}")
+    assert done.returncode == 0, done.stderr
+    assert "on its own Ray: 8 CPUs" in done.stdout  # the stranger's has 4
+
+
+@pytest.mark.slow
+def test_a_secret_reaches_no_file_no_line_and_no_log_of_ray(tmp_path) -> None:
+    """A whole run with secrets in its environment, then one that fails in the middle."""
+    temporary = Path(tempfile.mkdtemp(prefix="ray"))
+    secrets = {
+        "OPENAI_API_KEY": CANARY,
+        "HF_TOKEN": f"hf_{CANARY}",
+        "AWS_SECRET_ACCESS_KEY": f"aws{CANARY}",
+        "RAY_TMPDIR": str(temporary),
+    }
+    settings = [*SMALL, f"store={tmp_path / 'store'}"]
+    whole = run("jobs/pipeline.py", "demo", *settings, **secrets)
+    assert whole.returncode == 0, whole.stdout + whole.stderr
+    miner = (
+        "mining.items=[{engine: openai, name: m, model: m, base_url: 'http://127.0.0.1:9/v1', max_tries: 1}]"
+    )
+    failing = run(
+        "jobs/mine.py",
+        "demo",
+        *settings,
+        miner,
+        f"store={tmp_path / 'failing'}",
+        "mining.max_failed=0",
+        **secrets,
+    )
+    assert failing.returncode == 1 and "Traceback" not in failing.stderr
+    said = whole.stdout + whole.stderr + failing.stdout + failing.stderr
+    assert CANARY not in said
+    found = [
+        path
+        for folder in (tmp_path, temporary)
+        for path in folder.rglob("*")
+        if path.is_file() and not path.is_symlink() and CANARY.encode() in path.read_bytes()
+    ]
+    assert list(temporary.rglob("*.log")) and not found
+    shutil.rmtree(temporary, ignore_errors=True)
