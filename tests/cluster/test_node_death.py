@@ -93,6 +93,9 @@ def working(node: Any, words: tuple[str, ...]) -> bool:
     return any(word in name for name in names for word in words)
 
 
+MEASURED = ("step", "loss", "eval_ndcg@10", "eval_hr@10", "reward", "kl")
+
+
 def content(store: Path, stage: str) -> list[Any]:
     """Checksums of an artifact's files; of curves, which hold seconds, what was measured."""
     found: list[Any] = []
