@@ -3,21 +3,25 @@
 A name is ``dig_<stage>_<noun>_<unit>``; Ray puts ``ray_`` in front of it, and ``_total`` behind a counter. Tags are few and short: stages,
 miners, reasons, levels. Item ids, user ids, texts and paths are no tags. In a process without Ray the calls do nothing, and load nothing.
 
-Counters and histograms of a process that has ended stay on its machine's endpoint; gauges go some seconds after it. So the driver, which
-lives as long as the run, sets what is to last.
+Counters and histograms stay on their machine's endpoint, also when their process has ended. Gauges go some 20 s after they were set; so the
+process that has set one sets it again and again, and the driver, which lives as long as the run, sets what is to last.
 """
 
 from __future__ import annotations
 
+import atexit
 import math
 import re
 import sys
+import threading
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
 """Upper bounds of a histogram's buckets."""
+REPEAT_SECONDS = 5.0
+"""Between two settings of the same gauge."""
 
 
 @dataclass(frozen=True)
@@ -115,9 +119,9 @@ def count(name: str, value: float = 1, **tags: str) -> None:
 
 
 def put(name: str, value: float | None, **tags: str) -> None:
-    """Set a gauge; None and what is not finite leave it as it is."""
+    """Set a gauge until it is set anew; None and what is not finite leave it as it is."""
     if value is not None and math.isfinite(value) and alive():
-        _recorder(name).set(float(value), tags)
+        _gauges.put(name, float(value), tags)
 
 
 def observe(name: str, value: float, **tags: str) -> None:
@@ -136,6 +140,41 @@ def _recorder(name: str) -> Any:
         return metrics.Histogram(name, about.meaning, list(SECONDS), about.tags)
     kind = metrics.Counter if about.kind == "counter" else metrics.Gauge
     return kind(name, about.meaning, about.tags)
+
+
+class _Gauges:
+    """The gauges of this process, set again and again by a thread of its own as long as Ray is there."""
+
+    def __init__(self) -> None:
+        self.values: dict[tuple[str, tuple[tuple[str, str], ...]], float] = {}
+        self._end = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def put(self, name: str, value: float, tags: dict[str, str]) -> None:
+        self.values[name, tuple(tags.items())] = value
+        _recorder(name).set(value, tags)
+        if self._thread is None or not self._thread.is_alive():
+            self._end = threading.Event()
+            self._thread = threading.Thread(target=self._repeat, args=(self._end,), daemon=True)
+            self._thread.start()
+            atexit.register(self.forget)  # runs before Ray's own, which is registered by now
+
+    def _repeat(self, end: threading.Event) -> None:
+        while not end.wait(REPEAT_SECONDS) and alive():
+            for (name, tags), value in list(self.values.items()):
+                _recorder(name).set(value, dict(tags))
+        self.values.clear()
+
+    def forget(self) -> None:
+        self._end.set()
+        if self._thread is not None:
+            self._thread.join()
+        self.values.clear()
+
+
+_gauges = _Gauges()
+forget = _gauges.forget
+"""Set no gauge again; called before Ray goes down, so that no other Ray gets this one's figures."""
 
 
 def word(text: str) -> str:

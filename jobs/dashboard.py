@@ -31,12 +31,14 @@ def main() -> int:
     def work() -> None:
         if TOKEN.expanduser().is_file():
             os.environ.setdefault("RAY_AUTH_MODE", "token")
-        from dig_ray.cluster import RayConfig, RaySession
+        from dig_ray.cluster import RayConfig, RaySession, set_environment
         from dig_ray.dashboard import grafana, scrape
 
-        if args.address is not None:
-            grafana.check_address(args.address)
-        with RaySession(RayConfig(address=args.address or "auto")) as session:
+        config = RayConfig(address=args.address)
+        set_environment(config)
+        address = args.address or grafana.find_address()
+        grafana.check_address(address)
+        with RaySession(RayConfig(address=address)) as session:
             session.start()
             if args.check:
                 lines = scrape.table(scrape.now(scrape.endpoints()))

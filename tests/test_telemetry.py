@@ -42,7 +42,11 @@ def test_every_call_names_a_metric_with_its_tags_and_every_metric_is_called() ->
         if path.name == "telemetry.py" or "dashboard" in path.parts:
             continue
         for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Constant) and str(node.value).startswith("dig_") and node.value in METRICS:
+            if (
+                isinstance(node, ast.Constant)
+                and str(node.value).startswith("dig_")
+                and node.value in METRICS
+            ):
                 in_tables.add(node.value)
             if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name)):
                 continue

@@ -18,6 +18,26 @@ HOMES = ("/usr/share/grafana", "/opt/homebrew/opt/grafana/share/grafana", "/usr/
 GET = {"prometheus": "prometheus.io/download", "grafana": "grafana.com/grafana/download"}
 
 
+def find_address() -> str:
+    """The Ray that runs on this machine, or the one of the job that this process is.
+
+    Raises:
+        UserError: there is none, or there are several.
+    """
+    from ray._private.services import find_gcs_addresses
+
+    found = {address} if (address := os.environ.get("RAY_ADDRESS", "")) else set(find_gcs_addresses())
+    if not found:
+        raise UserError(
+            "no Ray runs on this machine; start a run with ray.dashboard=true, or name a cluster with --address HOST:PORT"
+        )
+    if len(found) > 1:
+        raise UserError(
+            f"several Rays run on this machine ({', '.join(sorted(found))}); name one with --address"
+        )
+    return str(found.pop())
+
+
 def check_address(address: str) -> None:
     """Refuse an address where nothing listens: Ray would try it for minutes.
 
