@@ -131,3 +131,10 @@ ray_node_mem_used{instance="x"} 7.0
         "dig_decode_batch_seconds recommend 0.25 on average of 4",
         "dig_decode_users recommend 42",
     ]
+
+
+def test_the_readme_lists_every_metric() -> None:
+    text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^\| `(dig_\w+)` \| (\w+) \| ([^|]*) \| (.*) \|$", text, re.MULTILINE)
+    there = [(n, m.kind, ", ".join(m.tags) or "-", m.meaning) for n, m in METRICS.items()]
+    assert listed == there
