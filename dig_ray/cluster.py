@@ -19,6 +19,7 @@ from pydantic import Field, model_validator
 
 from dig_ray.base import Config
 from dig_ray.errors import UserError
+from dig_ray.telemetry import forget
 
 LEAST_CPUS = 8  # logical; below, Ray Data can hang for ever with every CPU held by an actor pool
 _IN_A_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set by Ray for the driver of a submitted job, and only there
@@ -113,6 +114,7 @@ class RaySession:
         if self._ours:
             import ray
 
+            forget()
             ray.shutdown()
             self._ours = False
 

@@ -212,7 +212,9 @@ def _run(work: Mapping[Key, Work], done: set[Key], parallel: int | None, log: Ca
     at_once = parallel or max(1, cpus // 2)
     done = set(done)
     missing = {key: one for key, one in work.items() if key not in done}
-    lines: Any = ray.remote(num_cpus=0)(_Lines).options(scheduling_strategy=beside_the_driver()).remote()
+    lines: Any = (
+        ray.remote(num_cpus=0)(ComparisonLines).options(scheduling_strategy=beside_the_driver()).remote()
+    )
     build: Any = ray.remote(num_cpus=0, max_retries=0)(_build)
     threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // at_once))}
     running: dict[Any, Key] = {}
@@ -243,7 +245,7 @@ def _run(work: Mapping[Key, Work], done: set[Key], parallel: int | None, log: Ca
                 work[key].failed = sentence
 
 
-class _Lines:
+class ComparisonLines:
     """What running stages have said since it was last asked for."""
 
     def __init__(self) -> None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dig_ray.artifact_metrics import running, tell
 from dig_ray.base import Config, Stage
 from dig_ray.cluster import RaySession, in_ray_job
 from dig_ray.code_version import code_hash
@@ -23,6 +24,7 @@ from dig_ray.stage_spec import Inputs, StageSpec
 from dig_ray.stages import STAGES
 from dig_ray.store import Artifact, Store
 from dig_ray.summary import artifact_lines, duration, result_lines, rows_and_rate
+from dig_ray.telemetry import alive
 
 
 @dataclass(frozen=True)
@@ -178,6 +180,7 @@ def run_pipeline(
     done: dict[str, Artifact] = {}
     made: dict[str, bool] = {}
     changed: set[str] = set()
+    untold: list[str] = []
     with RaySession(config.ray, lambda line: log(f"      {line}")) as session:
         for number, step in enumerate(steps, 1):
             spec, recipe = step.spec, step.recipe
@@ -192,7 +195,8 @@ def run_pipeline(
                     session.start()
 
             def work(stage: Stage, spec: StageSpec = spec, inputs: Inputs = inputs) -> None:
-                spec.run(config, stage, inputs)
+                with running(spec.name):
+                    spec.run(config, stage, inputs)
                 if "catalog" in done:  # every number stands beside the split it was taken on
                     for key in ("split_name", "split_hash"):
                         stage.stats.setdefault(key, done["catalog"].stats.get(key))
@@ -209,6 +213,10 @@ def run_pipeline(
             if forced and artifact.manifest["files"] != before:
                 changed.add(spec.name)
             done[spec.name], made[spec.name] = artifact, fresh
+            untold.append(spec.name)
+            while untold and alive():  # what was there before Ray started is told when it has
+                name = untold.pop(0)
+                tell(done[name], made[name])
             if fresh or not brief:
                 log(
                     f"{head} {'done in ' + duration(artifact) if fresh else 'found'}{rows_and_rate(artifact, fresh)}"

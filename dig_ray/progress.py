@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 
 from dig_ray.base import Stage
+from dig_ray.telemetry import count
 
 SECONDS_BETWEEN_LINES = 10.0
 
 
 class Progress:
-    """One line now and then: rows done, rows per second, time left.
+    """One line now and then, and a counter for the dashboard: rows done, rows per second, time left.
 
     Args:
         stage: whose log it is.
@@ -29,6 +30,7 @@ class Progress:
     def done(self, rows: int, work: int | None = None) -> None:
         """So many more rows are there; ``work`` in the unit of the whole."""
         self.rows += rows
+        count("dig_stage_progress_rows", rows, stage=self.stage.name)
         self.work_done += rows if work is None else work
         now = time.monotonic()
         there = self.before + self.rows

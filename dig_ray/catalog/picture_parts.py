@@ -155,7 +155,7 @@ def _open_on_ray(
     join_ray()
     most = min(processors(), images.in_flight) if images.fetch else processors()
     settings = (images.model_dump(mode="json"), os.getcwd(), max(1, images.in_flight // most))
-    task = ray.remote(num_cpus=CPUS)(_open_part)
+    task = ray.remote(num_cpus=CPUS)(_open_part).options(name="open pictures")
     open_at: dict[Any, str] = {}
     try:
         for name, table in chain([first], parts):

@@ -23,6 +23,7 @@ from dig_ray.embedding.streaming import check_room
 from dig_ray.embedding.vectors import check_finite, known_vectors, write_vectors
 from dig_ray.errors import UserError
 from dig_ray.progress import Progress
+from dig_ray.telemetry import named
 
 IN_FLIGHT = 512 << 20
 """Bytes of pictures, encoded and decoded, that Ray may hold between the steps."""
@@ -199,7 +200,7 @@ def _encode_on_ray(
             num_cpus=config.decode_cpus,
         )
         encoded = decoded.map_batches(
-            Encoder,
+            named(Encoder, "EncodePictures"),
             fn_constructor_kwargs={"config": config.model_dump(), "threads": threads},
             # a range, never a fixed size: a pool that waits for CPUs its own input needs hangs without a word
             compute=ActorPoolStrategy(min_size=1, max_size=actors),
@@ -207,6 +208,7 @@ def _encode_on_ray(
             num_cpus=config.num_cpus,
             num_gpus=config.num_gpus or None,
         )
+        encoded.set_name("image_embedding")
         for row in encoded.iter_rows():
             if row["error"]:
                 raise UserError(row["error"])

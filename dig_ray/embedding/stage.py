@@ -34,6 +34,7 @@ from dig_ray.embedding.vectors import check_finite, load_vectors, write_vectors
 from dig_ray.encoder import model_path
 from dig_ray.errors import UserError
 from dig_ray.progress import Progress
+from dig_ray.telemetry import named
 
 
 def run(
@@ -216,7 +217,7 @@ def _encode_on_ray(
     threads = max(1, int(total.get("CPU", 1)) // actors)
     rows = [{"part": index, "texts": texts[index]} for index in todo]
     dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
-        Encoder,
+        named(Encoder, "EncodeTexts"),
         fn_constructor_kwargs={"config": config.model_dump(), "threads": threads},
         # a range, never a fixed size: a pool that waits for CPUs its own input needs hangs without a word
         compute=ActorPoolStrategy(min_size=1, max_size=actors),
@@ -224,6 +225,7 @@ def _encode_on_ray(
         num_cpus=config.num_cpus,
         num_gpus=config.num_gpus or None,
     )
+    dataset.set_name("embedding")
     for row in dataset.iter_rows():
         if row["error"]:
             raise UserError(row["error"])

@@ -25,6 +25,7 @@ from dig_ray.evaluation.recommendations import write_recommendations
 from dig_ray.parts import read_part, write_part
 from dig_ray.progress import Progress
 from dig_ray.subset import evenly_spaced
+from dig_ray.telemetry import count, named, observe
 
 if TYPE_CHECKING:
     from dig_ray.catalog.dataset import Cases, Dataset
@@ -172,7 +173,9 @@ def run(
         + (f"; {resumed:,} users were done before" if resumed else "")
     )
     line = Progress(stage, "users", len(order), resumed)
-    for number, result in _decode_on_ray(config, dataset, cases, sids, policy_dir, batches, todo, k):
+    for number, result in _decode_on_ray(
+        config, stage.name, dataset, cases, sids, policy_dir, batches, todo, k
+    ):
         results[number] = result
         write_part(stage.work, f"decoded-{number:06d}.parquet", _to_table(result))
         line.done(len(batches[number]))
@@ -210,20 +213,25 @@ def _histories(dataset: Dataset, cases: Cases, rows: np.ndarray) -> list[np.ndar
 class _Worker:
     """The Ray Data actor: holds the policy and decodes whole batches."""
 
-    def __init__(self, shared: Any, policy_dir: str, beam: int, k: int, threads: int, use_gpu: bool) -> None:
+    def __init__(
+        self, stage: str, shared: Any, policy_dir: str, beam: int, k: int, threads: int, use_gpu: bool
+    ) -> None:
         import ray
         import torch
 
         torch.set_num_threads(threads)
         sids, self.histories, self.free = ray.get(shared)
         self.decoder = Decoder.load(Path(policy_dir), sids, use_gpu)
-        self.beam, self.k = beam, k
+        self.stage, self.beam, self.k = stage, beam, k
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, Any]:
         number = int(batch["batch"][0])
+        begun = time.perf_counter()
         items, scores, unseen, unseen_scores = self.decoder.recommend(
             self.histories[number], self.beam, self.k
         )
+        observe("dig_decode_batch_seconds", time.perf_counter() - begun, stage=self.stage)
+        count("dig_decode_users", len(items), stage=self.stage)
         invalid = np.full((len(items), 1), np.nan, np.float32)  # of the users that are not looked at
         looked_at = np.flatnonzero(self.free[number])
         if len(looked_at):
@@ -236,6 +244,7 @@ class _Worker:
 
 def _decode_on_ray(
     config: EvaluationConfig,
+    stage: str,
     dataset: Dataset,
     cases: Cases,
     sids: SidCatalog,
@@ -281,8 +290,9 @@ def _decode_on_ray(
     try:
         rows = [{"batch": n} for n in todo]
         decoded = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
-            _Worker,
+            named(_Worker, "Decode"),
             fn_constructor_kwargs={
+                "stage": stage,
                 "shared": shared,
                 "policy_dir": str(policy_dir),
                 "beam": config.beam,
@@ -295,6 +305,7 @@ def _decode_on_ray(
             num_cpus=config.num_cpus,
             num_gpus=gpus or None,
         )
+        decoded.set_name(stage)
         for row in decoded.iter_rows():
             n = int(row["rows"])
             yield (

@@ -27,7 +27,7 @@ from dig_ray.mining.deaths import Marks
 from dig_ray.mining.engines.contract import Job, Secret, SpendLimit, request_schema, worth_asking
 from dig_ray.mining.evidence import Evidence
 from dig_ray.mining.pictures import Pictures
-from dig_ray.mining.progress import Board, Totals, progress_line
+from dig_ray.mining.progress import MiningBoard, Totals, progress_line
 from dig_ray.mining.prompts import Prompt
 from dig_ray.mining.spend import endpoint_name, total_paid
 
@@ -221,6 +221,7 @@ def _one_pass(
             spent=total_paid(payments) if getattr(asked.miner, "spend_limit", None) is not None else 0.0,
             payments=payments,
             secret=Secret(key) if key else None,
+            stage=stage.name,
         )
         jobs.append((asked, job, todo))
     if not jobs:
@@ -228,7 +229,7 @@ def _one_pass(
     import ray
 
     here = beside_the_driver()
-    board = ray.remote(num_cpus=0)(Board).options(scheduling_strategy=here).remote()
+    board = ray.remote(num_cpus=0)(MiningBoard).options(scheduling_strategy=here).remote()
     run = ray.remote(num_cpus=0, max_retries=0)(_run_engine)
     pending = {}
     for asked, job, todo in jobs:

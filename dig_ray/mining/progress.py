@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from dig_ray.mining.engines.contract import Result, reason_word
-from dig_ray.telemetry import counter
+from dig_ray.telemetry import count, word
 
 REPORT_SECONDS = 0.5
 
@@ -65,7 +65,7 @@ class Totals:
         }
 
 
-class Board:
+class MiningBoard:
     """The actor that counts rows per miner and money per endpoint. ``ray.remote(num_cpus=0)`` makes it one."""
 
     def __init__(self) -> None:
@@ -87,16 +87,10 @@ class Board:
 class Meter:
     """Reports one worker's answers to the board, now and then, and to the dashboard."""
 
-    def __init__(self, board: Any, miner: str) -> None:
-        self.board, self.miner = board, miner
+    def __init__(self, board: Any, miner: str, stage: str) -> None:
+        self.board, self.miner, self.stage = board, miner, stage
         self._new = Totals()
         self._sent = time.monotonic()
-        tags = ("miner", "status")
-        self._rows = counter("dig_mining_rows", "Rows answered or failed", tags)
-        self._failures = counter("dig_mining_failures", "Rows that failed, by reason", ("miner", "reason"))
-        self._calls = counter("dig_mining_calls", "Requests sent, repeated ones included", ("miner",))
-        self._tokens = counter("dig_mining_tokens", "Tokens read and written", ("miner", "direction"))
-        self._spend = counter("dig_mining_spend_usd", "Money spent, by the config's prices", ("miner",))
 
     def add(self, result: Result) -> None:
         """Count one answer."""
@@ -111,19 +105,15 @@ class Meter:
             return
         if self.board is not None:
             self.board.add.remote(self.miner, new)
-        tag = {"miner": self.miner}
+        tags = {"stage": self.stage, "miner": self.miner}
         for status, rows in (("ok", new.ok), ("failed", new.failed)):
-            if rows:
-                self._rows.inc(rows, tag | {"status": status})
+            count("dig_mining_rows", rows, status=status, **tags)
         for reason, rows in new.reasons.items():
-            self._failures.inc(rows, tag | {"reason": reason})
+            count("dig_mining_failures", rows, reason=word(reason), **tags)
         for direction, tokens in (("in", new.tokens_in), ("out", new.tokens_out)):
-            if tokens:
-                self._tokens.inc(tokens, tag | {"direction": direction})
-        if new.calls:
-            self._calls.inc(new.calls, tag)
-        if new.cost:
-            self._spend.inc(new.cost, tag)
+            count("dig_mining_tokens", tokens, direction=direction, **tags)
+        count("dig_mining_calls", new.calls, **tags)
+        count("dig_mining_spend_usd", new.cost, **tags)
 
 
 def progress_line(miner: str, todo: int, totals: Totals, elapsed: float) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from dig_ray.errors import UserError
+from dig_ray.telemetry import named
 
 ROWS = 1024
 
@@ -37,7 +38,7 @@ def encode_on_ray(
     blocks = [{"texts": distinct[start : start + ROWS]} for start in range(0, len(distinct), ROWS)]
     pool = max(1, min(gpus, len(blocks)))
     encoded = ray.data.from_items(blocks, override_num_blocks=len(blocks)).map_batches(
-        _Encoder,
+        named(_Encoder, "EncodeInterests"),
         fn_constructor_kwargs={
             "encoder": encoder,
             "setting": setting,
@@ -48,6 +49,7 @@ def encode_on_ray(
         num_cpus=0.5,
         num_gpus=1 if gpus else None,
     )
+    encoded.set_name("interests")
     say(f"encoding {len(distinct):,} distinct texts with {encoder}")
     out: dict[str, np.ndarray] = {}
     for row in encoded.iter_rows():

@@ -124,7 +124,7 @@ def fit_rqvae(
     Args:
         x: rows as they are to be reconstructed; standardise unit-norm vectors first, or the codebooks may collapse.
         work: folder (or URI) where training state is kept every ``checkpoint_seconds`` and found again after a kill.
-        report: gets every epoch's ``epoch``, ``error_over_variance``, ``collision_rate`` and ``share_used``, as training saw them.
+        report: gets ``epoch``, ``loss``, ``error_over_variance``, ``collision_rate`` and ``share_used`` of an epoch, as training saw them.
 
     Raises:
         UserError: unusable vectors (see `check_vectors`), or the loss became NaN or infinite.
@@ -183,6 +183,7 @@ def fit_rqvae(
             report(
                 {
                     "epoch": epoch + 1,
+                    "loss": float(mean.sum()),
                     "error_over_variance": float(mean[0]) / variance,
                     "collision_rate": float(count[count > 1].sum()) / len(x),
                     "share_used": float(np.mean([float((level > 0).float().mean()) for level in used])),

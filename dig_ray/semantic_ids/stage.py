@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,16 @@ from dig_ray.errors import UserError
 from dig_ray.semantic_ids.config import SemanticIdConfig
 from dig_ray.semantic_ids.quality import draw_quality, quality_report, report_lines
 from dig_ray.semantic_ids.sid_catalog import NO_SUFFIX, SidCatalog, collision_suffix
+from dig_ray.telemetry import put
+
+EPOCH = {
+    "dig_rqvae_epochs": "epoch",
+    "dig_rqvae_loss": "loss",
+    "dig_rqvae_error_ratio": "error_over_variance",
+    "dig_rqvae_collision_ratio": "collision_rate",
+    "dig_rqvae_codes_used_ratio": "share_used",
+}
+"""What the dashboard shows of an RQ-VAE's epochs: metric -> figure."""
 
 
 def run(config: SemanticIdConfig, stage: Stage, embeddings_path: Path | None, catalog_dir: Path) -> None:
@@ -108,6 +118,11 @@ def quantize(
     def log(line: str) -> None:
         stage.log(f"semantic_ids: {line}")
 
+    def report(figures: Mapping[str, float]) -> None:
+        for name, figure in EPOCH.items():
+            put(name, figures[figure])
+        stage.report(figures)
+
     if config.method == "residual_kmeans":
         settings = config.kmeans
         books = rk.fit_residual_kmeans(
@@ -120,9 +135,7 @@ def quantize(
     else:
         from dig_ray.semantic_ids.rqvae import fit_rqvae
 
-        model, codes = fit_rqvae(
-            x, config.sizes, stage.seed, config.rqvae, device, stage.work, log, stage.report
-        )
+        model, codes = fit_rqvae(x, config.sizes, stage.seed, config.rqvae, device, stage.work, log, report)
         books = model.books()
         if config.spread_last_level:
             codes = _spread(model.latents(x), codes, books, stage)

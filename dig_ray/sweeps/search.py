@@ -18,6 +18,7 @@ from dig_ray.cluster import processors
 from dig_ray.sweeps.config import TIME, AshaConfig, SweepConfig
 from dig_ray.sweeps.space import TRIES, Draws, Point
 from dig_ray.sweeps.trial import Trials, name_of, run_trial
+from dig_ray.telemetry import put
 
 LINE_SECONDS = 20.0
 NOW_SECONDS = 1.0
@@ -96,14 +97,24 @@ class Lines(tune.Callback):
             (Lines.now or Lines.say)(f"sweep: {self._standing(trials)}")
 
     def _standing(self, trials: list[Any], failing: str = "") -> str:
+        """How it stands, in words, and to the dashboard."""
         over = [trial for trial in trials if trial.status in ENDED or trial.trial_id in self.ended]
         failed = sum(trial.status == "ERROR" or trial.trial_id == failing for trial in over)
         running = sum(trial.status == "RUNNING" for trial in trials if trial not in over)
+        states = {
+            "done": len(over) - failed,
+            "running": running,
+            "failed": failed,
+            "waiting": self.total - len(over) - running,
+        }
+        for state, number in states.items():
+            put("dig_sweep_trials", number, state=state)
         text = f"{len(over) - failed} of {self.total} trials done, {running} running, {failed} failed"
         whole = [trial for trial in over if {"complete", self.metric} <= set(trial.last_result)]
         if whole:
             sign = 1 if self.mode == "max" else -1
             best = max(whole, key=lambda trial: sign * trial.last_result[self.metric])
+            put("dig_sweep_best", best.last_result[self.metric], objective=self.metric)
             text += f", best {self.metric} {best.last_result[self.metric]:.4f} ({best.custom_trial_name})"
         still, now = self.total - len(over), len(over) - (self.before or 0)
         if now > 0 and still > 0:

@@ -156,10 +156,11 @@ def grpo_worker(config: dict[str, Any]) -> None:
     run_worker(config, "grpo", _train)
 
 
-def _train(job: GrpoJob, say: Callable[[str], None], stretch: Stretch) -> None:
+def _train(job: GrpoJob, say: Callable[[Any], None], stretch: Stretch) -> None:
     import ray.train
     from ray.train.huggingface.transformers import RayTrainReportCallback, prepare_trainer
 
+    from dig_ray.training.figures import Figures
     from dig_ray.training.validation import ProgressLines
 
     lead = ray.train.get_context().get_world_rank() == 0
@@ -167,7 +168,11 @@ def _train(job: GrpoJob, say: Callable[[str], None], stretch: Stretch) -> None:
     def make(settings: GrpoConfig, folder: str) -> tuple[Any, Any]:
         callbacks: list[Any] = [RayTrainReportCallback()]
         if lead:
-            callbacks.append(ProgressLines(say, "grpo", settings.prompts_per_step, "prompts"))
+            per_step = settings.prompts_per_step
+            callbacks += [
+                ProgressLines(say, "grpo", per_step, "prompts"),
+                Figures(say, "grpo", per_step, "prompts"),
+            ]
         return prepare_trainer(make_trainer(replace(job, grpo=settings), folder, callbacks)), None
 
     with tempfile.TemporaryDirectory() as output:

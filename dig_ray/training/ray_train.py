@@ -137,15 +137,18 @@ def _to_tune() -> list[Any]:
 
 @contextmanager
 def _forwarded(lines: Any, log: Callable[[str], None]) -> Iterator[None]:
-    """Print what the leading worker says, while it says it; workers' own output is not shown."""
+    """Print the lines of the leading worker and tell the dashboard its figures, while they come; workers' own output is not shown."""
     from ray.util.queue import Empty
+
+    from dig_ray.training.figures import tell
 
     done = threading.Event()
 
     def drain() -> None:
         while True:
             try:
-                log(lines.get(timeout=1.0))
+                said = lines.get(timeout=1.0)
+                tell(said) if isinstance(said, dict) else log(said)
             except Empty:
                 if done.is_set():
                     return
@@ -225,14 +228,14 @@ def leave_sentence(failed: str, sentence: str) -> None:
 
 
 def run_worker(
-    config: dict[str, Any], name: str, train: Callable[[Any, Callable[[str], None], Stretch], None]
+    config: dict[str, Any], name: str, train: Callable[[Any, Callable[[Any], None], Stretch], None]
 ) -> None:
     """A ``train_loop_per_worker``: set the process up, train, and where every further try would end the same, say so and stop.
 
     Args:
         config: what ``fit`` gives a worker.
         name: of the stage, which is also its part of the config.
-        train: gets the job, what prints a line, and the stretch that is wanted.
+        train: gets the job, what prints a line or tells the dashboard an entry of ``Figures``, and the stretch that is wanted.
     """
     import ray
     import ray.train

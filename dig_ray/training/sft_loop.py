@@ -115,10 +115,11 @@ def sft_worker(config: dict[str, Any]) -> None:
     run_worker(config, "sft", _train)
 
 
-def _train(job: SftJob, say: Callable[[str], None], stretch: Stretch) -> None:
+def _train(job: SftJob, say: Callable[[Any], None], stretch: Stretch) -> None:
     import ray.train
     from ray.train.huggingface.transformers import RayTrainReportCallback, prepare_trainer
 
+    from dig_ray.training.figures import Figures
     from dig_ray.training.validation import ProgressLines
 
     lead = ray.train.get_context().get_world_rank() == 0
@@ -127,7 +128,7 @@ def _train(job: SftJob, say: Callable[[str], None], stretch: Stretch) -> None:
         callbacks: list[Any] = [RayTrainReportCallback()]
         if lead:
             per_step = job.useful_tokens / steps_per_epoch(job)
-            callbacks.append(ProgressLines(say, "sft", per_step))
+            callbacks += [ProgressLines(say, "sft", per_step), Figures(say, "sft", per_step, "tokens")]
         trainer = make_trainer(replace(job, sft=settings), folder, callbacks)
         return prepare_trainer(trainer), trainer.average.load if trainer.average else None
 

@@ -92,6 +92,7 @@ class Job:
         spent: US dollars that were spent at the endpoint before this run.
         payments: folder where what is spent is written down.
         secret: the endpoint's key as the driver's environment has it, for workers whose environment has none.
+        stage: that asks, for the dashboard.
     """
 
     miner: Any
@@ -105,6 +106,7 @@ class Job:
     spent: float = 0.0
     payments: str = ""
     secret: Secret | None = None
+    stage: str = "mining"
 
     def request(self, row: dict[str, Any]) -> Request:
         """A row of the table as a request."""

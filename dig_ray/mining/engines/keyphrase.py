@@ -15,6 +15,7 @@ from dig_ray.mining.answer_log import AnswerLog
 from dig_ray.mining.answers import LONGEST_TEXT, fold
 from dig_ray.mining.engines.contract import Job, Result, judge_answer
 from dig_ray.mining.progress import Meter
+from dig_ray.telemetry import named
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -41,7 +42,7 @@ def run(job: Job, requests: pa.Table) -> None:
     blocks = [requests.slice(start, ROWS) for start in range(0, requests.num_rows, ROWS)]
     threads = max(1, int(ray.cluster_resources().get("CPU", 1)) // actors)
     outcomes = ray.data.from_arrow(blocks).map_batches(
-        Extractor,
+        named(Extractor, f"Mine({job.miner.name})"),
         fn_constructor_kwargs={"job": job, "threads": threads},
         batch_size=None,
         batch_format="pyarrow",
@@ -49,6 +50,7 @@ def run(job: Job, requests: pa.Table) -> None:
         num_cpus=job.miner.num_cpus,
         num_gpus=job.miner.num_gpus or None,
     )
+    outcomes.set_name(job.stage)
     for outcome in outcomes.iter_rows():
         if outcome["stopped"]:
             raise UserError(outcome["stopped"])
@@ -62,7 +64,7 @@ class Extractor:
         self.model: Any = None
         self.known: dict[str, Any] = {}
         self.journal = AnswerLog(job.log).writer()
-        self.meter = Meter(job.board, job.miner.name)
+        self.meter = Meter(job.board, job.miner.name, job.stage)
 
     def __call__(self, rows: pa.Table) -> dict[str, Any]:
         try:

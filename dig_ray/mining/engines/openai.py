@@ -15,6 +15,7 @@ from dig_ray.mining.engines.chat_client import ChatClient
 from dig_ray.mining.engines.contract import Job, Result, SpendLimit, worth_asking
 from dig_ray.mining.progress import Meter
 from dig_ray.mining.spend import Purse, endpoint_name
+from dig_ray.telemetry import named
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -34,13 +35,14 @@ def run(job: Job, requests: pa.Table) -> None:
     size = -(-requests.num_rows // actors)
     shares = [requests.slice(start, size) for start in range(0, requests.num_rows, size)]
     outcomes = ray.data.from_arrow(shares).map_batches(
-        Asker,
+        named(Asker, f"Mine({job.miner.name})"),
         fn_constructor_kwargs={"job": job, "share": 1 / len(shares)},
         batch_size=None,
         batch_format="pyarrow",
         compute=ActorPoolStrategy(size=len(shares)),
         num_cpus=0.1,  # it waits, nearly always
     )
+    outcomes.set_name(job.stage)
     # all of them first: what the others have in flight is paid for
     stopped = sorted({outcome["stopped"] for outcome in outcomes.iter_rows()} - {""})
     if stopped == ["spend"]:
@@ -66,7 +68,7 @@ class Asker:
         endpoint = endpoint_name(job.miner.base_url)
         purse = Purse(job.miner.spend_limit, job.spent, job.payments, job.board, endpoint)
         client = ChatClient(job.miner, self.share * job.pace, job.most, secret, purse)
-        meter = Meter(job.board, job.miner.name)
+        meter = Meter(job.board, job.miner.name, job.stage)
         stopped = ""
         with log.writer() as journal:
 

@@ -22,7 +22,7 @@ def run(job: Job, requests: pa.Table) -> None:
         UserError: the table cannot be read, lacks a column, or names a subject twice.
     """
     recorded = read_recorded(job.miner.path, job.miner.id_column, job.miner.answer_column)
-    meter = Meter(job.board, job.miner.name)
+    meter = Meter(job.board, job.miner.name, job.stage)
     rows = []
     for key, subject in zip(requests["key"].to_pylist(), requests["subject_id"].to_pylist(), strict=True):
         result = Result(key)

@@ -31,7 +31,7 @@ def run(job: Job, requests: pa.Table) -> None:
     from dig_ray.mining.engines.keyphrase import plain_text
     from dig_ray.mining.vectors import encode_on_ray
 
-    meter = Meter(job.board, job.miner.name)
+    meter = Meter(job.board, job.miner.name, job.stage)
     for start in range(0, requests.num_rows, ROWS):
         part = requests.slice(start, ROWS)
         asked = [json.loads(one) for one in part["evidence"].to_pylist()]

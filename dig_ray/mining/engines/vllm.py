@@ -39,7 +39,9 @@ def run(job: Job, requests: pa.Table) -> None:
     size = miner.batch_size
     blocks = [requests.slice(start, size) for start in range(0, requests.num_rows, size)]
     try:
-        for row in processor(ray.data.from_arrow(blocks)).iter_rows():
+        outcomes = processor(ray.data.from_arrow(blocks))
+        outcomes.set_name(job.stage)
+        for row in outcomes.iter_rows():
             if row["stopped"]:
                 raise UserError(row["stopped"])
     except RayError as error:
@@ -194,6 +196,7 @@ def build(job: Job, on_gpu: bool, images: bool) -> Any:
         "most": job.most,
         "log": job.log,
         "marks": job.marks,
+        "stage": job.stage,
     }
     engine.fn_constructor_kwargs.update(job=json.dumps(settings_of_ours), board=job.board)
     return processor

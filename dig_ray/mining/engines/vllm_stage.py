@@ -70,7 +70,7 @@ class AskingEngine(vLLMEngineStageUDF):
         self.log = AnswerLog(settings["log"])
         self.marks = Marks(settings["marks"])
         self.journal = self.log.writer()
-        self.meter = Meter(board, self.miner.name)
+        self.meter = Meter(board, self.miner.name, settings["stage"])
         self.gate = Gate()
         if self.kind == "judgement":
             self.structured: dict[str, Any] = {"choice": ["0", "1"]}
