@@ -1,13 +1,40 @@
-"""How a bench ends: a table of its figures against their targets, one line of JSON, and the exit code."""
+"""What benches share: how they end, in a table of figures against their targets, one line of JSON and an exit code; and what a process
+and all below it take."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
+
+import psutil
 
 Target = tuple[str, float]
 """Direction, ``">="`` or ``"<="``, and limit."""
+
+
+def family_cpu_seconds() -> float:
+    """CPU seconds that this process and all below it have taken, those of children that ended and were waited for among them."""
+    total = 0.0
+    for process in _family():
+        with suppress(OSError, psutil.Error):
+            total += sum(process.cpu_times()[:4])
+    return total
+
+
+def family_memory() -> int:
+    """Bytes that this process and all below it hold: their proportional set sizes, so that shared pages count once."""
+    total = 0
+    for process in _family():
+        with suppress(OSError, psutil.Error):
+            total += process.memory_full_info().pss
+    return total
+
+
+def _family() -> list[psutil.Process]:
+    me = psutil.Process()
+    return [me, *me.children(recursive=True)]
 
 
 def conclude(bench: str, figures: Mapping[str, Any], targets: Mapping[str, Target]) -> int:

@@ -33,7 +33,7 @@ from typing import Any
 import numpy as np
 
 from dig_ray.base import Stage
-from dig_ray.bench import conclude
+from dig_ray.bench import conclude, family_memory
 from dig_ray.errors import UserError
 
 TARGETS = {  # figure: (direction, limit)
@@ -194,16 +194,8 @@ class Watch:
         self._thread.join()
 
     def _look(self) -> None:
-        import psutil
-
         while not self._stop.wait(0.5):
-            total = 0
-            for process in [psutil.Process(), *psutil.Process().children(recursive=True)]:
-                try:
-                    total += process.memory_full_info().pss
-                except (psutil.Error, OSError):
-                    continue
-            self.highest = max(self.highest, total)
+            self.highest = max(self.highest, family_memory())
 
 
 def tiny_tower(folder: Path) -> Path:

@@ -131,9 +131,15 @@ def _encode(
         include={"model", "dtype", "normalize", "max_seq_length", "prompt", "batch_size", "trust_remote_code"}
     )
     names = [part_name(settings, part) for part in texts]
-    parts = [read_part(stage.work, name, len(part)) for name, part in zip(names, texts, strict=True)]
-    todo = [index for index, done in enumerate(parts) if done is None]
-    resumed = sum(len(texts[index]) for index, done in enumerate(parts) if done is not None)
+    encoded = _Rows([len(part) for part in texts])
+    todo = []
+    for index, (name, part) in enumerate(zip(names, texts, strict=True)):
+        done = read_part(stage.work, name, len(part))
+        if done is None:
+            todo.append(index)
+        else:
+            encoded.put(index, *done)
+    resumed = len(distinct) - sum(len(texts[index]) for index in todo)
     stage.log(
         f"embedding: {len(owner):,} distinct texts with {config.model}"
         + (f"; {resumed:,} were done before" if resumed else "")
@@ -150,13 +156,33 @@ def _encode(
             "try embedding.dtype=float32 or look at the item's text",
         )
         write_part(stage.work, names[index], vectors, tokens)
-        parts[index] = (vectors, tokens)
+        encoded.put(index, vectors, tokens)
         stage.stats["token_limit"] = limit
         line.done(len(texts[index]), letters[index])
     if "token_limit" not in stage.stats:  # everything was there
         stage.stats["token_limit"] = token_limit(config)
-    done = [part for part in parts if part is not None]
-    return np.concatenate([one for one, _ in done]), np.concatenate([two for _, two in done]), resumed
+    return encoded.vectors, encoded.tokens, resumed
+
+
+class _Rows:
+    """The rows of all parts in one place, filled as parts come in any order: the driver holds every vector once.
+
+    Attributes:
+        vectors: float32 (N, D), from the first part on.
+        tokens: int32 (N,).
+    """
+
+    def __init__(self, sizes: Sequence[int]) -> None:
+        self._starts = np.concatenate([[0], np.cumsum(sizes)]).tolist()
+        self.vectors = np.zeros((0, 0), np.float32)
+        self.tokens = np.zeros(self._starts[-1], np.int32)
+
+    def put(self, part: int, vectors: np.ndarray, tokens: np.ndarray) -> None:
+        """Fill in a part's (n, D) vectors and (n,) tokens."""
+        if not self.vectors.size:
+            self.vectors = np.empty((self._starts[-1], vectors.shape[1]), np.float32)
+        rows = slice(self._starts[part], self._starts[part + 1])
+        self.vectors[rows], self.tokens[rows] = vectors, tokens
 
 
 def token_limit(config: TextEmbeddingConfig) -> int | None:

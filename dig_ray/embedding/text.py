@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 SETTING = "embedding.model"
 MAX_CHARS = 20_000  # no encoder here reads further; a 1 MB description would only burn tokenizer time
+ROWS_AT_ONCE = 8_192
 
 
 def load_encoder(
@@ -75,9 +76,11 @@ def distinct_texts(cleaned: Sequence[str]) -> list[str]:
 def spread(vectors: np.ndarray, distinct: Sequence[str], cleaned: Sequence[str]) -> np.ndarray:
     """Vectors of distinct texts back in the order of ``cleaned``, zero where a text is blank: float32 (N, D)."""
     row_of = {text: row for row, text in enumerate(distinct)}
+    source = np.fromiter((row_of[text] if text else -1 for text in cleaned), np.int64, len(cleaned))
     out = np.zeros((len(cleaned), vectors.shape[1]), dtype=np.float32)
-    filled = [row for row, text in enumerate(cleaned) if text]
-    out[filled] = vectors[[row_of[cleaned[row]] for row in filled]]
+    for start in range(0, len(cleaned), ROWS_AT_ONCE):  # a copy of a few rows at a time, not of all of them
+        rows = source[start : start + ROWS_AT_ONCE]
+        out[start : start + ROWS_AT_ONCE][rows >= 0] = vectors[rows[rows >= 0]]
     return out
 
 

@@ -174,7 +174,7 @@ def run(
     )
     line = Progress(stage, "users", len(order), resumed)
     for number, result in _decode_on_ray(
-        config, stage.name, dataset, cases, sids, policy_dir, batches, todo, k
+        config, stage.name, dataset, cases, sids, policy_dir, order, todo, k
     ):
         results[number] = result
         write_part(stage.work, f"decoded-{number:06d}.parquet", _to_table(result))
@@ -206,8 +206,28 @@ def run(
     stage.stats.update(rows=len(cases), seconds=round(time.monotonic() - started, 1), **figures)
 
 
-def _histories(dataset: Dataset, cases: Cases, rows: np.ndarray) -> list[np.ndarray]:
-    return [dataset.events[int(cases.start[c]) : int(cases.end[c])] for c in rows]
+@dataclass
+class _Users:
+    """What every actor reads of the users, as flat arrays: it lies in the object store once a machine and is not copied.
+
+    Attributes:
+        events: int32 (E,), all events.
+        start, end: int64 (C,), the history of each case, in the order of the batches.
+        free: bool (C,), whose free decoding is looked at too.
+        batch_size: cases per batch.
+    """
+
+    events: np.ndarray
+    start: np.ndarray
+    end: np.ndarray
+    free: np.ndarray
+    batch_size: int
+
+    def batch(self, number: int) -> tuple[list[np.ndarray], np.ndarray]:
+        """Histories of a batch, and bool which of them are decoded freely too."""
+        rows = slice(number * self.batch_size, (number + 1) * self.batch_size)
+        spans = zip(self.start[rows].tolist(), self.end[rows].tolist(), strict=True)
+        return [self.events[start:end] for start, end in spans], self.free[rows]
 
 
 class _Worker:
@@ -220,23 +240,22 @@ class _Worker:
         import torch
 
         torch.set_num_threads(threads)
-        sids, self.histories, self.free = ray.get(shared)
+        sids, self.users = ray.get(shared)
         self.decoder = Decoder.load(Path(policy_dir), sids, use_gpu)
         self.stage, self.beam, self.k = stage, beam, k
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, Any]:
         number = int(batch["batch"][0])
+        histories, free = self.users.batch(number)
         begun = time.perf_counter()
-        items, scores, unseen, unseen_scores = self.decoder.recommend(
-            self.histories[number], self.beam, self.k
-        )
+        items, scores, unseen, unseen_scores = self.decoder.recommend(histories, self.beam, self.k)
         observe("dig_decode_batch_seconds", time.perf_counter() - begun, stage=self.stage)
         count("dig_decode_users", len(items), stage=self.stage)
         invalid = np.full((len(items), 1), np.nan, np.float32)  # of the users that are not looked at
-        looked_at = np.flatnonzero(self.free[number])
+        looked_at = np.flatnonzero(free)
         if len(looked_at):
-            histories = [self.histories[number][i] for i in looked_at]
-            invalid[looked_at, 0] = self.decoder.free_invalid(histories, FREE_BEAM).mean(axis=1)
+            some = [histories[i] for i in looked_at]
+            invalid[looked_at, 0] = self.decoder.free_invalid(some, FREE_BEAM).mean(axis=1)
         arrays = (items, scores, unseen, unseen_scores, invalid)
         columns = {name: [array.tobytes()] for name, array in zip(ARRAYS, arrays, strict=True)}
         return {"batch": [number], "rows": [len(items)], **columns}
@@ -249,7 +268,7 @@ def _decode_on_ray(
     cases: Cases,
     sids: SidCatalog,
     policy_dir: Path,
-    batches: list[np.ndarray],
+    order: np.ndarray,
     todo: list[int],
     k: int,
 ) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
@@ -275,13 +294,8 @@ def _decode_on_ray(
     free = np.zeros(len(cases), bool)
     if config.unconstrained:
         free[evenly_spaced(len(cases), INVALID_SAMPLE)] = True
-    shared = ray.put(
-        (
-            sids,
-            {n: _histories(dataset, cases, batches[n]) for n in todo},
-            {n: free[batches[n]] for n in todo},
-        )
-    )
+    users = _Users(dataset.events, cases.start[order], cases.end[order], free[order], config.batch_size)
+    shared = ray.put((sids, users))
     context = DataContext.get_current()
     bars, context.enable_progress_bars = context.enable_progress_bars, False
     logger = logging.getLogger("ray.data")

@@ -204,21 +204,8 @@ def unconstrained_invalid(
             if step < levels - 1:
                 tree.reparent(parent)
                 hidden = tree.feed(token + policy.sid_start)
-    known = {tuple(p) for p in _full_codes(table, levels).tolist()}
-    flat_paths = paths.flatten(0, 1).tolist()
-    invalid = torch.tensor([tuple(p) not in known for p in flat_paths], dtype=torch.bool)
-    return invalid.view(paths.shape[:2])
-
-
-def _full_codes(table: PrefixTable, levels: int) -> np.ndarray:
-    """int (n, levels): the token paths of all nodes of depth ``levels``."""
-    node = np.arange(len(table.tokens[levels - 1]))
-    path = []
-    for depth in range(levels - 1, -1, -1):
-        path.append(table.tokens[depth][node])
-        starts = table.child_start[depth]
-        node = np.repeat(np.arange(len(starts) - 1), np.diff(starts))[node]
-    return np.stack(path[::-1], axis=1)
+    known = table.begins_item(paths.flatten(0, 1).cpu().numpy())
+    return torch.from_numpy(~known).view(paths.shape[:2])
 
 
 def pad_prompts(histories: Sequence[np.ndarray], pad: int) -> tuple[np.ndarray, np.ndarray]:

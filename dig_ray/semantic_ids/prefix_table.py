@@ -80,6 +80,26 @@ class PrefixTable:
         first, last = self.child_start[depth][node : node + 2]
         return [int(t) for t in self.tokens[depth][first:last] if t != STAY]
 
+    def begins_item(self, paths: NDArray[np.integer]) -> NDArray[np.bool_]:
+        """Bool (M,): whether each row of SID tokens (M, l), l at most the depth, begins the Semantic ID of some item.
+
+        One binary search among a node's children per token, for all rows at once: nothing of the catalogue's size is built.
+        """
+        node = np.zeros(len(paths), np.int64)
+        known = np.ones(len(paths), bool)
+        for depth, wanted in enumerate(np.asarray(paths).T):
+            tokens = self.tokens[depth]
+            low, end = (self.child_start[depth][node + side].astype(np.int64) for side in (0, 1))
+            high = end.copy()
+            while (searching := low < high).any():
+                middle = (low + high) >> 1
+                less = searching & (tokens[np.minimum(middle, len(tokens) - 1)] < wanted)
+                high = np.where(searching & ~less, middle, high)
+                low = np.where(less, middle + 1, low)
+            known &= (low < end) & (tokens[np.minimum(low, len(tokens) - 1)] == wanted)
+            node = np.where(known, low, 0)
+        return known
+
 
 def build_prefix_table(
     codes: NDArray[np.integer], suffix: NDArray[np.integer], sizes: tuple[int, ...], n_suffix: int

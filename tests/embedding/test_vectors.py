@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -66,3 +69,19 @@ def test_truncated_and_missing_files(tmp_path):
         load_vectors(path, ["a"])
     with pytest.raises(UserError, match="no such file"):
         load_vectors(tmp_path / "absent.parquet", ["a"])
+
+
+def test_writing_many_vectors_takes_little_memory_beside_them(tmp_path):
+    code = (
+        "import resource, sys, numpy as np, pyarrow as pa, pyarrow.parquet\n"
+        "from dig_ray.embedding.vectors import load_vectors, write_vectors\n"
+        "x = np.random.default_rng(0).standard_normal((120_000, 256), dtype=np.float32)\n"
+        "ids = [f'i{n}' for n in range(len(x))]\n"
+        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10\n"
+        "before = peak(); write_vectors(sys.argv[1], ids, x); print((peak() - before) / x.nbytes)\n"
+        "assert (load_vectors(sys.argv[1], ids) == x).all()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "v.parquet")], capture_output=True, text=True, check=True
+    )
+    assert float(done.stdout) < 1.4  # one row group with a dictionary takes twice the vectors' own size

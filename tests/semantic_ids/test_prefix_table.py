@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -42,6 +44,38 @@ def test_every_prefix_allows_exactly_what_the_catalogue_continues_with(sids):
         for token in set(range(sids.n_tokens)) - tokens:
             with pytest.raises(KeyError):
                 table.walk([*prefix, token])
+
+
+@settings(max_examples=200, deadline=None)
+@given(catalogues(), st.integers(0, 2**32 - 1))
+def test_which_rows_of_tokens_begin_an_item(sids, seed):
+    table = table_of(sids)
+    rng = np.random.default_rng(seed)
+    paths = {tuple(sids.tokens_of(i)) for i in range(len(sids))}
+    for length in range(1, sids.levels + 1):
+        rows = rng.integers(0, sids.n_tokens, (50, length))
+        real = sids.token_table[rng.integers(0, len(sids), 10), :length]
+        rows = np.concatenate([rows, real])
+        begun = {path[:length] for path in paths}
+        assert table.begins_item(rows).tolist() == [tuple(row) in begun for row in rows.tolist()]
+
+
+def test_looking_rows_up_takes_no_longer_in_a_large_catalogue():
+    rng = np.random.default_rng(0)
+    seconds = {}
+    for n in (2_000, 1_000_000):
+        key = np.sort(rng.choice(256**3, n, replace=False))
+        codes = np.stack([key >> 16, (key >> 8) & 255, key & 255], axis=1).astype(np.int32)
+        table = build_prefix_table(codes, np.full(n, -1, np.int32), (256,) * 3, 0)
+        rows = codes[rng.integers(0, n, 1_000)] + np.array([0, 256, 512])
+        assert table.begins_item(rows).all()
+        times = []
+        for _ in range(9):
+            begun = time.process_time()
+            table.begins_item(rows)
+            times.append(time.process_time() - begun)
+        seconds[n] = min(times)
+    assert seconds[1_000_000] < 10 * seconds[2_000]
 
 
 @settings(max_examples=200, deadline=None)
