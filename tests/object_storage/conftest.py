@@ -56,7 +56,7 @@ class S3:
     def root(self) -> str:
         return f"s3://{self.bucket}/runs"
 
-    def keys(self) -> list[str]:
+    def objects(self) -> list[str]:
         """Names of all objects of the bucket, without the root's."""
         from pyarrow.fs import FileSelector, FileSystem
 

@@ -71,20 +71,33 @@ class FaultyProxy:
         if self._server is None:  # a connection from before the stop
             request.close_connection = True
             return
-        body = request.rfile.read(int(request.headers.get("Content-Length") or 0))
+        body = self._body(request)
         fault = self._fault(f"{request.command} {request.path}")
         if isinstance(fault, int):
             code = b"SlowDown" if fault == 503 else b"AccessDenied" if fault == 403 else b"InternalError"
             self._answer(request, fault, [("Content-Type", "application/xml")], ERROR % code)
             return
         behind = http.client.HTTPConnection("127.0.0.1", self.behind, timeout=60)
-        behind.request(request.command, request.path, body, dict(request.headers.items()))
+        own = ("transfer-encoding", "content-length", "expect", "connection")
+        headers = {name: value for name, value in request.headers.items() if name.lower() not in own}
+        behind.request(request.command, request.path, body, headers)
         answer = behind.getresponse()
         content = answer.read()
         behind.close()
         if fault == "corrupt":
             content = bytes(byte ^ 1 for byte in content)
         self._answer(request, answer.status, answer.getheaders(), content)
+
+    @staticmethod
+    def _body(request: Any) -> bytes:
+        if request.headers.get("Transfer-Encoding", "").lower() != "chunked":
+            return bytes(request.rfile.read(int(request.headers.get("Content-Length") or 0)))
+        parts = []
+        while size := int(request.rfile.readline().split(b";")[0], 16):
+            parts.append(request.rfile.read(size))
+            request.rfile.readline()
+        request.rfile.readline()
+        return b"".join(parts)
 
     @staticmethod
     def _answer(request: Any, status: int, headers: list[tuple[str, str]], content: bytes) -> None:

@@ -86,7 +86,7 @@ def test_published_here_and_found_elsewhere(s3: S3, tmp_path: Path) -> None:
     assert found is not None and found.path.is_relative_to(tmp_path / "two")
     assert {name: (found.path / name).read_bytes() for name in FILES} == FILES
     assert found.manifest == artifact.manifest
-    assert len(s3.keys()) == len(FILES) + 1  # no lock, no work, no probe is left
+    assert len(s3.objects()) == len(FILES) + 1  # no lock, no work, no probe is left
 
 
 def test_keys_of_the_store_reach_no_object(s3: S3, tmp_path: Path) -> None:
@@ -113,7 +113,7 @@ def test_a_forced_rebuild_replaces_the_old_one_at_once(s3: S3, tmp_path: Path) -
     first.build(RECIPE, other, force=True, log=quiet)
     found = Store(s3.root, cache=tmp_path / "two").find(STAGE, PRINT)
     assert found is not None and sorted(found.manifest["files"]) == ["data.txt"]
-    assert len(s3.keys()) == 2
+    assert len(s3.objects()) == 2
 
 
 # --- kills -------------------------------------------------------------------------------------------------
@@ -150,7 +150,7 @@ def test_killed_while_it_publishes(s3: S3, tmp_path: Path, when: str) -> None:
     assert made == (found is None)
     assert {name: (artifact.path / name).read_bytes() for name in FILES} == FILES
     if made:  # what the dead one had uploaded went, and its lock
-        assert len(s3.keys()) == len(FILES) + 1
+        assert len(s3.objects()) == len(FILES) + 1
 
 
 def test_killed_at_any_moment_while_others_look(s3: S3, tmp_path: Path) -> None:
@@ -198,7 +198,7 @@ def test_made_once_by_builders_on_several_machines(s3: S3, tmp_path: Path, count
     said = "".join(out for out, _ in outputs)
     assert said.count("running") == 1 and said.count("made True") == 1
     assert said.count("made False") == count - 1
-    assert len(s3.keys()) == len(FILES) + 1
+    assert len(s3.objects()) == len(FILES) + 1
 
 
 def test_who_does_not_wait_is_told_who_builds(s3: S3, tmp_path: Path) -> None:
@@ -364,7 +364,7 @@ def test_a_damaged_transfer_is_made_again(s3: S3, proxy: FaultyProxy, tmp_path: 
 def test_damage_in_the_store_is_named_with_a_cure(s3: S3, tmp_path: Path, harm: str) -> None:
     store = Store(s3.root, cache=tmp_path / "one")
     store.build(RECIPE, build, log=quiet)
-    (key,) = [key for key in s3.keys() if key.endswith("part-3.bin")]
+    (key,) = [key for key in s3.objects() if key.endswith("part-3.bin")]
     assert store.remote is not None
     if harm == "changed":
         store.remote.write(key, b"other bytes")
@@ -405,7 +405,7 @@ def test_many_parts_are_listed_read_and_removed(s3: S3, tmp_path: Path) -> None:
         assert read_part(stage.work, "01100.parquet", 1) is None
 
     assert store.build(RECIPE, run, log=quiet)[1]
-    assert len(s3.keys()) == len(FILES) + 1
+    assert len(s3.objects()) == len(FILES) + 1
 
 
 def answer(key: str) -> dict[str, object]:
