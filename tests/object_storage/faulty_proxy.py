@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import http.client
+import json
 import re
+import subprocess
+import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -11,7 +14,7 @@ from typing import Any
 ERROR = b"<?xml version='1.0'?><Error><Code>%s</Code><Message>no</Message></Error>"
 
 
-class FaultyProxy:
+class Proxy:
     """Passes requests on to ``port``; ``faults`` says which ones go wrong.
 
     Attributes:
@@ -111,3 +114,53 @@ class FaultyProxy:
         request.end_headers()
         if request.command != "HEAD":
             request.wfile.write(content)
+
+
+class FaultyProxy:
+    """A ``Proxy`` in a process of its own: pyarrow closes streams under Python's lock, which an answer from this process would need."""
+
+    def __init__(self, port: int) -> None:
+        command = [sys.executable, __file__, str(port)]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.url = str(self._ask("url"))
+
+    def _ask(self, name: str, value: Any = None) -> Any:
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._process.stdin.write(json.dumps([name, value]) + "\n")
+        self._process.stdin.flush()
+        return json.loads(self._process.stdout.readline())
+
+    @property
+    def faults(self) -> list[list[Any]]:
+        return list(self._ask("faults"))
+
+    @faults.setter
+    def faults(self, value: list[list[Any]]) -> None:
+        self._ask("faults", value)
+
+    def start(self) -> None:
+        self._ask("start")
+
+    def stop(self) -> None:
+        """Connections are refused from now on."""
+        self._ask("stop")
+
+    def end(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+
+def main() -> None:
+    proxy = Proxy(int(sys.argv[1]))
+    for line in sys.stdin:
+        name, value = json.loads(line)
+        found = getattr(proxy, name)
+        if callable(found):
+            found = found()
+        elif value is not None:
+            setattr(proxy, name, value)
+        print(json.dumps(found), flush=True)
+
+
+if __name__ == "__main__":
+    main()

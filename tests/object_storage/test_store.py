@@ -76,7 +76,7 @@ def proxy(s3: S3, monkeypatch: pytest.MonkeyPatch):
     one = FaultyProxy(s3.port)
     monkeypatch.setenv("AWS_ENDPOINT_URL", one.url)
     yield one
-    one.stop()
+    one.end()
 
 
 def test_published_here_and_found_elsewhere(s3: S3, tmp_path: Path) -> None:
