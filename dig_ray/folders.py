@@ -120,7 +120,7 @@ def explain(error: BaseException, where: str) -> str | None:
     text = str(error)
     if not isinstance(error, OSError) or isinstance(error, FileNotFoundError):
         return None
-    names = _SET.get(where.partition("://")[0], "what its package reads")
+    names = _SET.get(where.partition("://")[0].rpartition(" ")[2], "what its package reads")
     code = next((c for m in [_CODE.search(text)] if m for c in m.groups() if c), type(error).__name__)
     if _NO_BUCKET.search(text):
         return f"{where}: there is no such bucket; create it, or set store= to another place"
