@@ -6,9 +6,9 @@ object store publishes an upload whole by itself. A part that does not read back
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
 from typing import TYPE_CHECKING
+
+from dig_ray.folders import read_bytes, write_bytes
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -21,27 +21,7 @@ def write_part(folder: str, name: str, table: pa.Table) -> None:
 
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="none")
-    payload = sink.getvalue()
-    if "://" in folder:
-        from pyarrow.fs import FileSystem
-
-        system, base = FileSystem.from_uri(folder)
-        system.create_dir(base, recursive=True)
-        with system.open_output_stream(f"{base}/{name}") as stream:
-            stream.write(payload)
-        return
-    target = Path(folder) / name
-    target.parent.mkdir(parents=True, exist_ok=True)
-    aside = target.with_name(f".{name}.{os.getpid()}.tmp")
-    try:
-        with open(aside, "wb") as file:
-            file.write(payload)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(aside, target)
-    except BaseException:
-        aside.unlink(missing_ok=True)
-        raise
+    write_bytes(folder, name, sink.getvalue())
 
 
 def read_part(folder: str, name: str, rows: int) -> pa.Table | None:
@@ -49,14 +29,11 @@ def read_part(folder: str, name: str, rows: int) -> pa.Table | None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    raw = read_bytes(folder, name)
+    if raw is None:
+        return None
     try:
-        if "://" in folder:
-            from pyarrow.fs import FileSystem
-
-            system, base = FileSystem.from_uri(folder)
-            table = pq.read_table(f"{base}/{name}", filesystem=system)
-        else:
-            table = pq.read_table(Path(folder) / name)
+        table = pq.read_table(pa.BufferReader(raw))
     except (OSError, pa.ArrowInvalid):
         return None
     return table if table.num_rows == rows else None

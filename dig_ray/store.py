@@ -11,8 +11,11 @@ made twice, two runs that share a stage share its artifact, and no name comes fr
     ROOT/.locks/                                               one builder per artifact at a time
 
 The root is a local directory, or any URI that pyarrow or fsspec can open (``s3://``, ``gs://``, ``memory://``).
-Behind a URI a local store serves as cache: artifacts are made and verified there, and files are uploaded with
-the manifest last. A reader trusts only a directory with a valid manifest, and only the files listed in it.
+Behind a URI a local store serves as cache: artifacts are made and verified there. Their files are uploaded below
+ROOT/<stage>/<fingerprint>/<first 16 digits of the manifest's checksum>/, a place of this upload's own, and the manifest
+last: one object, which is there or not. So a reader never sees files of two uploads mixed, not even where a lock failed
+and two runs published at once: one of the two is what is found. A reader trusts only a directory with a valid manifest,
+and only the files listed in it.
 """
 
 from __future__ import annotations
@@ -33,15 +36,13 @@ from typing import Any
 from dig_ray.base import Stage
 from dig_ray.errors import UserError
 from dig_ray.manifest import Recipe, hash_json, make_manifest, parse_manifest
+from dig_ray.remote import Remote, RemoteLock, open_remote
 from dig_ray.store_files import (
     HeldError,
     LocalLock,
-    Remote,
-    RemoteLock,
     free_staging_dir,
     fsync_tree,
     is_out_of_space,
-    open_remote,
     safe_relative,
     sha256_file,
     write_json,
@@ -53,6 +54,8 @@ _FINGERPRINT = re.compile(r"[0-9a-f]{16}")
 NO_SPACE = "no space left while"
 """How the sentence begins that says so."""
 HOLD_POLL_S = 0.5
+FETCHES, FETCH_PAUSE_S = 3, 0.5
+"""Times an artifact is fetched: it may be replaced meanwhile, and a transfer may be damaged."""
 
 
 @dataclass(frozen=True)
@@ -130,15 +133,18 @@ class Store:
             yield
 
     @contextmanager
-    def _locked(self, name: str, what: str, wait: bool, log: Callable[[str], None]) -> Iterator[None]:
-        """Hold a lock; where another run has it, wait for it, or raise ``HeldError``."""
+    def _locked(
+        self, name: str, what: str, wait: bool, log: Callable[[str], None]
+    ) -> Iterator[RemoteLock | None]:
+        """Hold a lock; where another run has it, wait for it, or raise ``HeldError``. Gives the remote one, if any."""
         waiting = False
         while True:
             with ExitStack() as locks:
                 try:
                     locks.enter_context(LocalLock(self.local / ".locks" / f"{name}.lock", what))
-                    if self.remote is not None:
-                        locks.enter_context(RemoteLock(self.remote, f".locks/{name}.json", what))
+                    remote = RemoteLock(self.remote, name, what) if self.remote is not None else None
+                    if remote is not None:
+                        locks.enter_context(remote)
                 except HeldError as held:
                     if not wait:
                         raise
@@ -146,7 +152,7 @@ class Store:
                         log(f"waiting: {held.by} works on {what}")
                     waiting = True
                 else:
-                    yield
+                    yield remote
                     return
             time.sleep(HOLD_POLL_S)
 
@@ -166,7 +172,14 @@ class Store:
             self._fetch(stage, fingerprint)
         if not (path / MANIFEST).is_file():
             return None
-        return self._verify(stage, fingerprint)
+        if self.remote is None:
+            return self._verify(stage, fingerprint)
+        try:
+            return self._verify(stage, fingerprint)
+        except UserError:  # the cache was damaged, which the store can mend
+            remove_tree(path)
+            self._fetch(stage, fingerprint)
+            return self._verify(stage, fingerprint)
 
     def listed_files(self, stage: str, fingerprint: str) -> Mapping[str, Any] | None:
         """The files a local manifest lists, unverified; None if there is no readable one."""
@@ -176,32 +189,68 @@ class Store:
             return None
 
     def _fetch(self, stage: str, fingerprint: str) -> None:
-        """Bring a remote artifact into the cache, unless the same manifest is there already."""
+        """Bring a remote artifact into the cache, unless the same manifest is there already.
+
+        Raises:
+            UserError: the store does not answer, or lacks a file or holds another than the manifest lists.
+        """
         assert self.remote is not None
-        path = self.directory(stage, fingerprint)
-        there = self.remote.read(f"{stage}/{fingerprint}/{MANIFEST}")
-        here = (path / MANIFEST).read_bytes() if (path / MANIFEST).is_file() else None
-        if there is None or there == here:
-            if there is None and here is not None:
-                remove_tree(path)  # the remote one was deleted, so it is to be made again
+        path, name = self.directory(stage, fingerprint), f"{stage}/{fingerprint}"
+        cached = _read(path / MANIFEST)
+        there = self.remote.read(f"{name}/{MANIFEST}")
+        if there == cached:
             return
-        manifest = parse_manifest(there, f"{self.location(stage, fingerprint)}/{MANIFEST}")
-        with LocalLock(self._lock_path(stage, fingerprint), f"{stage} {fingerprint} in {self.local}"):
-            self._collect(stage, fingerprint)
-            aside = free_staging_dir(self.local / ".staging", f"{stage}-{fingerprint}")
+        with self._locked_cache(stage, fingerprint):
+            if there is None:  # deleted there, so it is to be made again
+                if _read(path / MANIFEST) == cached:
+                    remove_tree(path)
+                return
+            aside = free_staging_dir(self.local / ".staging", f"fetch-{stage}-{fingerprint}")
             try:
-                for name in manifest["files"]:
-                    self.remote.download(f"{stage}/{fingerprint}/{name}", aside / safe_relative(name))
-                (aside / MANIFEST).write_bytes(there)
-                self._move_in(aside, path)
+                for _ in range(FETCHES):
+                    there = self.remote.read(f"{name}/{MANIFEST}")
+                    if there is None or there == _read(path / MANIFEST):
+                        return
+                    wrong = self._download(name, there, aside)
+                    if not wrong:
+                        (aside / MANIFEST).write_bytes(there)
+                        remove_tree(path)
+                        self._move_in(aside, path)
+                        return
+                    time.sleep(FETCH_PAUSE_S)
             except OSError as error:
-                remove_tree(aside)
                 if is_out_of_space(error):
                     raise _no_space(f"fetching {stage} to {self.local}", "free space there") from None
-                raise UserError(
-                    f"{self.location(stage, fingerprint)} cannot be fetched: {error}; "
-                    "delete it to have it rebuilt"
-                ) from None
+                raise UserError(f"{self.root}/{name} cannot be fetched to {self.local}: {error}") from None
+            finally:
+                remove_tree(aside)
+        raise UserError(f"{wrong}; delete {self.root}/{name} to have it rebuilt, or force the stage {stage}")
+
+    def _download(self, name: str, raw: bytes, aside: Path) -> str:
+        """Fetch the files that a manifest lists; what is wrong with them in the store, or ""."""
+        assert self.remote is not None
+        manifest = parse_manifest(raw, f"{self.root}/{name}/{MANIFEST}")
+        folder = f"{name}/{_upload_name(manifest)}"
+        try:
+            self.remote.download_all(folder, manifest["files"], aside)
+        except FileNotFoundError as error:
+            lost = next((n for n in manifest["files"] if n in str(error)), "a file")
+            return f"{self.root}/{folder}/{lost} is missing"
+        for file, listed in manifest["files"].items():
+            if sha256_file(aside / file) != listed["sha256"]:
+                return f"{self.root}/{folder}/{file} was changed after it was published"
+        return ""
+
+    @contextmanager
+    def _locked_cache(self, stage: str, fingerprint: str) -> Iterator[None]:
+        """Be the only process of this machine that puts this artifact into the cache."""
+        lock = LocalLock(self._lock_path(f"fetch-{stage}", fingerprint), f"{stage} {fingerprint}")
+        while not lock.try_acquire():
+            time.sleep(HOLD_POLL_S)
+        try:
+            yield
+        finally:
+            lock.release()
 
     def _verify(self, stage: str, fingerprint: str) -> Artifact:
         path = self.directory(stage, fingerprint)
@@ -276,8 +325,8 @@ class Store:
             if found is not None:
                 return found, False
         name = f"{stage}-{fingerprint}"
-        with self._locked(name, f"{stage} {fingerprint} in {self.root}", wait, log):
-            if not force and (found := self._find_now(stage, fingerprint)) is not None:
+        with self._locked(name, f"{stage} {fingerprint} in {self.root}", wait, log) as lock:
+            if not force and (found := self.find(stage, fingerprint)) is not None:
                 return found, False  # another run finished it meanwhile
             self._collect(stage, fingerprint)
             out = free_staging_dir(self.local / ".staging", f"{stage}-{fingerprint}")
@@ -294,7 +343,7 @@ class Store:
                     before()
                 started = time.perf_counter()
                 run(handle)
-                self._publish(recipe, handle, time.perf_counter() - started)
+                self._publish(recipe, handle, time.perf_counter() - started, lock)
             except BaseException as error:
                 remove_tree(out)
                 if isinstance(error, Exception) and is_out_of_space(error):
@@ -306,13 +355,7 @@ class Store:
                 self.remote.remove(f".work/{stage}-{fingerprint}")
         return self._verify(stage, fingerprint), True
 
-    def _find_now(self, stage: str, fingerprint: str) -> Artifact | None:
-        present = (self.directory(stage, fingerprint) / MANIFEST).is_file()
-        if self.remote is not None:
-            present = present and self.remote.read(f"{stage}/{fingerprint}/{MANIFEST}") is not None
-        return self._verify(stage, fingerprint) if present else None
-
-    def _publish(self, recipe: Recipe, handle: Stage, seconds: float) -> None:
+    def _publish(self, recipe: Recipe, handle: Stage, seconds: float, lock: RemoteLock | None) -> None:
         """Data files first, then the manifest, then one rename (or, remote, the manifest's upload)."""
         out, stage, fingerprint = handle.out, handle.name, handle.fingerprint
         files = {}
@@ -332,13 +375,19 @@ class Store:
         fsync_tree(out)
         write_json(out / MANIFEST, manifest)
         target = self.directory(stage, fingerprint)
-        if self.remote is not None:
-            prefix = f"{stage}/{fingerprint}"
-            self.remote.remove(f"{prefix}/{MANIFEST}")  # a forced rebuild must not mix with the old one
-            for name in files:
-                self.remote.upload(out / name, f"{prefix}/{name}")
-            self.remote.upload(out / MANIFEST, f"{prefix}/{MANIFEST}")
-        self._move_in(out, target)
+        if self.remote is None:
+            self._move_in(out, target)
+            return
+        assert lock is not None
+        name, upload = f"{stage}/{fingerprint}", manifest["checksum"][:16]
+        self.remote.upload_all(out, files, f"{name}/{upload}")
+        lock.check()
+        self.remote.upload(out / MANIFEST, f"{name}/{MANIFEST}")
+        with self._locked_cache(stage, fingerprint):
+            self._move_in(out, target)
+        for other in self.remote.list(name):  # replaced by this one, or left by the dead
+            if other not in (upload, MANIFEST):
+                self.remote.remove(f"{name}/{other}")
 
     def _move_in(self, aside: Path, target: Path) -> None:
         """Rename a complete directory into place; a directory already there steps aside first."""
@@ -394,6 +443,15 @@ class Store:
                 path.rename(target)  # died between the two renames of a forced rebuild
             else:
                 remove_tree(path)
+
+
+def _upload_name(manifest: Mapping[str, Any]) -> str:
+    """The folder of the files that a parsed manifest lists, beside it in a remote store."""
+    return hash_json(manifest)[:16]
+
+
+def _read(path: Path) -> bytes | None:
+    return path.read_bytes() if path.is_file() else None
 
 
 def remove_tree(path: Path) -> None:

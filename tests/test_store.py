@@ -20,8 +20,9 @@ from dig_ray.base import Stage
 from dig_ray.code_version import code_hash, modules_behind
 from dig_ray.errors import UserError
 from dig_ray.manifest import Recipe, hash_input_files, hash_json, plain
+from dig_ray.remote import RemoteLock
 from dig_ray.store import Store
-from dig_ray.store_files import RemoteLock, safe_relative
+from dig_ray.store_files import lock_owner, safe_relative
 
 ROOT = Path(__file__).parent.parent
 RECIPE = Recipe("embedding", {"model": "m", "size": 3}, {"catalog": "0" * 16}, code="c", seed=1)
@@ -379,7 +380,8 @@ def test_remote_root(tmp_path: Path) -> None:
     assert not made and artifact.path.is_relative_to(tmp_path / "two")
     assert (artifact.path / "model" / "weights.bin").read_bytes() == bytes(1000)
     assert store.remote is not None
-    store.remote.write(f"{STAGE}/{PRINT}/data.txt", b"THE DATA")
+    (upload,) = [name for name in store.remote.list(f"{STAGE}/{PRINT}") if name != "manifest.json"]
+    store.remote.write(f"{STAGE}/{PRINT}/{upload}/data.txt", b"THE DATA")
     with pytest.raises(UserError, match="data.txt was changed"):
         Store(root, cache=tmp_path / "three").find(STAGE, PRINT)
     store.remote.remove(f"{STAGE}/{PRINT}")
@@ -409,25 +411,29 @@ def test_remote_upload_that_stops_half_way_is_no_artifact(
 
 
 def test_remote_lock(tmp_path: Path) -> None:
-    store = Store(f"memory://bucket/{tmp_path.name}", cache=tmp_path)
-    assert store.remote is not None
-    with RemoteLock(store.remote, ".locks/a.json", "a"), pytest.raises(UserError, match="is being built"):
-        RemoteLock(store.remote, ".locks/a.json", "a").__enter__()
-    assert store.remote.read(".locks/a.json") is None
+    remote = Store(f"memory://bucket/{tmp_path.name}", cache=tmp_path).remote
+    assert remote is not None
+    with RemoteLock(remote, "a", "a"):
+        with pytest.raises(UserError, match="is being built"):
+            RemoteLock(remote, "a", "a").__enter__()
+        with RemoteLock(remote, "b", "b"):
+            pass
+    assert not remote.list(".locks")
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
     left = [
-        {"host": os.uname().nodename, "pid": gone.pid, "born": "1", "at": time.time(), "token": "x"},
-        {"host": "elsewhere", "pid": 1, "at": time.time() - 1000, "token": "x"},
+        lock_owner() | {"pid": gone.pid, "born": "1", "held": True},
+        {"host": "elsewhere", "pid": 1, "at": time.time() - 1000, "held": True},
     ]
     for owner in left:
-        store.remote.write(".locks/a.json", json.dumps(owner).encode())
-        with RemoteLock(store.remote, ".locks/a.json", "a"):
+        remote.write(".locks/a~x.json", json.dumps(owner).encode())
+        with RemoteLock(remote, "a", "a"):
             pass
-    alive = {"host": "elsewhere", "pid": 1, "at": time.time(), "token": "x"}
-    store.remote.write(".locks/a.json", json.dumps(alive).encode())
+        assert not remote.list(".locks")
+    alive = {"host": "elsewhere", "pid": 1, "at": time.time(), "held": True}
+    remote.write(".locks/a~x.json", json.dumps(alive).encode())
     with pytest.raises(UserError, match="process 1 on elsewhere"):
-        RemoteLock(store.remote, ".locks/a.json", "a").__enter__()
+        RemoteLock(remote, "a", "a").__enter__()
 
 
 def test_file_uri_is_local_and_unknown_ones_are_refused(tmp_path: Path) -> None:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from dig_ray.errors import UserError
+from dig_ray.folders import read_bytes, write_bytes
 
 
 def write(work: str, name: str, signature: str, state: dict[str, Any]) -> None:
@@ -20,15 +19,7 @@ def write(work: str, name: str, signature: str, state: dict[str, Any]) -> None:
 
     buffer = io.BytesIO()
     torch.save({"signature": signature, "state": state}, buffer)
-    filesystem, root = _open(work)
-    filesystem.create_dir(root, recursive=True)
-    aside = f"{root}/{name}.partial"
-    with filesystem.open_output_stream(aside) as stream:
-        stream.write(buffer.getbuffer())
-    if "://" not in work:  # a rename is only as durable as the bytes under it
-        with open(aside, "rb+") as file:
-            os.fsync(file.fileno())
-    filesystem.move(aside, f"{root}/{name}")
+    write_bytes(work, name, buffer.getbuffer())
 
 
 def read(work: str, name: str, signature: str, log: Callable[[str], None]) -> dict[str, Any] | None:
@@ -40,14 +31,11 @@ def read(work: str, name: str, signature: str, log: Callable[[str], None]) -> di
     import pickle
 
     import torch
-    from pyarrow.fs import FileType
 
-    filesystem, root = _open(work)
-    path = f"{root}/{name}"
-    if filesystem.get_file_info(path).type != FileType.File:
+    path = f"{work.rstrip('/')}/{name}"
+    data = read_bytes(work, name)
+    if data is None:
         return None
-    with filesystem.open_input_stream(path) as stream:
-        data = stream.read()
     try:
         saved = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
         found, state = saved["signature"], saved["state"]
@@ -59,12 +47,3 @@ def read(work: str, name: str, signature: str, log: Callable[[str], None]) -> di
         log(f"{path} belongs to other settings; training starts anew")
         return None
     return state
-
-
-def _open(work: str) -> tuple[Any, str]:
-    from pyarrow.fs import FileSystem, LocalFileSystem
-
-    if "://" in work:
-        filesystem, root = FileSystem.from_uri(work)
-        return filesystem, root.rstrip("/")
-    return LocalFileSystem(), str(Path(work).absolute())

@@ -21,11 +21,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dig_ray.errors import UserError
+from dig_ray.folders import list_files, read_bytes, remove_file, write_bytes
 from dig_ray.parts import write_part
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    from pyarrow.fs import FileInfo, FileSystem
 
 COMPACT_FROM = 64
 """Files from which a reader writes them together."""
@@ -101,15 +101,10 @@ class AnswerLog:
         Raises:
             UserError: that cannot be done.
         """
-        from pyarrow.fs import FileSystem
-
+        probe = f"probe-{uuid.uuid4().hex}"
         try:
-            system, base = FileSystem.from_uri(self.folder)
-            system.create_dir(base, recursive=True)
-            probe = f"{base}/probe-{uuid.uuid4().hex}"
-            with system.open_output_stream(probe) as stream:
-                stream.write(b"writable")
-            system.delete_file(probe)
+            write_bytes(self.folder, probe, b"writable")
+            remove_file(self.folder, probe)
         except OSError as error:
             raise UserError(
                 f"{self.folder}: answers cannot be kept there ({str(error)[:120]}); make it writable, or set store= to a place that is"
@@ -125,47 +120,39 @@ class AnswerLog:
         """
         import pyarrow as pa
 
-        system, found = _read_files(self.folder, schema())
+        found = _read_files(self.folder, schema())
         rows = _one_per_key(pa.concat_tables(found.values())) if found else schema().empty_table()
-        old = [file for file in found if file.mtime is None or time.time() - _time(file) > COMPACT_AGE]
+        old = [name for name, made in found if time.time() - made > COMPACT_AGE]
         if compact and len(old) >= COMPACT_FROM:
             write_part(self.folder, f"answers-{uuid.uuid4().hex}.parquet", rows)
-            for file in old:
-                system.delete_file(file.path)
+            for name in old:
+                remove_file(self.folder, name)
         return rows
 
 
 def read_rows(folder: str, columns: pa.Schema) -> list[pa.Table]:
     """What journals of these columns have written to a folder (local directory or URI); [] where there is none."""
-    return list(_read_files(folder if "://" in folder else str(Path(folder).resolve()), columns)[1].values())
+    return list(_read_files(folder, columns).values())
 
 
-def _read_files(folder: str, columns: pa.Schema) -> tuple[FileSystem, dict[FileInfo, pa.Table]]:
-    """Every file that can be read with its rows."""
+def _read_files(folder: str, columns: pa.Schema) -> dict[tuple[str, float], pa.Table]:
+    """Every file that can be read, as (name, time of its last change), with its rows."""
     for attempt in range(5):
-        system, files = _files(folder)
         try:
-            tables = {file: _read_file(system, file, columns) for file in files}
+            tables = {file: _read_file(folder, file[0], columns) for file in _files(folder)}
             break
         except FileNotFoundError:  # somebody wrote files together meanwhile: what they held is in a new one
             if attempt == 4:
                 raise
-    return system, {file: table for file, table in tables.items() if table is not None}
+    return {file: table for file, table in tables.items() if table is not None}
 
 
-def _files(folder: str) -> tuple[FileSystem, list[FileInfo]]:
-    from pyarrow.fs import FileSelector, FileSystem, FileType
-
-    system, base = FileSystem.from_uri(folder)
-    found = system.get_file_info(FileSelector(base, allow_not_found=True))
-    kept = [
-        f
-        for f in found
-        if f.type == FileType.File
-        and not f.base_name.startswith(".")
-        and f.base_name.endswith((".parquet", ".jsonl"))
-    ]
-    return system, sorted(kept, key=lambda f: f.path)
+def _files(folder: str) -> list[tuple[str, float]]:
+    return sorted(
+        (name, info.mtime.timestamp() if info.mtime is not None else 0.0)
+        for name, info in list_files(folder).items()
+        if info.is_file and not name.startswith(".") and name.endswith((".parquet", ".jsonl"))
+    )
 
 
 class Journal:
@@ -241,24 +228,24 @@ class Journal:
         self.close()
 
 
-def _time(file: FileInfo) -> float:
-    return file.mtime.timestamp() if file.mtime is not None else 0.0
+def _read_file(folder: str, name: str, columns: pa.Schema) -> pa.Table | None:
+    """The rows of a file, None where they cannot be read.
 
-
-def _read_file(system: FileSystem, file: FileInfo, columns: pa.Schema) -> pa.Table | None:
+    Raises:
+        FileNotFoundError: it has gone.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    raw = read_bytes(folder, name)
+    if raw is None:
+        raise FileNotFoundError(f"{folder}/{name}")
+    if name.endswith(".jsonl"):
+        return _read_lines(raw[: raw.rfind(b"\n") + 1], columns)
     try:
-        if file.path.endswith(".parquet"):
-            return pq.read_table(file.path, filesystem=system, schema=columns)
-        with system.open_input_stream(file.path) as stream:
-            raw = stream.read()
-    except FileNotFoundError:
-        raise
+        return pq.read_table(pa.BufferReader(raw), schema=columns)
     except (OSError, pa.ArrowInvalid):
         return None
-    return _read_lines(raw[: raw.rfind(b"\n") + 1], columns)
 
 
 def _read_lines(raw: bytes, columns: pa.Schema) -> pa.Table:

@@ -8,11 +8,11 @@ collapse. Training is deterministic by seed and resumes from its last kept state
 
 from __future__ import annotations
 
+import io
 import json
-import os
+import pickle
 import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +20,7 @@ import torch
 from torch import nn
 
 from dig_ray.errors import UserError
+from dig_ray.folders import read_bytes, write_bytes
 from dig_ray.semantic_ids.residual_kmeans import check_vectors, encode, fit_residual_kmeans
 
 if TYPE_CHECKING:
@@ -261,43 +262,18 @@ def _restart_dead(
 
 
 def _save_state(work: str, state: dict[str, Any]) -> None:
-    if "://" in work:
-        from pyarrow.fs import FileSystem
-
-        system, base = FileSystem.from_uri(work)
-        system.create_dir(base, recursive=True)
-        with system.open_output_stream(f"{base}/{STATE}") as stream:
-            torch.save(state, stream)
-        return
-    target = Path(work) / STATE
-    target.parent.mkdir(parents=True, exist_ok=True)
-    aside = target.with_suffix(".tmp")
-    with open(aside, "wb") as file:
-        torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(aside, target)
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    write_bytes(work, STATE, buffer.getbuffer())
 
 
 def _load_state(work: str | None, key: str) -> dict[str, Any] | None:
     """Kept training state of the very same job, or None (also when it is damaged: training then starts over)."""
-    if work is None:
+    raw = read_bytes(work, STATE) if work is not None else None
+    if raw is None:
         return None
     try:
-        if "://" in work:
-            import io
-
-            from pyarrow.fs import FileSystem
-
-            system, base = FileSystem.from_uri(work)
-            with system.open_input_file(f"{base}/{STATE}") as stream:
-                state = torch.load(io.BytesIO(stream.read()), map_location="cpu", weights_only=True)
-        else:
-            state = torch.load(Path(work) / STATE, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError):
-        return None
-    except Exception as error:  # torch raises UnpicklingError for anything weights_only refuses
-        if type(error).__name__ != "UnpicklingError":
-            raise
+        state = torch.load(io.BytesIO(raw), map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError):
         return None
     return state if isinstance(state, dict) and state.get("key") == key else None

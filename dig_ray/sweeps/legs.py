@@ -9,16 +9,17 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from dig_ray.base import Stage, Stretch
+from dig_ray.folders import list_files, open_folder, patiently, read_bytes, remove_file, write_bytes
 from dig_ray.manifest import hash_json
 from dig_ray.pipeline import plan, run_pipeline, select
 from dig_ray.store import Store
 from dig_ray.sweeps.space import Point, plain
 from dig_ray.sweeps.trial import Leg, Trials, validations
-from dig_ray.training.ray_train import read_bytes, write_bytes
 
 Changes = dict[int, dict[str, Any]]
 
@@ -100,12 +101,10 @@ def _figures(curve: list[dict[str, float]], target: str, best: bool) -> dict[str
 
 def keep_only(folder: str, target: str, names: Mapping[str, Any] | set[str]) -> None:
     """Remove the checkpoints of all other legs."""
-    from pyarrow.fs import FileSelector, FileSystem
-
-    system, base = FileSystem.from_uri(folder)
     runs = {f"{target}-{name[:16]}" for name in names}
-    for entry in system.get_file_info(FileSelector(base, allow_not_found=True)):
-        if entry.is_file and entry.base_name.removesuffix(".json") not in names:
-            system.delete_file(entry.path)
-        elif not entry.is_file and entry.base_name not in runs:
-            system.delete_dir(entry.path)
+    system, _ = open_folder(folder)
+    for name, entry in list_files(folder).items():
+        if entry.is_file and name.removesuffix(".json") not in names:
+            remove_file(folder, name)
+        elif not entry.is_file and name not in runs:
+            patiently(partial(system.delete_dir, entry.path), folder)

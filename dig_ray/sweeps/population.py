@@ -18,13 +18,13 @@ import numpy as np
 
 from dig_ray.base import Stage
 from dig_ray.errors import UserError
+from dig_ray.folders import read_bytes, write_bytes
 from dig_ray.report.sweep import in_order
 from dig_ray.sweeps.config import PbtConfig, SweepConfig
 from dig_ray.sweeps.legs import changes_of, keep_only, leg_name, now, with_changes, without_changes
 from dig_ray.sweeps.rows import rows_of
 from dig_ray.sweeps.space import TRIES, Draws, Point, Range, canonical, settings_of
 from dig_ray.sweeps.trial import Leg, Trials, name_of
-from dig_ray.training.ray_train import read_bytes, write_bytes
 
 NEVER = 1_000_000
 """Patience of members: who falls behind is replaced."""

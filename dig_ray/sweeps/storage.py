@@ -12,6 +12,7 @@ from typing import Any
 
 from dig_ray.cluster import causes
 from dig_ray.errors import UserError
+from dig_ray.folders import is_uri, list_files, open_folder
 from dig_ray.store import is_out_of_space
 
 REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS}
@@ -44,16 +45,13 @@ def written_to(where: str) -> Iterator[None]:
 
 
 def _is_full(where: str) -> bool:
-    return "://" not in where and Path(where).exists() and shutil.disk_usage(where).free < FULL
+    return not is_uri(where) and Path(where).exists() and shutil.disk_usage(where).free < FULL
 
 
 def kept_files(work: str) -> Iterator[tuple[str, Callable[[], Any]]]:
     """TensorBoard's event files, trials' lines and traces as (name, what opens it): ``tensorboard/...`` and ``logs/...``."""
-    from pyarrow.fs import FileSelector, FileSystem
-
-    system, base = FileSystem.from_uri(work)
-    for entry in system.get_file_info(FileSelector(base, recursive=True, allow_not_found=True)):
-        name = PurePosixPath(entry.path).relative_to(PurePosixPath(base)).as_posix()
+    system, _ = open_folder(work)
+    for name, entry in list_files(work, recursive=True).items():
         opened = partial(system.open_input_stream, entry.path)
         if entry.is_file and entry.base_name.startswith("events.out.tfevents"):
             yield f"tensorboard/{name}", opened

@@ -22,6 +22,7 @@ import numpy as np
 from dig_ray.base import Stretch
 from dig_ray.cluster import beside_the_driver
 from dig_ray.errors import UserError
+from dig_ray.folders import read_bytes, remove_file, write_bytes
 from dig_ray.training.config import TrainingConfig, WorkersConfig
 
 
@@ -182,36 +183,11 @@ def last_checkpoint(result: Any, storage: str, name: str) -> tuple[str, list[dic
     return f"{_absolute(storage)}/{name}/{PurePosixPath(result.checkpoint.path).name}", state["log_history"]
 
 
-def write_bytes(folder: str, name: str, content: bytes) -> None:
-    """Write a small file into a local folder or a URI."""
-    from pyarrow.fs import FileSystem
-
-    system, base = FileSystem.from_uri(folder)
-    system.create_dir(base, recursive=True)
-    with system.open_output_stream(f"{base}/{name}") as stream:
-        stream.write(content)
-
-
-def read_bytes(folder: str, name: str) -> bytes | None:
-    """What ``write_bytes`` wrote; None when there is nothing."""
-    from pyarrow.fs import FileSystem
-
-    system, base = FileSystem.from_uri(folder)
-    try:
-        with system.open_input_stream(f"{base}/{name}") as stream:
-            return bytes(stream.read())
-    except FileNotFoundError:
-        return None
-
-
 def take_bytes(folder: str, name: str) -> bytes | None:
     """Read and remove what ``write_bytes`` wrote; None when there is nothing."""
-    from pyarrow.fs import FileSystem
-
     content = read_bytes(folder, name)
     if content is not None:
-        system, base = FileSystem.from_uri(folder)
-        system.delete_file(f"{base}/{name}")
+        remove_file(folder, name)
     return content
 
 
