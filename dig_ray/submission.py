@@ -21,8 +21,9 @@ from typing import Any
 
 from dig_ray import __version__
 from dig_ray.errors import UserError
+from dig_ray.folders import is_uri
 from dig_ray.manifest import SECRET_NAME, hash_json
-from dig_ray.store_files import open_remote, sha256_file
+from dig_ray.store_files import sha256_file
 
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
 EXCLUDES = (".git", ".venv", "runs", "shared", "tests", "docs", "build", "dist", "**/__pycache__", ".*_cache")
@@ -123,7 +124,7 @@ def _read_config(script: Path, arguments: list[str]) -> tuple[str, Any]:
 
 
 def _check_store(store: str) -> None:
-    if open_remote(store) is None and not Path(store.removeprefix("file://")).is_absolute():
+    if not is_uri(store) and not Path(store.removeprefix("file://")).is_absolute():
         raise UserError(
             f"store={store} would be inside the job's own directory on the cluster, and go with it; set store= to a URI or to a directory "
             "that all machines share, such as store=/shared/runs"
