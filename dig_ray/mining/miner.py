@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 SECONDS_BETWEEN_LINES = 10.0
+CRASHES = 3
+"""Deaths of a process that runs an engine, after which a run gives up."""
 
 
 @dataclass
@@ -168,7 +170,7 @@ def ask(
             answer_log(asked, stage.kept).check_writable()
             load_known(asked, stage.kept, compact=True)
         for again in (False, True):
-            stopped = _one_pass(plans, prompt, evidence, stage, pictures, again)
+            stopped = _outliving(plans, prompt, evidence, stage, pictures, again)
             if stopped:
                 raise UserError("; ".join(stopped))
         for asked in plans:
@@ -178,6 +180,29 @@ def ask(
                     f"miner {asked.miner.name}: {lost:,} answers did not arrive in {stage.kept}; on several machines the store must be a "
                     "place that all of them see, a shared directory or a URI such as s3://bucket/runs"
                 )
+
+
+def _outliving(
+    plans: Sequence[Asked],
+    prompt: Prompt,
+    evidence: Sequence[Evidence],
+    stage: Stage,
+    pictures: Pictures | None,
+    again: bool,
+) -> list[str]:
+    """``_one_pass``, and what is missing once more where the process beside the driver that ran an engine died."""
+    from ray.exceptions import WorkerCrashedError
+
+    for left in reversed(range(CRASHES + 1)):
+        try:
+            return _one_pass(plans, prompt, evidence, stage, pictures, again)
+        except WorkerCrashedError:
+            if not left:
+                raise
+            stage.log("a process that ran an engine died; asking for what is missing")
+            for asked in plans:
+                load_known(asked, stage.kept)
+    raise AssertionError
 
 
 def _one_pass(

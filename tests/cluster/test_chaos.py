@@ -78,10 +78,11 @@ def test_lost_calls_between_processes_change_nothing(calm, tmp_path) -> None:
 
 CRAMPED = """
 import sys
-import ray
 from dig_ray.cluster import RayConfig, set_environment
 
 set_environment(RayConfig())
+import ray
+
 ray.init(address="local", num_cpus=4, object_store_memory=80 * 1024**2, include_dashboard=False, log_to_driver=False)
 from pathlib import Path
 from dig_ray.config import load_config

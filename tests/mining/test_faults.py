@@ -116,7 +116,7 @@ def workers_of(driver: int) -> list[int]:
                 parents.add(pid)
         except (OSError, IndexError, ValueError):
             continue
-        if "Asker" in words and driver in parents:
+        if "Mine(" in words and driver in parents:
             found.append(int(entry.name))
     return found
 
