@@ -20,7 +20,18 @@ _CARRIERS = frozenset(
     {_PACKAGE}
     | {
         f"{_PACKAGE}.{name}"
-        for name in ("base", "cluster", "errors", "manifest", "progress", "store", "store_files", "telemetry")
+        for name in (
+            "base",
+            "cluster",
+            "errors",
+            "folders",
+            "manifest",
+            "progress",
+            "remote",
+            "store",
+            "store_files",
+            "telemetry",
+        )
     }
 )
 

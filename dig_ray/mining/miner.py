@@ -319,6 +319,20 @@ def _run_engine(job: Job, requests: pa.Table) -> str:
     return ""
 
 
+def _read_board(board: Any) -> dict[str, Totals]:
+    """What the board has counted; {} where calls to it are lost again and again."""
+    import ray
+    from ray.exceptions import ActorUnavailableError
+
+    for _ in range(CRASHES + 1):
+        try:
+            found: dict[str, Totals] = ray.get(board.read.remote())
+            return found
+        except ActorUnavailableError:
+            time.sleep(0.1)
+    return {}
+
+
 def _watch(
     pending: dict[Any, tuple[Asked, int, Totals]], board: Any, say: Callable[[str], None]
 ) -> list[str]:
@@ -329,9 +343,10 @@ def _watch(
     miners = [asked.miner.name for asked, _, _ in pending.values()]
     stopped: dict[str, str] = {}
     crashed: BaseException | None = None
+    totals: dict[str, Totals] = {}
     while pending:
         ready, _ = ray.wait(list(pending), num_returns=1, timeout=SECONDS_BETWEEN_LINES)
-        totals: dict[str, Totals] = ray.get(board.read.remote())
+        totals = _read_board(board) or totals
         elapsed = time.monotonic() - begun
         for task, (asked, todo, before) in list(pending.items()):
             new = totals.get(asked.miner.name, Totals())
