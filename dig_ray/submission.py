@@ -287,13 +287,24 @@ def follow(client: Any, address: str, job: str, write: Callable[[str], None]) ->
     Raises:
         UserError: the cluster is gone.
     """
-    shown = 0
-    failures = 0
+    shown = failures = 0
+
+    async def show() -> None:
+        """What of the log was not shown yet; a tail begins at the log's beginning."""
+        nonlocal shown
+        at = 0
+        async for text in client.tail_job_logs(job):
+            new = text[max(0, shown - at) :]
+            at += len(text)
+            shown = max(shown, at)
+            if new:
+                write(new)
+
     while True:
         try:
             with _said(address):
                 ended = _patiently(lambda: client.get_job_status(job)).is_terminal()
-                shown = asyncio.run(_tail(client, job, write, shown))
+                asyncio.run(show())
             failures = 0
         except (RuntimeError, OSError):
             failures += 1
@@ -308,15 +319,3 @@ def follow(client: Any, address: str, job: str, write: Callable[[str], None]) ->
         return 0
     write(f"{job} {info.status.value.lower()}: {' '.join((info.message or '').split())[:500]}\n")
     return int(info.driver_exit_code or 1)
-
-
-async def _tail(client: Any, job: str, write: Callable[[str], None], shown: int) -> int:
-    """Show what of the log was not shown yet; characters of it that were by now."""
-    at = 0
-    async for text in client.tail_job_logs(job):
-        new = text[max(0, shown - at) :]
-        at += len(text)
-        if new:
-            write(new)
-        shown = max(shown, at)
-    return shown

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -170,7 +171,8 @@ def ask(
             answer_log(asked, stage.kept).check_writable()
             load_known(asked, stage.kept, compact=True)
         for again in (False, True):
-            stopped = _outliving(plans, prompt, evidence, stage, pictures, again)
+            one = partial(_one_pass, plans, prompt, evidence, stage, pictures, again)
+            stopped = _outliving(one, plans, stage)
             if stopped:
                 raise UserError("; ".join(stopped))
         for asked in plans:
@@ -182,27 +184,18 @@ def ask(
                 )
 
 
-def _outliving(
-    plans: Sequence[Asked],
-    prompt: Prompt,
-    evidence: Sequence[Evidence],
-    stage: Stage,
-    pictures: Pictures | None,
-    again: bool,
-) -> list[str]:
-    """``_one_pass``, and what is missing once more where the process beside the driver that ran an engine died."""
+def _outliving(run: Callable[[], list[str]], plans: Sequence[Asked], stage: Stage) -> list[str]:
+    """A pass, and another for what is missing where the process beside the driver that ran an engine died."""
     from ray.exceptions import WorkerCrashedError
 
-    for left in reversed(range(CRASHES + 1)):
+    for _ in range(CRASHES):
         try:
-            return _one_pass(plans, prompt, evidence, stage, pictures, again)
+            return run()
         except WorkerCrashedError:
-            if not left:
-                raise
             stage.log("a process that ran an engine died; asking for what is missing")
             for asked in plans:
                 load_known(asked, stage.kept)
-    raise AssertionError
+    return run()
 
 
 def _one_pass(
