@@ -204,13 +204,22 @@ def put(system: FileSystem, path: str, content: Any, flat: bool) -> None:
 def read_bytes(folder: str, name: str) -> bytes | None:
     """Content of a small file of a folder (local directory or URI); None when there is none."""
     system, base = open_folder(folder)
+    path = f"{base}/{name}"
 
     def read() -> bytes | None:
-        try:
-            with system.open_input_stream(f"{base}/{name}") as stream:
-                return bytes(stream.read())
-        except FileNotFoundError:
-            return None
+        # pyarrow asks an object store for an object's size and then for that many bytes: one that is replaced in between by a longer
+        # one comes cut
+        while True:
+            try:
+                with system.open_input_stream(path) as stream:
+                    tag, content = stream.metadata(), bytes(stream.read())
+                if not is_object_store(folder):
+                    return content
+                with system.open_input_stream(path) as stream:
+                    if stream.metadata() == tag:
+                        return content
+            except FileNotFoundError:
+                return None
 
     return patiently(read, folder)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -283,6 +284,27 @@ for _ in range(4):
             assert len({(found.path / name).read_text() for name in found.manifest["files"]}) == 1
     assert [process.returncode for process in processes] == [0, 0], processes[0].communicate()
     assert Store(s3.root, cache=tmp_path / "last").find(STAGE, PRINT) is not None
+
+
+def test_an_object_that_is_replaced_while_it_is_read_is_read_whole(s3: S3) -> None:
+    """Never the beginning of a longer one, of the size of the one before."""
+    done = threading.Event()
+
+    def write() -> None:
+        for n in itertools.count():
+            folders.write_bytes(s3.root, "small", f"<{n}{'.' * (n % 7)}>".encode())
+            if done.wait(0.02):
+                break
+
+    folders.write_bytes(s3.root, "small", b"<>")
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        found = [folders.read_bytes(s3.root, "small") for _ in range(40)]
+    finally:
+        done.set()
+        writer.join()
+    assert all(content is not None and content.endswith(b">") for content in found)
 
 
 def test_who_stood_still_and_lost_the_lock_does_not_publish(s3: S3, tmp_path: Path) -> None:
