@@ -89,7 +89,9 @@ def _object_store(scheme: str, bucket: str, *endpoints: str | None) -> tuple[Fil
     """A bucket's file system, opened once a process: on Amazon's that asks where the bucket is."""
     # without it every object, however small, is uploaded in three requests
     query = "?allow_delayed_open=true" if scheme == "s3" else f"?retry_limit_seconds={PATIENCE_S:.0f}"
-    return _open(f"{scheme}://{bucket}{query}", f"{scheme}://{bucket}")
+    # an emulator knows nobody, and asking Google for a token first takes minutes where there is none
+    user = "anonymous@" if scheme != "s3" and endpoints[-1] and "@" not in bucket else ""
+    return _open(f"{scheme}://{user}{bucket}{query}", f"{scheme}://{bucket}")
 
 
 def _open(uri: str, shown: str = "") -> tuple[FileSystem, str]:
@@ -239,9 +241,18 @@ def remove_file(folder: str, name: str) -> None:
 
 def list_files(folder: str, recursive: bool = False) -> Mapping[str, Any]:
     """Path below the folder -> pyarrow's ``FileInfo`` of all that is in a folder, directories too; {} where it is missing."""
-    from pyarrow.fs import FileSelector
+    from pyarrow.fs import FileInfo, FileSelector, FileType
 
     system, base = open_folder(folder)
-    selector = FileSelector(base, recursive=recursive, allow_not_found=True)
-    found = patiently(lambda: system.get_file_info(selector), folder)
-    return {info.path[len(base) :].lstrip("/"): info for info in found}
+    deep = recursive or folder.startswith(
+        ("gs://", "gcs://")
+    )  # where a prefix alone is listed as no directory
+    selector = FileSelector(base, recursive=deep, allow_not_found=True)
+    found = {}
+    for info in patiently(lambda: system.get_file_info(selector), folder):
+        name = info.path[len(base) :].lstrip("/")
+        first, below, _ = name.partition("/")
+        if below and not recursive:
+            name, info = first, FileInfo(f"{base}/{first}", FileType.Directory)
+        found[name] = info
+    return found

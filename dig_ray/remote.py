@@ -133,6 +133,12 @@ class Remote:
             self.fs.delete_file(path)
         except Exception as error:
             sentence = explain(error, f"store {self.uri}")
+            if self._flat and isinstance(
+                error, FileNotFoundError
+            ):  # Google's answer to a write without a bucket
+                sentence = (
+                    f"store {self.uri}: there is no such bucket; create it, or set store= to another place"
+                )
             raise UserError(
                 sentence
                 or f"store {self.uri} cannot be written to ({error}); check the address and the rights"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import socket
 import subprocess
@@ -74,6 +75,29 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     yield port
     process.kill()
     process.wait()
+
+
+@pytest.fixture(scope="session")
+def gcs_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    port = free_port()
+    command = [sys.executable, "-m", "gcp_storage_emulator", "start", "-H", "127.0.0.1", "--in-memory", "-q"]
+    folder = tmp_path_factory.mktemp("gcs")
+    process = serve([*command, "--port", str(port)], port, folder / "log", {})
+    yield port
+    process.kill()
+    process.wait()
+
+
+@pytest.fixture
+def gcs(gcs_server: int, monkeypatch: pytest.MonkeyPatch) -> str:
+    """URI of a store in a new bucket of Google's kind."""
+    url = f"http://127.0.0.1:{gcs_server}"
+    monkeypatch.setenv("CLOUD_STORAGE_EMULATOR_ENDPOINT", url)
+    bucket = f"bucket-{next(NAMES)}"
+    body = json.dumps({"name": bucket}).encode()
+    kind = {"Content-Type": "application/json"}
+    urllib.request.urlopen(urllib.request.Request(f"{url}/storage/v1/b?project=p", body, kind)).close()
+    return f"gs://{bucket}/runs"
 
 
 @pytest.fixture
