@@ -18,7 +18,7 @@ from typing import Any
 from pydantic import Field, model_validator
 
 from dig_ray.base import Config
-from dig_ray.errors import UserError
+from dig_ray.errors import UserError, causes
 from dig_ray.telemetry import forget
 
 LEAST_CPUS = 8  # logical; below, Ray Data can hang for ever with every CPU held by an actor pool
@@ -194,26 +194,6 @@ def quiet_ray_data() -> None:
     context.issue_detectors_config.detectors = []
     for name in ("ray.data", "ray.train", "ray.tune"):
         logging.getLogger(name).setLevel(logging.WARNING)
-
-
-def causes(error: BaseException) -> Iterator[BaseException]:
-    """An error and all that is behind it, also across Ray's wrappers, nearest first."""
-    todo, seen = [error], set()
-    while todo:
-        current = todo.pop(0)
-        if id(current) in seen:
-            continue
-        seen.add(id(current))
-        yield current
-        failures = getattr(current, "worker_failures", None)
-        behind = [
-            getattr(current, "cause", None),
-            getattr(current, "controller_failure", None),
-            *(failures.values() if isinstance(failures, dict) else ()),
-            current.__cause__,
-            current.__context__ if not current.__suppress_context__ else None,
-        ]
-        todo.extend(inner for inner in behind if isinstance(inner, BaseException))
 
 
 def join_ray() -> dict[str, float]:

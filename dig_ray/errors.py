@@ -1,4 +1,8 @@
-"""The one exception a user is meant to read."""
+"""The one exception a user is meant to read, and what is behind any other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
 
 
 class UserError(Exception):
@@ -7,3 +11,23 @@ class UserError(Exception):
     The message is one sentence that names the file, field and value at fault and what to do about it.
     Jobs print it after ``error:`` and exit with code 1; no stack trace is shown.
     """
+
+
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """An error and all that is behind it, also across Ray's wrappers, nearest first."""
+    todo, seen = [error], set()
+    while todo:
+        current = todo.pop(0)
+        if id(current) in seen:
+            continue
+        seen.add(id(current))
+        yield current
+        failures = getattr(current, "worker_failures", None)
+        behind = [
+            getattr(current, "cause", None),
+            getattr(current, "controller_failure", None),
+            *(failures.values() if isinstance(failures, dict) else ()),
+            current.__cause__,
+            current.__context__ if not current.__suppress_context__ else None,
+        ]
+        todo.extend(inner for inner in behind if isinstance(inner, BaseException))

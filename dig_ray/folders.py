@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
-from dig_ray.errors import UserError
+from dig_ray.errors import UserError, causes
 
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
@@ -131,6 +131,12 @@ def explain(error: BaseException, where: str) -> str | None:
     if is_stumble(error):
         return f"{where} does not answer ({code}); see that it is up, check {names}, then run the same command again"
     return None
+
+
+def explain_behind(error: BaseException, where: str) -> str | None:
+    """What an object store said behind an error, also behind Ray's, in one sentence; None where it said nothing."""
+    said = (explain(one, where) for one in causes(error) if is_object_store(where) and _CODE.search(str(one)))
+    return next((sentence for sentence in said if sentence), None)
 
 
 def is_stumble(error: BaseException) -> bool:

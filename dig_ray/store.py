@@ -35,6 +35,7 @@ from typing import Any
 
 from dig_ray.base import Stage
 from dig_ray.errors import UserError
+from dig_ray.folders import explain_behind
 from dig_ray.manifest import Recipe, hash_json, make_manifest, parse_manifest
 from dig_ray.remote import Remote, RemoteLock, open_remote
 from dig_ray.store_files import (
@@ -348,6 +349,9 @@ class Store:
                 remove_tree(out)
                 if isinstance(error, Exception) and is_out_of_space(error):
                     raise _no_space(f"writing {stage} to {self.root}", "free space there") from error
+                plain = isinstance(error, UserError) or not isinstance(error, Exception)
+                if not plain and (sentence := explain_behind(error, self.root)):
+                    raise UserError(sentence) from error
                 raise
             if self.remote is None:
                 remove_tree(Path(work))

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -50,7 +51,7 @@ def free_the_work() -> None:
         time.sleep(PART_SECONDS)
         return np.zeros((len(texts), 384), np.float32)
 
-    stage.load_encoder = lambda *args, **kwargs: None
+    stage.load_encoder = lambda *args, **kwargs: None  # type: ignore[assignment, return-value]
     stage.encode_batches = encode  # type: ignore[assignment]
     stage.count_tokens = lambda texts, *rest: np.zeros(len(texts), np.int32)
 
@@ -115,7 +116,8 @@ def on_cluster(nodes: int, args: argparse.Namespace, folder: Path) -> dict[str, 
     set_environment(RayConfig())
     os.environ.update(RAY_enable_worker_prestart="0", RAY_prestart_worker_first_driver="0")
     worked, own = folder / "worked", folder / "ray"
-    worked.mkdir(), own.mkdir()
+    worked.mkdir()
+    own.mkdir()
     # what a cluster notes in Ray's usual folder would stand for the one that others mean
     os.environ.update(BENCH_CLUSTER_NODES=str(worked), RAY_TMPDIR=str(own))
     import ray
@@ -133,7 +135,7 @@ def on_cluster(nodes: int, args: argparse.Namespace, folder: Path) -> dict[str, 
         ray.init(
             address=cluster.address,
             log_to_driver=False,
-            logging_level="ERROR",
+            logging_level=logging.ERROR,
             runtime_env={"worker_process_setup_hook": free_the_work},
         )
         quiet_ray_data()

@@ -17,6 +17,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -186,7 +187,7 @@ def speed(rounds: int, log: Callable[[str], None] = print) -> dict[str, Any]:
                 prompts = prompts_of(codes[name], batch, seed=turn)
                 lengths = torch.full((batch,), prompts.shape[1])
                 for _ in range(4 if batch == 32 else 12):
-                    seconds, found = timed(lambda n=name, p=prompts, k=lengths: searchers[n].search(p, k))
+                    seconds, found = timed(partial(searchers[name].search, prompts, lengths))
                     times.setdefault(f"ours_{batch}_{name}", []).append(seconds / batch)
                     if batch == 32:
                         times["floor"].append(gemm() * flops_per_user(policy))
@@ -194,7 +195,7 @@ def speed(rounds: int, log: Callable[[str], None] = print) -> dict[str, Any]:
                     continue
                 repeats = 2 if batch == 32 else 6
                 for _ in range(repeats):
-                    seconds, tokens = timed(lambda n=name, p=prompts: generate(policy, tries[n], p))
+                    seconds, tokens = timed(partial(generate, policy, tries[name], prompts))
                     times.setdefault(f"peer_{batch}_{name}", []).append(seconds / batch)
                 mine = codes[name][found.items.numpy()] + np.array([0, 256, 512])
                 equal += int((mine == tokens.numpy()).all((1, 2)).sum())

@@ -194,14 +194,14 @@ def stock_trainer(items: int, groups: int, steps: int, folder: str) -> Any:
     )
     trainer = GRPOTrainer(
         model=model,
-        reward_funcs=[exact, prefix],
+        reward_funcs=[exact, prefix],  # type: ignore[list-item]
         args=args,
         train_dataset=Dataset.from_dict({"prompt": texts, "goal": goals}),
         processing_class=tokenizer,
     )
     allowed = continuations(sids.token_table[:, : len(SIZES)] + policy.sid_start, 1 + 3 * items)
-    generate = model.generate
-    model.generate = lambda **inputs: generate(**inputs, prefix_allowed_tokens_fn=allowed)
+    generate = model.generate  # type: ignore[misc]
+    model.generate = lambda **inputs: generate(**inputs, prefix_allowed_tokens_fn=allowed)  # type: ignore[misc, method-assign]
     return trainer
 
 

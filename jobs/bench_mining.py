@@ -271,11 +271,10 @@ def bench_resume(folder: Path, items: int) -> dict[str, Any]:
         events=np.arange(3, dtype=np.int32),
         split=np.array([0, 1, 2], np.int8),
     ).save(folder / "catalog")
-    config = MiningConfig(
-        items=(OpenAIConfig(name="a", model="m", base_url="http://127.0.0.1:9/v1", api_key_env=None),)
-    )
+    miner = OpenAIConfig(name="a", model="m", base_url="http://127.0.0.1:9/v1", api_key_env=None)
+    config = MiningConfig(items=(miner,))
     asked = plan(
-        config.items[0],
+        miner,
         load_prompt("descriptors"),
         item_evidence(table, config.evidence_tokens),
         None,
@@ -373,7 +372,7 @@ def bench_vllm(folder: Path, model: str, rows: int) -> dict[str, Any]:
 
     threading.Thread(target=watch, daemon=True).start()
     run(Job(miner, "descriptors", system, 8, str(folder / "log"), str(folder / "marks"), board=clock), table)
-    last, tokens, calls = ray.get(clock.summary.remote())
+    last, tokens, calls = ray.get(clock.summary.remote())  # type: ignore[attr-defined]
     ours = tokens / (last - first_batch[0])
     chats = [chat_messages(system, text) for text in table["evidence"].to_pylist()]
     again = calls - rows

@@ -89,7 +89,8 @@ def embedding(rows: int, folder: Path) -> Pair:
     def plain() -> int:
         worker = stage.Encoder(config.model_dump(), 1)
         batches = ({"part": [n], "texts": [part]} for n, part in enumerate(parts))
-        return sum(len(tokens) // 4 for batch in batches for tokens in worker(batch)["tokens"])  # type: ignore[arg-type]
+        found = (worker(batch)["tokens"] for batch in batches)  # type: ignore[arg-type]
+        return sum(len(tokens) // 4 for part in found for tokens in part)
 
     def on_ray() -> int:
         return sum(
@@ -193,11 +194,13 @@ def decoding(rows: int, folder: Path) -> Pair:
         users = decode_stage._Users(
             dataset.events, cases.start, cases.end, np.zeros(rows, bool), config.batch_size
         )
-        worker = decode_stage._Worker(ray.put((None, users)), "", config.beam, 20, 1, False)
+        worker = decode_stage._Worker("evaluation", ray.put((None, users)), "", config.beam, 20, 1, False)
         return sum(worker({"batch": np.array([n])})["rows"][0] for n in batches)
 
     def on_ray() -> int:
-        found = decode_stage._decode_on_ray(config, dataset, cases, nobody, folder, order, batches, 20)
+        found = decode_stage._decode_on_ray(
+            config, "evaluation", dataset, cases, nobody, folder, order, batches, 20
+        )
         return sum(len(arrays["items_seen"]) for _, arrays in found)
 
     return Pair(on_ray, plain)

@@ -197,9 +197,8 @@ def documents(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     sids = SidCatalog.load(folder / "semantic_ids" / "semantic_ids.parquet")
     config = RecommenderConfig(max_history=LATEST)
     tokenizer = build_tokenizer(config, sids, [])
-    ids = {name: token_id(tokenizer, token) for name, token in (("bos", BOS), ("eos", EOS))}
-    start = token_id(tokenizer, sids.token_strings[0])
-    inputs = TaskInputs(dataset, sids, tokenizer, config, start, **ids)
+    start, bos, eos = (token_id(tokenizer, token) for token in (sids.token_strings[0], BOS, EOS))
+    inputs = TaskInputs(dataset, sids, tokenizer, config, start, bos=bos, eos=eos)
     made = build_documents(inputs)
     rows = pack(np.diff(made.offsets), 256)
     return {

@@ -214,7 +214,7 @@ def timed_worker(config: dict[str, Any]) -> None:
             now = time.perf_counter()
             if state.global_step > 2:  # the first steps load kernels
                 times["trainer"].append(now - self.since)
-            batch = {name: values.clone() for name, values in trainer._batch.items()}
+            batch = {name: values.clone() for name, values in trainer._batch.items()}  # type: ignore[attr-defined]
             now = time.perf_counter()
             step(bare, optimizer, batch)
             if state.global_step > 2:

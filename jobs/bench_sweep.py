@@ -57,6 +57,7 @@ def loop(store: str, trials: int, epochs: int, part: int = 0, parts: int = 1) ->
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // AT_ONCE))
     ((key, text),) = sweep.space.items()
     figures, starts = {}, []
+    first: list[float]
     begun = time.perf_counter()
     for value in parse_range(key, text).values[part::parts]:
         ended, first = time.perf_counter(), []

@@ -10,9 +10,8 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from dig_ray.cluster import causes
-from dig_ray.errors import UserError
-from dig_ray.folders import is_uri, list_files, open_folder
+from dig_ray.errors import UserError, causes
+from dig_ray.folders import explain_behind, is_uri, list_files, open_folder
 from dig_ray.store import is_out_of_space
 
 REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS}
@@ -22,7 +21,7 @@ FULL = 64 * 1024
 
 @contextmanager
 def written_to(where: str) -> Iterator[None]:
-    """Say in one sentence that a storage is full or refuses what is written.
+    """Say in one sentence that a storage is full, refuses what is written, or is an object store that is down.
 
     Raises:
         UserError: so it is.
@@ -41,6 +40,8 @@ def written_to(where: str) -> Iterator[None]:
             raise UserError(
                 f"{refused.filename or where} cannot be written to ({refused.strerror}); set store= to one that can"
             ) from None
+        if sentence := explain_behind(error, where):
+            raise UserError(sentence) from None
         raise
 
 

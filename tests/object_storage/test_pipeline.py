@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from dig_ray.store import Store
 from tests.object_storage.conftest import S3, SECRET
+from tests.object_storage.faulty_proxy import FaultyProxy
 
 ROOT = Path(__file__).parents[2]
 TINY = [
@@ -38,3 +40,83 @@ def test_a_run_on_s3_is_found_from_another_machine(s3: S3, tmp_path: Path) -> No
     assert not [key for key in s3.objects() if key.startswith((".work/", ".locks/"))]
     read = [p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()]
     assert not [content for content in read if SECRET.encode() in content]
+
+
+def pipeline(*words: str, cache: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-u", *words]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, cwd=ROOT, env=os.environ | {"XDG_CACHE_HOME": str(cache)}, **pipes)
+
+
+def until(process: subprocess.Popen[str], text: str) -> str:
+    """What a job prints up to the first line with a text."""
+    assert process.stdout is not None
+    said = ""
+    for line in process.stdout:
+        said += line
+        if text in line:
+            return said
+    raise AssertionError(said + (process.stderr.read() if process.stderr else ""))
+
+
+@pytest.fixture(scope="module")
+def on_a_disk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same run, undisturbed."""
+    store = tmp_path_factory.mktemp("disk")
+    words = ["jobs/pipeline.py", "demo", *TINY, "sft.epochs=30", f"store={store}", "--until", "sft"]
+    assert pipeline(*words, cache=store / "cache").wait(300) == 0
+    return store
+
+
+@pytest.mark.slow
+def test_killed_with_all_its_workers_it_goes_on(s3: S3, tmp_path: Path, on_a_disk: Path) -> None:
+    words = ["jobs/pipeline.py", "demo", *TINY, "sft.epochs=30", f"store={s3.root}", "--until", "sft"]
+    first = pipeline(*words, cache=tmp_path / "one")
+    until(first, "epoch 5")
+    first.kill()
+    first.wait()
+    second = pipeline(*words, cache=tmp_path / "two")  # on another machine, whose cache is empty
+    said, error = second.communicate(timeout=300)
+    assert second.returncode == 0, error
+    assert "5 stages, 1 run" in said and "going on" in said, said
+    assert same_policy(s3, tmp_path, on_a_disk)
+
+
+@pytest.mark.slow
+def test_a_store_that_is_down_while_it_trains(
+    s3: S3, tmp_path: Path, on_a_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For 20 seconds, and then for good: it goes on, or ends in one sentence and the same command goes on."""
+    proxy = FaultyProxy(s3.port)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
+    words = ["jobs/pipeline.py", "demo", *TINY, "sft.epochs=30", f"store={s3.root}", "--until", "sft"]
+    first = pipeline(*words, cache=tmp_path / "one")
+    until(first, "epoch 5")
+    proxy.stop()
+    said, error = first.communicate(timeout=400)
+    assert first.returncode == 1 and "Traceback" not in error, error
+    assert error.count("error: ") == 1 and "does not answer" in error
+    proxy.start()
+    second = pipeline(*words, cache=tmp_path / "one")
+    until(second, "epoch 15")
+    proxy.stop()
+    time.sleep(20)
+    proxy.start()
+    said, error = second.communicate(timeout=400)
+    if second.returncode:
+        assert error.count("error: ") == 1 and "Traceback" not in error, error
+        second = pipeline(*words, cache=tmp_path / "one")
+        said, error = second.communicate(timeout=400)
+    assert second.returncode == 0, error
+    assert same_policy(s3, tmp_path, on_a_disk)
+    proxy.end()
+
+
+def same_policy(s3: S3, tmp_path: Path, disk: Path) -> bool:
+    """Whether the run on S3 published what the run on a disk did: the same weights, bit for bit."""
+    weights = "policy/model.safetensors"
+    found = Store(s3.root, cache=tmp_path / "reader")
+    key = next(key for key in s3.objects() if key.startswith("sft/") and key.endswith("manifest.json"))
+    policy = found.find("sft", key.split("/")[1])
+    assert policy is not None
+    return (policy.path / weights).read_bytes() == next(disk.glob(f"sft/*/{weights}")).read_bytes()
