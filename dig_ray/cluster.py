@@ -215,6 +215,22 @@ def processors() -> int:
     return (os.cpu_count() or 1) if len(nodes) == 1 else int(ray.cluster_resources().get("CPU", 1))
 
 
+def actor_pool(actors: int, num_cpus: float, num_gpus: float | None = None) -> Any:
+    """Ray Data's pool of so many actors, all of which start at once where the cluster has room for them.
+
+    A pool of a fixed size waits for all its actors, and hangs without a word where they take the CPUs that its input needs; one that grows
+    by itself adds the second actor when the work is half done.
+    """
+    import ray
+    from ray.data import ActorPoolStrategy
+
+    total = ray.cluster_resources()
+    room = (total.get("CPU", 1.0) - 1.0) / num_cpus if num_cpus else actors
+    if num_gpus:
+        room = min(room, total.get("GPU", 0.0) / num_gpus)
+    return ActorPoolStrategy(min_size=1, max_size=actors, initial_size=max(1, min(actors, int(room))))
+
+
 def beside_the_driver() -> Any:
     """Scheduling strategy of what others depend on: another machine's death takes workers only, and those are replaced."""
     import ray

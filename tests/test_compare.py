@@ -67,6 +67,7 @@ def test_settings_of_the_runs_and_of_the_comparison_stand_side_by_side(tmp_path)
         load_comparison("demo_evidence", ["seeds=[1,1]"], CONFIGS / "comparisons")
 
 
+@pytest.mark.slow
 def test_a_comparison_survives_a_broken_variant_and_does_nothing_twice(tmp_path) -> None:
     interests = (
         "recommender.tasks={next_sid: 1, interests_to_sid: 1}",

@@ -15,7 +15,7 @@ from typing import Any, cast
 import numpy as np
 
 from dig_ray.base import Stage
-from dig_ray.cluster import join_ray
+from dig_ray.cluster import actor_pool, join_ray
 from dig_ray.embedding.clip import SETTING, check_weights, decode, describe, encode, load_tower, preprocessing
 from dig_ray.embedding.config import ImageEmbeddingConfig
 from dig_ray.embedding.parts import part_name, read_part, write_part
@@ -169,7 +169,7 @@ def _encode_on_ray(
     if not todo:
         return
     import ray
-    from ray.data import ActorPoolStrategy, DataContext, TaskPoolStrategy
+    from ray.data import DataContext, TaskPoolStrategy
 
     from dig_ray.cluster import processors
 
@@ -202,8 +202,7 @@ def _encode_on_ray(
         encoded = decoded.map_batches(
             named(Encoder, "EncodePictures"),
             fn_constructor_kwargs={"config": config.model_dump(), "threads": threads},
-            # a range, never a fixed size: a pool that waits for CPUs its own input needs hangs without a word
-            compute=ActorPoolStrategy(min_size=1, max_size=actors),
+            compute=actor_pool(actors, config.num_cpus, config.num_gpus),
             batch_size=1,
             num_cpus=config.num_cpus,
             num_gpus=config.num_gpus or None,

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from dig_ray.base import Stage
-from dig_ray.cluster import join_ray
+from dig_ray.cluster import actor_pool, join_ray
 from dig_ray.embedding.config import TextEmbeddingConfig
 from dig_ray.embedding.enriched import item_texts
 from dig_ray.embedding.parts import part_name, read_part, write_part
@@ -235,7 +235,6 @@ def _encode_on_ray(
     if not todo:
         return
     import ray
-    from ray.data import ActorPoolStrategy
 
     total = join_ray()
     check_room("embedding", config, total)
@@ -245,8 +244,7 @@ def _encode_on_ray(
     dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
         named(Encoder, "EncodeTexts"),
         fn_constructor_kwargs={"config": config.model_dump(), "threads": threads},
-        # a range, never a fixed size: a pool that waits for CPUs its own input needs hangs without a word
-        compute=ActorPoolStrategy(min_size=1, max_size=actors),
+        compute=actor_pool(actors, config.num_cpus, config.num_gpus),
         batch_size=1,
         num_cpus=config.num_cpus,
         num_gpus=config.num_gpus or None,

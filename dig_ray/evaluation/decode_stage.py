@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dig_ray.base import Stage
+from dig_ray.cluster import actor_pool
 from dig_ray.errors import UserError
 from dig_ray.evaluation.config import EvaluationConfig
 from dig_ray.evaluation.recommendations import write_recommendations
@@ -276,7 +277,7 @@ def _decode_on_ray(
     if not todo:
         return
     import ray
-    from ray.data import ActorPoolStrategy, DataContext
+    from ray.data import DataContext
 
     if not ray.is_initialized():
         ray.init(
@@ -314,7 +315,7 @@ def _decode_on_ray(
                 "threads": threads,
                 "use_gpu": gpus > 0,
             },
-            compute=ActorPoolStrategy(min_size=1, max_size=actors),
+            compute=actor_pool(actors, config.num_cpus, gpus),
             batch_size=1,
             num_cpus=config.num_cpus,
             num_gpus=gpus or None,

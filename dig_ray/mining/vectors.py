@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from dig_ray.cluster import actor_pool
 from dig_ray.errors import UserError
 from dig_ray.telemetry import named
 
@@ -28,7 +29,6 @@ def encode_on_ray(
         UserError: the encoder cannot be loaded.
     """
     import ray
-    from ray.data import ActorPoolStrategy
 
     distinct = sorted(set(texts), key=lambda text: (-len(text), text))
     if not distinct:
@@ -45,7 +45,7 @@ def encode_on_ray(
             "threads": max(1, int(resources.get("CPU", 1)) // pool),
         },
         batch_size=1,
-        compute=ActorPoolStrategy(min_size=1, max_size=pool),
+        compute=actor_pool(pool, 0.5, 1 if gpus else None),
         num_cpus=0.5,
         num_gpus=1 if gpus else None,
     )

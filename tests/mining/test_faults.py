@@ -220,6 +220,7 @@ def test_a_store_that_cannot_be_written_is_said_before_a_call(serve, tmp_path, w
     assert "Traceback" not in output and not server.calls
 
 
+@pytest.mark.slow
 def test_what_is_mined_is_on_the_dashboard(serve, tmp_path, write_config) -> None:
     """The metrics endpoint of a real Ray head says what the run did."""
     import urllib.request

@@ -111,6 +111,7 @@ def test_what_makes_no_population_is_one_sentence(tmp_path, settings, sentence) 
     assert not (tmp_path / "sweep").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_here")
 def test_the_winner_trained_again_from_nothing_is_the_winner(tmp_path) -> None:
     artifact, lines = sweep(

@@ -10,6 +10,7 @@ import json
 import time
 from typing import TYPE_CHECKING, Any
 
+from dig_ray.cluster import actor_pool
 from dig_ray.errors import UserError
 from dig_ray.mining.answer_log import AnswerLog
 from dig_ray.mining.answers import LONGEST_TEXT, fold
@@ -33,7 +34,6 @@ def run(job: Job, requests: pa.Table) -> None:
         UserError: the encoder cannot be loaded.
     """
     import ray
-    from ray.data import ActorPoolStrategy
 
     from dig_ray.encoder import model_path
 
@@ -46,7 +46,7 @@ def run(job: Job, requests: pa.Table) -> None:
         fn_constructor_kwargs={"job": job, "threads": threads},
         batch_size=None,
         batch_format="pyarrow",
-        compute=ActorPoolStrategy(min_size=1, max_size=actors),
+        compute=actor_pool(actors, job.miner.num_cpus, job.miner.num_gpus),
         num_cpus=job.miner.num_cpus,
         num_gpus=job.miner.num_gpus or None,
     )
