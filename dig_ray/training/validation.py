@@ -164,6 +164,10 @@ class ProgressLines(TrainerCallback):
         self._start: tuple[float, int] | None = None
         self._last = 0.0
 
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step:
+            self.say(f"{self.name}: going on after step {state.global_step}, epoch {state.epoch or 0:.1f}")
+
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         now = time.monotonic()
         if self._start is None:

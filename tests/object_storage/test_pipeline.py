@@ -22,6 +22,7 @@ TINY = [
     "sft={epochs: 3, valid_users: 50, threads_per_worker: 1}",
     "baselines.run=[]",
 ]
+LONG = "sft={epochs: 30, patience: 30, valid_users: 50, threads_per_worker: 1}"
 
 
 @pytest.mark.slow
@@ -63,14 +64,14 @@ def until(process: subprocess.Popen[str], text: str) -> str:
 def on_a_disk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same run, undisturbed."""
     store = tmp_path_factory.mktemp("disk")
-    words = ["jobs/pipeline.py", "demo", *TINY, "sft.epochs=30", f"store={store}", "--until", "sft"]
+    words = ["jobs/pipeline.py", "demo", *TINY, LONG, f"store={store}", "--until", "sft"]
     assert pipeline(*words, cache=store / "cache").wait(300) == 0
     return store
 
 
 @pytest.mark.slow
 def test_killed_with_all_its_workers_it_goes_on(s3: S3, tmp_path: Path, on_a_disk: Path) -> None:
-    words = ["jobs/pipeline.py", "demo", *TINY, "sft.epochs=30", f"store={s3.root}", "--until", "sft"]
+    words = ["jobs/pipeline.py", "demo", *TINY, LONG, f"store={s3.root}", "--until", "sft"]
     first = pipeline(*words, cache=tmp_path / "one")
     until(first, "epoch 5")
     first.kill()
@@ -78,7 +79,7 @@ def test_killed_with_all_its_workers_it_goes_on(s3: S3, tmp_path: Path, on_a_dis
     second = pipeline(*words, cache=tmp_path / "two")  # on another machine, whose cache is empty
     said, error = second.communicate(timeout=300)
     assert second.returncode == 0, error
-    assert "5 stages, 1 run" in said and "going on" in said, said
+    assert "5 stages, 1 run" in said and "sft: going on after step" in said, said
     assert same_policy(s3, tmp_path, on_a_disk)
 
 
@@ -89,7 +90,7 @@ def test_a_store_that_is_down_while_it_trains(
     """For 20 seconds, and then for good: it goes on, or ends in one sentence and the same command goes on."""
     proxy = FaultyProxy(s3.port)
     monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
-    words = ["jobs/pipeline.py", "demo", *TINY, "sft.epochs=30", f"store={s3.root}", "--until", "sft"]
+    words = ["jobs/pipeline.py", "demo", *TINY, LONG, f"store={s3.root}", "--until", "sft"]
     first = pipeline(*words, cache=tmp_path / "one")
     until(first, "epoch 5")
     proxy.stop()
