@@ -34,6 +34,8 @@ class Hopeless(Exception):
         self.sentence = sentence
 
 
+CALLS = 5
+"""Times that a run is begun whose directing process could not be reached."""
 STOPPED = "stopped.json"
 """What a worker leaves in ``failed`` when going on makes no sense: ``{"sentence": ...}``."""
 
@@ -85,35 +87,46 @@ def fit(
     if not any(config.nodes.items() <= node["Labels"].items() for node in ray.nodes() if node["Alive"]):
         log(f"no node of the cluster has the labels {config.nodes} yet; waiting for one")
     lines = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": beside_the_driver()})
-    trainer = TorchTrainer(
-        worker,
-        train_loop_config={
-            "job": ray.put(job),
-            "lines": lines,
-            "failed": failed,
-            "stretch": stretch or Stretch(),
-        },
-        scaling_config=ray.train.ScalingConfig(  # type: ignore[call-arg]
-            num_workers=config.num_workers,
-            use_gpu=config.use_gpu,
-            resources_per_worker=resources,
-            label_selector=config.nodes or None,
-        ),
-        run_config=ray.train.RunConfig(
-            name=name,
-            storage_path=storage,
-            failure_config=ray.train.FailureConfig(max_failures=config.max_failures),
-            checkpoint_config=ray.train.CheckpointConfig(
-                num_to_keep=1, checkpoint_score_attribute="eval_ndcg@10", checkpoint_score_order="max"
+    shared = ray.put(job)
+
+    def trainer() -> TorchTrainer:
+        return TorchTrainer(
+            worker,
+            train_loop_config={
+                "job": shared,
+                "lines": lines,
+                "failed": failed,
+                "stretch": stretch or Stretch(),
+            },
+            scaling_config=ray.train.ScalingConfig(  # type: ignore[call-arg]
+                num_workers=config.num_workers,
+                use_gpu=config.use_gpu,
+                resources_per_worker=resources,
+                label_selector=config.nodes or None,
             ),
-            callbacks=_to_tune(),
-        ),
-        torch_config=LoopbackTorchConfig(
-            backend="nccl" if config.use_gpu else "gloo", timeout_s=config.hang_seconds
-        ),
-    )
+            run_config=ray.train.RunConfig(
+                name=name,
+                storage_path=storage,
+                failure_config=ray.train.FailureConfig(max_failures=config.max_failures),
+                checkpoint_config=ray.train.CheckpointConfig(
+                    num_to_keep=1, checkpoint_score_attribute="eval_ndcg@10", checkpoint_score_order="max"
+                ),
+                callbacks=_to_tune(),
+            ),
+            torch_config=LoopbackTorchConfig(
+                backend="nccl" if config.use_gpu else "gloo", timeout_s=config.hang_seconds
+            ),
+        )
+
     with _forwarded(lines, log):
-        result = trainer.fit()
+        for left in reversed(range(CALLS)):
+            try:
+                result = trainer().fit()
+                break
+            except ray.exceptions.ActorUnavailableError:  # the one call that Ray does not repeat
+                if not left:
+                    raise
+                log("the call to what directs the training was lost; going on from its last checkpoint")
     stopped = take_bytes(failed, STOPPED)
     if stopped is not None:
         raise UserError(json.loads(stopped)["sentence"])
@@ -139,6 +152,7 @@ def _to_tune() -> list[Any]:
 @contextmanager
 def _forwarded(lines: Any, log: Callable[[str], None]) -> Iterator[None]:
     """Print the lines of the leading worker and tell the dashboard its figures, while they come; workers' own output is not shown."""
+    from ray.exceptions import ActorUnavailableError
     from ray.util.queue import Empty
 
     from dig_ray.training.figures import tell
@@ -150,7 +164,7 @@ def _forwarded(lines: Any, log: Callable[[str], None]) -> Iterator[None]:
             try:
                 said = lines.get(timeout=1.0)
                 tell(said) if isinstance(said, dict) else log(said)
-            except Empty:
+            except (Empty, ActorUnavailableError):  # nothing said, or the call was lost
                 if done.is_set():
                     return
             except Exception:  # the queue's actor went down with Ray: there is nothing left to print
