@@ -11,7 +11,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Any
 
@@ -237,6 +237,17 @@ def beside_the_driver() -> Any:
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+
+
+def teller(lines: Any) -> Callable[[Any], None]:
+    """What puts a line into a Ray queue, and goes on without it where the call was lost or nobody reads any more."""
+    from ray.exceptions import RayActorError
+
+    def tell(said: Any) -> None:
+        with suppress(RayActorError):
+            lines.put(said)
+
+    return tell
 
 
 def find_user_error(error: BaseException) -> str | None:

@@ -19,7 +19,7 @@ from dig_ray import ranking
 from dig_ray.base import Stage
 from dig_ray.baselines import item_knn, popularity
 from dig_ray.baselines.config import BaselinesConfig
-from dig_ray.cluster import beside_the_driver
+from dig_ray.cluster import beside_the_driver, teller
 from dig_ray.errors import UserError
 from dig_ray.evaluation.recommendations import write_recommendations
 
@@ -119,6 +119,7 @@ def _results(config: BaselinesConfig, dataset: Any, stage: Stage) -> Iterator[Re
         for name in config.run:
             yield recommend_all(name, config, dataset, stage.seed, stage.work, stage.log)
         return
+    from ray.exceptions import ActorUnavailableError
     from ray.util.queue import Empty, Queue
 
     lines = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": beside_the_driver()})
@@ -135,7 +136,7 @@ def _results(config: BaselinesConfig, dataset: Any, stage: Stage) -> Iterator[Re
             try:
                 while True:
                     stage.log(lines.get_nowait())
-            except Empty:
+            except (Empty, ActorUnavailableError):  # nothing said, or the call was lost
                 pass
             for result in ray.get(ready):
                 if isinstance(result, str):
@@ -156,7 +157,7 @@ def _task(
 
         torch.set_num_threads(min(threads, len(os.sched_getaffinity(0))))
     try:
-        return recommend_all(name, BaselinesConfig(**config), dataset, seed, work, lines.put)
+        return recommend_all(name, BaselinesConfig(**config), dataset, seed, work, teller(lines))
     except UserError as error:
         return str(error)
 

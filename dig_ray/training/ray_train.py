@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from dig_ray.base import Stretch
-from dig_ray.cluster import beside_the_driver
+from dig_ray.cluster import beside_the_driver, teller
 from dig_ray.errors import UserError
 from dig_ray.folders import read_bytes, remove_file, write_bytes
 from dig_ray.training.config import TrainingConfig, WorkersConfig
@@ -238,7 +238,7 @@ def run_worker(
 
     failed = config["failed"]
     try:
-        train(job, config["lines"].put, config["stretch"])
+        train(job, teller(config["lines"]), config["stretch"])
     except LossIsNaN as stop:
         rank = ray.train.get_context().get_world_rank()
         arrays = {key: v.cpu().numpy() for key, v in stop.batch.items() if isinstance(v, torch.Tensor)}
