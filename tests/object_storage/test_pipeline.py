@@ -113,6 +113,33 @@ def test_a_store_that_is_down_while_it_trains(
     proxy.end()
 
 
+@pytest.mark.slow
+def test_a_sweep_on_s3_killed_goes_on_from_another_machine(s3: S3, tmp_path: Path) -> None:
+    words = ["jobs/sweep.py", "demo", *TINY, f"store={s3.root}", "target=semantic_ids", "--search", "grid"]
+    words += ["semantic_ids.levels=choice(1, 2, 3)", "semantic_ids.method=rqvae", "max_concurrent=1"]
+    words += ["semantic_ids.rqvae={hidden: [32], latent: 8, epochs: 300, batch_size: 64}"]
+
+    def published() -> set[str]:
+        return {
+            key for key in s3.objects() if key.startswith("semantic_ids/") and key.endswith("manifest.json")
+        }
+
+    first = pipeline(*words, cache=tmp_path / "one")
+    until(first, "1 of 3 trials done")
+    first.kill()
+    first.wait()
+    before = published()
+    second = pipeline(*words, cache=tmp_path / "two")
+    said, error = second.communicate(timeout=400)
+    assert second.returncode == 0, error
+    assert "going on with the trials of an earlier try" in said, said
+    assert len(before) >= 1 and len(published()) == 3
+    third = pipeline(*words, cache=tmp_path / "two")
+    said, error = third.communicate(timeout=100)
+    assert third.returncode == 0 and "found" in said, said + error
+    assert not [key for key in s3.objects() if key.startswith((".work/", ".locks/"))]
+
+
 def same_policy(s3: S3, tmp_path: Path, disk: Path) -> bool:
     """Whether the run on S3 published what the run on a disk did: the same weights, bit for bit."""
     weights = "policy/model.safetensors"
