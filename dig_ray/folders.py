@@ -125,12 +125,17 @@ def explain(error: BaseException, where: str) -> str | None:
     names = _SET.get(where.partition("://")[0].rpartition(" ")[2], "what its package reads")
     code = next((c for m in [_CODE.search(text)] if m for c in m.groups() if c), type(error).__name__)
     if _NO_BUCKET.search(text):
-        return f"{where}: there is no such bucket; create it, or set store= to another place"
+        return no_bucket(where)
     if _REFUSED.search(text):
         return f"{where} refuses what this run asks ({code}); set {names}, with the right to read, write, list and delete"
     if is_stumble(error):
         return f"{where} does not answer ({code}); see that it is up, check {names}, then run the same command again"
     return None
+
+
+def no_bucket(where: str) -> str:
+    """The sentence for a bucket that is not there."""
+    return f"{where}: there is no such bucket; create it, or set store= to another place"
 
 
 def explain_behind(error: BaseException, where: str) -> str | None:

@@ -28,6 +28,7 @@ from dig_ray.folders import (
     is_object_store,
     is_uri,
     list_files,
+    no_bucket,
     open_folder,
     patiently,
     put,
@@ -133,12 +134,8 @@ class Remote:
             self.fs.delete_file(path)
         except Exception as error:
             sentence = explain(error, f"store {self.uri}")
-            if self._flat and isinstance(
-                error, FileNotFoundError
-            ):  # Google's answer to a write without a bucket
-                sentence = (
-                    f"store {self.uri}: there is no such bucket; create it, or set store= to another place"
-                )
+            if self._flat and isinstance(error, FileNotFoundError):  # what Google says without a bucket
+                sentence = no_bucket(f"store {self.uri}")
             raise UserError(
                 sentence
                 or f"store {self.uri} cannot be written to ({error}); check the address and the rights"

@@ -197,10 +197,8 @@ def connect(address: str) -> Any:
         os.environ.setdefault("RAY_AUTH_MODE", "token")  # read when Ray is first imported
     from ray.job_submission import JobSubmissionClient
 
-    for name in (
-        "ray",
-        "ray.dashboard.modules.job.sdk",
-    ):  # a line for every file that does not go along, one when a log ends
+    # a line for every file that does not go along, and one when a log ends
+    for name in ("ray", "ray.dashboard.modules.job.sdk"):
         logging.getLogger(name).setLevel(logging.WARNING)
     with _said(address):
         return JobSubmissionClient(address)

@@ -78,26 +78,11 @@ def embedding(folder: Path, url: str) -> Run:
     from dig_ray.embedding import stage
     from dig_ray.embedding.config import TextEmbeddingConfig
 
-    words = [
-        "a",
-        "tent",
-        "that",
-        "keeps",
-        "the",
-        "rain",
-        "out",
-        "of",
-        "a",
-        "long",
-        "night",
-        "in",
-        "the",
-        "hills",
-    ]
+    words = "a tent that keeps the rain out of a long night in the hills " * 7
 
     def run(rows: int, workers: int) -> tuple[int, float]:
         config = TextEmbeddingConfig(num_actors=workers, rows_per_part=32)
-        texts = [" ".join([f"number {n}", *words * 7]) for n in range(rows)]
+        texts = [f"number {n} {words}" for n in range(rows)]
         parts = [texts[start : start + 32] for start in range(0, rows, 32)]
         found = stage._encode_on_ray(config, parts, list(range(len(parts))))
         return clocked(len(vectors) for _, vectors, _, _ in found)

@@ -15,7 +15,7 @@ from typing import Any, cast
 import numpy as np
 
 from dig_ray.base import Stage
-from dig_ray.cluster import actor_pool, join_ray
+from dig_ray.cluster import actor_pool, join_ray, processors
 from dig_ray.embedding.clip import SETTING, check_weights, decode, describe, encode, load_tower, preprocessing
 from dig_ray.embedding.config import ImageEmbeddingConfig
 from dig_ray.embedding.parts import part_name, read_part, write_part
@@ -170,8 +170,6 @@ def _encode_on_ray(
         return
     import ray
     from ray.data import DataContext, TaskPoolStrategy
-
-    from dig_ray.cluster import processors
 
     resources = join_ray()
     check_room(SETTING, config, resources)

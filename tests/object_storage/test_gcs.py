@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,39 +10,8 @@ import pytest
 from dig_ray.base import Stage
 from dig_ray.errors import UserError
 from dig_ray.folders import list_files, read_bytes, write_bytes
-from dig_ray.manifest import Recipe
 from dig_ray.store import Store
-
-ROOT = Path(__file__).parents[2]
-RECIPE = Recipe("embedding", {"model": "m"}, {"catalog": "0" * 16}, code="c", seed=1)
-FILES = {f"part-{n}.bin": bytes([n]) * 200_000 for n in range(4)}
-WORKER = f"""
-import os, signal, sys
-sys.path.insert(0, {str(ROOT)!r})
-from dig_ray.store import Store
-from tests.object_storage.test_gcs import RECIPE, build
-from dig_ray.remote import RemoteLock
-"""
-
-
-def build(stage: Stage) -> None:
-    print("running", flush=True)
-    for name, content in FILES.items():
-        (stage.out / name).write_bytes(content)
-
-
-def never(stage: Stage) -> None:
-    raise AssertionError("must not run")
-
-
-def quiet(line: str) -> None:
-    pass
-
-
-def worker(uri: str, cache: Path, code: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", WORKER + code, uri, str(cache)]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(command, env=os.environ | {"PYTHONPATH": str(ROOT)}, **pipes)
+from tests.object_storage.test_store import FILES, RECIPE, build, never, quiet, worker
 
 
 def test_published_here_found_elsewhere_and_replaced(gcs: str, tmp_path: Path) -> None:
@@ -66,7 +32,7 @@ def test_published_here_found_elsewhere_and_replaced(gcs: str, tmp_path: Path) -
 def test_killed_before_its_manifest_it_published_nothing(gcs: str, tmp_path: Path) -> None:
     code = """
 RemoteLock.check = lambda self: os.kill(os.getpid(), signal.SIGKILL)
-Store(sys.argv[1], cache=sys.argv[2]).build(RECIPE, build)
+Store(root, cache=cache).build(RECIPE, run)
 """
     process = worker(gcs, tmp_path / "one", code)
     assert process.wait(60) == -signal.SIGKILL, process.communicate()[1]
@@ -78,7 +44,7 @@ Store(sys.argv[1], cache=sys.argv[2]).build(RECIPE, build)
 
 
 def test_made_once_by_two_that_start_together(gcs: str, tmp_path: Path) -> None:
-    code = "Store(sys.argv[1], cache=sys.argv[2]).build(RECIPE, build, wait=True)"
+    code = "Store(root, cache=cache).build(RECIPE, run, wait=True)"
     processes = [worker(gcs, tmp_path / str(n), code) for n in range(2)]
     outputs = [process.communicate(timeout=120) for process in processes]
     assert [process.returncode for process in processes] == [0, 0], outputs

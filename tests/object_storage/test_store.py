@@ -49,10 +49,10 @@ try:
 """
 
 
-def worker(s3: S3, cache: Path, code: str, **env: str) -> subprocess.Popen[str]:
+def worker(root: str, cache: Path, code: str, **env: str) -> subprocess.Popen[str]:
     body = "".join(f"    {line}\n" for line in code.strip().splitlines())
     end = "except UserError as error:\n    sys.exit(f'error: {error}')\n"
-    command = [sys.executable, "-c", WORKER + body + end, s3.root, str(cache)]
+    command = [sys.executable, "-c", WORKER + body + end, root, str(cache)]
     return subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | env
     )
@@ -143,7 +143,7 @@ Store(root, cache=cache).build(RECIPE, run)
 
 @pytest.mark.parametrize("when", list(KILLS))
 def test_killed_while_it_publishes(s3: S3, tmp_path: Path, when: str) -> None:
-    process = worker(s3, tmp_path / "one", KILLS[when])
+    process = worker(s3.root, tmp_path / "one", KILLS[when])
     assert process.wait(60) == -signal.SIGKILL, process.communicate()[1]
     found = Store(s3.root, cache=tmp_path / "two").find(STAGE, PRINT)
     assert (found is not None) == (when == "just after the manifest")
@@ -175,7 +175,7 @@ for _ in range(100):
 """
     try:
         for moment in (0.1, 0.35, 0.6):
-            process = worker(s3, tmp_path / "one", code)
+            process = worker(s3.root, tmp_path / "one", code)
             assert process.stdout is not None and process.stdout.readline() == "at it\n"
             time.sleep(moment)
             process.kill()
@@ -193,7 +193,7 @@ for _ in range(100):
 @pytest.mark.parametrize("count", [2, 4])
 def test_made_once_by_builders_on_several_machines(s3: S3, tmp_path: Path, count: int) -> None:
     code = "print('made', Store(root, cache=cache).build(RECIPE, run, wait=True, log=str)[1])"
-    processes = [worker(s3, tmp_path / str(n), code, WORK_S="1") for n in range(count)]
+    processes = [worker(s3.root, tmp_path / str(n), code, WORK_S="1") for n in range(count)]
     outputs = [process.communicate(timeout=120) for process in processes]
     assert [process.returncode for process in processes] == [0] * count, outputs
     said = "".join(out for out, _ in outputs)
@@ -204,10 +204,10 @@ def test_made_once_by_builders_on_several_machines(s3: S3, tmp_path: Path, count
 
 def test_who_does_not_wait_is_told_who_builds(s3: S3, tmp_path: Path) -> None:
     code = "Store(root, cache=cache).build(RECIPE, run)"
-    first = worker(s3, tmp_path / "one", code, WORK_S="60")
+    first = worker(s3.root, tmp_path / "one", code, WORK_S="60")
     try:
         assert first.stdout is not None and first.stdout.readline().startswith("running")
-        second = worker(s3, tmp_path / "two", code)
+        second = worker(s3.root, tmp_path / "two", code)
         _, error = second.communicate(timeout=60)
         assert second.returncode == 1 and error.count("\n") == 1
         assert f"process {first.pid}" in error and "is being built" in error
@@ -236,7 +236,7 @@ for _ in range(200):
         break
 print(held)
 """
-    processes = [worker(s3, tmp_path / str(n), code) for n in range(4)]
+    processes = [worker(s3.root, tmp_path / str(n), code) for n in range(4)]
     outputs = [process.communicate(timeout=120) for process in processes]
     assert [process.returncode for process in processes] == [0] * 4, outputs
     assert sum(int(out) for out, _ in outputs) >= 8, outputs
@@ -275,7 +275,7 @@ store.remote.remove = lambda name: keep(name) if name.startswith(".") else None
 for _ in range(4):
     store.build(RECIPE, run, force=True, log=str)
 """
-    processes = [worker(s3, tmp_path / name, code) for name in ("one", "two")]
+    processes = [worker(s3.root, tmp_path / name, code) for name in ("one", "two")]
     n = 0
     while any(process.poll() is None for process in processes):
         n += 1
