@@ -199,7 +199,7 @@ def sids_from_file(path: str, item_ids: Sequence[str], config: SemanticIdConfig)
 def _save_tensors(path: Path, tensors: dict[str, np.ndarray], config: SemanticIdConfig) -> None:
     from safetensors.numpy import save_file
 
-    settings = {"method": config.method, "config": config.model_dump_json()}
+    settings = {"config": config.model_dump_json()}  # one key: several are written in any order
     save_file({name: np.ascontiguousarray(value) for name, value in tensors.items()}, path, metadata=settings)
 
 

@@ -40,7 +40,7 @@ def run(*words: str, **env: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-VARIES = {"curves.json", "codebooks.safetensors"}  # seconds; the order of a header's keys
+VARIES = {"curves.json"}  # seconds
 
 
 def files_of(store: Path) -> dict[str, dict]:

@@ -66,7 +66,7 @@ def test_writes_sids_codebooks_and_a_report(tmp_path, scale):
 def test_same_seed_same_bytes(tmp_path):
     first = make(tmp_path, SemanticIdConfig(codebook_size=16), name="a")
     second = make(tmp_path, SemanticIdConfig(codebook_size=16), name="b")
-    for name in ("semantic_ids.parquet", "sid_quality.json"):
+    for name in ("semantic_ids.parquet", "sid_quality.json", "codebooks.safetensors"):
         assert (first.out / name).read_bytes() == (second.out / name).read_bytes()
 
 
