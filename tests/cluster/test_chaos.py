@@ -101,7 +101,7 @@ run_pipeline(load_config(sys.argv[1], sys.argv[2:], Path("jobs/configs")), until
 @pytest.mark.slow
 def test_an_object_store_smaller_than_the_data_slows_a_run_and_no_more(tmp_path) -> None:
     """40,000 items of 4 kB, 160 MB, through 80 MB."""
-    text = "a long story about kettles and the people who mend them, told at length. " * 55
+    text = "kettle" * 670  # one word: 160 MB of sentences would be minutes of tokenizing
     items = tmp_path / "items.jsonl"
     with items.open("w") as out:
         for n in range(40_000):
