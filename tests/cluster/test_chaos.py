@@ -10,6 +10,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from tests.end_to_end.test_ray_job import make_config
@@ -40,7 +41,8 @@ def run(*words: str, **env: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-VARIES = {"curves.json"}  # seconds
+INTERESTS = {"interests.parquet", "merged.parquet"}
+VARIES = {"curves.json", *INTERESTS}  # seconds; cosines, whose last digit follows which texts stood in a batch
 
 
 def files_of(store: Path) -> dict[str, dict]:
@@ -49,6 +51,18 @@ def files_of(store: Path) -> dict[str, dict]:
     for path in store.glob("*/*/manifest.json"):
         files = json.loads(path.read_text())["files"]
         found[path.parts[-3]] = {name: listed for name, listed in files.items() if name not in VARIES}
+    return found
+
+
+def interests_of(store: Path) -> dict[str, list]:
+    """File -> who found what with which confidence, one row after the other."""
+    found = {}
+    for path in store.glob("item_interests/*/*.parquet"):
+        if path.name in INTERESTS:
+            rows = pq.read_table(path).to_pylist()
+            entries = [(row["subject_id"], row.get("descriptors") or row.get("interests")) for row in rows]
+            found[path.name] = [(who, [e["text"] for e in them or ()]) for who, them in entries]
+            found[f"{path.name}, confidences"] = [e["confidence"] for _, them in entries for e in them or ()]
     return found
 
 
@@ -80,6 +94,13 @@ def test_lost_calls_between_processes_change_nothing(calm, tmp_path, until, most
     assert done.returncode == 0, done.stdout + done.stderr
     found = files_of(store)
     assert found == {stage: files for stage, files in files_of(calm).items() if stage in found}
+    mined, undisturbed = interests_of(store), interests_of(calm)
+    assert len(mined) == 4 and mined.keys() == undisturbed.keys()
+    for name, entries in mined.items():
+        if name.endswith("confidences"):
+            assert entries == pytest.approx(undisturbed[name], abs=2e-4)
+        else:
+            assert entries == undisturbed[name]
 
 
 CRAMPED = """
