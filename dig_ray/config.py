@@ -27,6 +27,7 @@ from dig_ray.embedding.config import FusionConfig, ImageEmbeddingConfig, TextEmb
 from dig_ray.errors import UserError
 from dig_ray.evaluation.config import EvaluationConfig
 from dig_ray.mining.config import MiningConfig
+from dig_ray.multi_interest.config import MultiInterestConfig
 from dig_ray.recommender.config import RecommenderConfig
 from dig_ray.semantic_ids.config import SemanticIdConfig
 from dig_ray.training.config import GrpoConfig, SftConfig
@@ -44,6 +45,7 @@ class RunConfig(Config):
         store: where artifacts live: a local directory or a URI such as ``s3://bucket/prefix``.
         ray: where Ray comes from.
         fusion: pictures join the text before quantization; without it nothing looks at them.
+        multi_interest: a multi-interest retriever (ComiRec, LDMI) beside the policy, or before it where it hands its interests on.
         grpo: reinforcement learning after SFT; without it the SFT policy is the last one.
     """
 
@@ -56,6 +58,7 @@ class RunConfig(Config):
     embedding: TextEmbeddingConfig = TextEmbeddingConfig()
     image_embedding: ImageEmbeddingConfig = ImageEmbeddingConfig()
     fusion: FusionConfig | None = None
+    multi_interest: MultiInterestConfig | None = None
     semantic_ids: SemanticIdConfig = SemanticIdConfig()
     recommender: RecommenderConfig = RecommenderConfig()
     sft: SftConfig = SftConfig()
@@ -71,6 +74,19 @@ class RunConfig(Config):
                 f"baselines.top_k={self.baselines.top_k} gives lists shorter than the longest cut-off of "
                 f"evaluation.ks, {longest}; set baselines.top_k={longest} or more"
             )
+        if self.multi_interest is not None and self.multi_interest.top_k < longest:
+            raise ValueError(
+                f"multi_interest.top_k={self.multi_interest.top_k} gives lists shorter than the longest cut-off of "
+                f"evaluation.ks, {longest}; set multi_interest.top_k={longest} or more"
+            )
+        for key, wanted in (
+            ("semantic_ids.vectors", self.semantic_ids.vectors),
+            ("recommender.user_interests", self.recommender.user_interests),
+        ):
+            if wanted == "multi_interest" and self.multi_interest is None:
+                raise ValueError(
+                    f"{key}=multi_interest reads a model that this run does not train; set multi_interest, or leave {key} at its default"
+                )
         for field, key, miners in (
             ("caption", "mining.caption", self.mining.caption),
             ("interests", "mining.items", self.mining.item_miners),
@@ -91,10 +107,16 @@ class RunConfig(Config):
             raise ValueError(
                 "semantic_ids.method=file reads no vectors, so fusion has no use; drop one of them"
             )
+        if self.fusion is not None and self.semantic_ids.vectors != "items":
+            raise ValueError(
+                f"semantic_ids.vectors={self.semantic_ids.vectors} does not read what fusion makes; drop one of them"
+            )
         for mined, key, miners in (
             ("item_interests", "mining.items", self.mining.item_miners),
             ("user_interests", "mining.users", self.mining.users),
         ):
+            if mined == "user_interests" and self.recommender.user_interests != "mined":
+                continue
             task = self.recommender.reads(mined)
             if task and not miners:
                 raise ValueError(
@@ -112,7 +134,11 @@ class RunConfig(Config):
                         f"{key} reads what people did, and this catalogue has no interactions; leave {key} at its default, or give "
                         "catalog.interactions.path"
                     )
-        for room, workers in (("sft", self.sft), ("grpo", self.grpo)):
+        for room, workers in (
+            ("sft", self.sft),
+            ("grpo", self.grpo),
+            ("multi_interest", self.multi_interest),
+        ):
             gpus = workers.num_workers if workers is not None and workers.use_gpu else 0
             if self.ray.num_gpus is not None and self.ray.num_gpus < gpus:
                 raise ValueError(

@@ -9,6 +9,9 @@ from typing import Any
 from dig_ray.base import Stage
 from dig_ray.stage_spec import Inputs
 
+CROWD = ("budget", "neighbours", "users_per_item", "choose", "max_items")
+"""Settings that decide who the synthesized users are."""
+
 
 def catalog(config: Any, stage: Stage, inputs: Inputs) -> None:
     from dig_ray.catalog.stage import run
@@ -144,6 +147,14 @@ def image_files(config: Any) -> Mapping[str, str | Path]:
     return found
 
 
+def embeds_items(config: Any) -> bool:
+    """Whether vectors of items are read: by a quantizer, or to group users' items without an LLM."""
+    quantized = config.semantic_ids.method != "file" and config.semantic_ids.vectors == "items"
+    return quantized or (
+        (clusters_users(config) or clusters_crowd(config)) and config.mining.clusters is None
+    )
+
+
 def is_fused(config: Any) -> bool:
     return config.fusion is not None and config.semantic_ids.method != "file"
 
@@ -153,15 +164,106 @@ def embeds_pictures(config: Any) -> bool:
     return is_fused(config) and config.image_embedding.path is None
 
 
+def has_multi_interest(config: Any) -> bool:
+    return config.multi_interest is not None
+
+
+def clusters_users(config: Any) -> bool:
+    return has_multi_interest(config) and config.multi_interest.clusters_users
+
+
+def clusters_crowd(config: Any) -> bool:
+    return has_multi_interest(config) and config.multi_interest.clusters_crowd
+
+
+def clusters_read(config: Any, name: str) -> bool:
+    """An LLM reads what is said of items, and without one their vectors are grouped."""
+    if name == "embedding":
+        return config.mining.clusters is None
+    if name == "item_interests":
+        return config.mining.clusters is not None and bool(config.mining.items)
+    return True
+
+
+def clusters_unread(config: Any) -> tuple[str, ...]:
+    if config.mining.clusters is not None:
+        return ("multi_interest.vector_clusters",)
+    return ("mining.cluster_prompt", "mining.evidence_tokens")
+
+
+def cluster_files(config: Any) -> Mapping[str, str | Path]:
+    return {} if config.mining.clusters is None else mining_files("clusters")(config)
+
+
+def user_clusters(config: Any, stage: Stage, inputs: Inputs) -> None:
+    from dig_ray.multi_interest.cluster_stage import run_user_clusters
+
+    run_user_clusters(
+        config.mining,
+        config.multi_interest.vector_clusters,
+        stage,
+        inputs["catalog"],
+        inputs.get("item_interests"),
+        inputs.get("embedding"),
+    )
+
+
+def crowd(config: Any, stage: Stage, inputs: Inputs) -> None:
+    from dig_ray.multi_interest.cluster_stage import run_crowd
+
+    run_crowd(config.multi_interest.crowd, stage, inputs["catalog"])
+
+
+def crowd_clusters(config: Any, stage: Stage, inputs: Inputs) -> None:
+    from dig_ray.multi_interest.cluster_stage import run_crowd_clusters
+
+    run_crowd_clusters(
+        config.mining,
+        config.multi_interest.vector_clusters,
+        stage,
+        inputs["catalog"],
+        inputs["crowd"],
+        inputs.get("item_interests"),
+        inputs.get("embedding"),
+    )
+
+
+def multi_interest(config: Any, stage: Stage, inputs: Inputs) -> None:
+    from dig_ray.multi_interest.stage import run
+
+    run(
+        config.multi_interest,
+        stage,
+        inputs["catalog"],
+        inputs.get("user_clusters"),
+        inputs.get("crowd_clusters"),
+    )
+
+
+def multi_interest_unread(config: Any) -> tuple[str, ...]:
+    """The settings of parts that a model does without, and those that an input stands for."""
+    model = config.multi_interest
+    unread = ["vector_clusters", *(f"crowd.{name}" for name in CROWD)]
+    unread += [] if model.clusters_users else ["alignment"]
+    unread += [] if model.clusters_crowd else ["crowd"]
+    unread += ["hidden"] if model.routing == "capsules" else ["rounds"]
+    unread += ["negatives_power"] if model.negatives is None else []
+    return tuple(f"multi_interest.{name}" for name in unread)
+
+
 def semantic_ids(config: Any, stage: Stage, inputs: Inputs) -> None:
     from dig_ray.semantic_ids.stage import run
 
-    made = inputs.get("fusion", inputs.get("embedding"))
+    made = inputs.get("multi_interest", inputs.get("fusion", inputs.get("embedding")))
     run(config.semantic_ids, stage, made and made / "embeddings.parquet", inputs["catalog"])
 
 
 def semantic_ids_read(config: Any, name: str) -> bool:
-    return name != "embedding" or config.fusion is None
+    by_models = config.semantic_ids.method != "file" and config.semantic_ids.vectors == "multi_interest"
+    return {
+        "embedding": config.fusion is None and not by_models,
+        "multi_interest": by_models,
+    }.get(name, True)
 
 
 def semantic_ids_unread(config: Any) -> tuple[str, ...]:
@@ -186,11 +288,14 @@ def sft(config: Any, stage: Stage, inputs: Inputs) -> None:
         inputs["catalog"],
         inputs["semantic_ids"],
         inputs.get("item_interests"),
-        inputs.get("user_interests"),
+        inputs.get("multi_interest", inputs.get("user_interests")),
     )
 
 
 def sft_reads(config: Any, name: str) -> bool:
+    if name in ("user_interests", "multi_interest"):
+        mined = config.recommender.user_interests == "mined"
+        return config.recommender.reads("user_interests") is not None and mined == (name == "user_interests")
     return name in ("catalog", "semantic_ids") or config.recommender.reads(name) is not None
 
 
@@ -245,7 +350,8 @@ def recommend_reads(config: Any, name: str) -> bool:
 def evaluation(config: Any, stage: Stage, inputs: Inputs) -> None:
     from dig_ray.evaluation.stage import run
 
-    lists = [inputs[name] for name in ("recommend", "recommend_sft", "baselines") if name in inputs]
+    made_by = ("recommend", "recommend_sft", "multi_interest", "baselines")
+    lists = [inputs[name] for name in made_by if name in inputs]
     run(config.evaluation, stage, inputs["catalog"], lists)
 
 

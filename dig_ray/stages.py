@@ -18,6 +18,7 @@ ROOMS = (
     "embedding",
     "image_embedding",
     "fusion",
+    "multi_interest",
     "semantic_ids",
     "recommender",
     "sft",
@@ -34,6 +35,9 @@ MINING_FIELDS = (
     "items",
     "users",
     "judge",
+    "clusters",
+    "cluster_prompt",
+    "cluster_items",
     "caption_prompt",
     "item_prompt",
     "user_prompt",
@@ -74,6 +78,13 @@ HOW_MINERS_RUN = (  # where a model runs, how fast, and what it costs
     "num_gpus",
 )
 
+WHERE_WORKERS_RUN = ("cpus_per_worker", "max_failures", "hang_seconds", "nodes")
+"""Of a stage on Ray Train."""
+
+
+def _operational(*fields: str) -> tuple[str, ...]:
+    return ("mining.max_failed", *(f"mining.{field}.{key}" for field in fields for key in HOW_MINERS_RUN))
+
 
 def _mining_stage(
     name: str,
@@ -92,9 +103,6 @@ def _mining_stage(
         found = config.mining.item_miners if miners == "items" else getattr(config.mining, miners)
         return bool(found)
 
-    operational = [
-        f"mining.{field}.{key}" for field in ("caption", "items", "users", "judge") for key in HOW_MINERS_RUN
-    ]
     unread = [f"mining.{field}" for field in MINING_FIELDS if field not in (miners, *settings)]
     return StageSpec(
         name=name,
@@ -103,11 +111,37 @@ def _mining_stage(
         code=(code, *ENGINES),
         run=run,
         seeded=lambda config: seeded,
-        ignore=("mining.max_failed", *operational, *unread),
+        ignore=(*_operational("caption", "items", "users", "judge", "clusters"), *unread),
         files=stage_rooms.mining_files(miners),
         wanted=wanted or has_miners,
         possible=has_miners,
         reads=reads,
+    )
+
+
+def _cluster_stage(
+    name: str,
+    run: Callable[[Any, Stage, Inputs], None],
+    wanted: Callable[[Any], bool],
+    inputs: tuple[str, ...],
+) -> StageSpec:
+    """A stage that allocates subjects' items to clusters, by an LLM or by vectors."""
+    read = ("clusters", "cluster_prompt", "cluster_items", "evidence_tokens")
+    unread = [f"mining.{field}" for field in MINING_FIELDS if field not in read]
+    return StageSpec(
+        name=name,
+        parts=("mining", "multi_interest.vector_clusters"),
+        inputs=("catalog", "item_interests", "embedding", *inputs),
+        code=("dig_ray.multi_interest.cluster_stage", *ENGINES),
+        run=run,
+        seeded=lambda config: False,
+        on_ray=lambda config: config.mining.clusters is not None,
+        ignore=(*_operational("clusters"), *unread),
+        unread=stage_rooms.clusters_unread,
+        files=stage_rooms.cluster_files,
+        wanted=wanted,
+        reads=stage_rooms.clusters_read,
+        uses_interactions=True,
     )
 
 
@@ -190,7 +224,7 @@ STAGES: tuple[StageSpec, ...] = (
             "embedding.rows_per_part",
         ),
         files=stage_rooms.brought_along("embedding"),
-        wanted=lambda config: config.semantic_ids.method != "file",
+        wanted=stage_rooms.embeds_items,
         reads=stage_rooms.embedding_reads,
     ),
     StageSpec(
@@ -224,10 +258,35 @@ STAGES: tuple[StageSpec, ...] = (
         on_ray=False,
         wanted=stage_rooms.is_fused,
     ),
+    _cluster_stage("user_clusters", stage_rooms.user_clusters, stage_rooms.clusters_users, ()),
+    StageSpec(
+        name="crowd",
+        parts=("multi_interest.crowd",),
+        inputs=("catalog",),
+        code=("dig_ray.multi_interest.cluster_stage",),
+        run=stage_rooms.crowd,
+        seeded=lambda config: config.multi_interest.crowd.choose == "random",
+        on_ray=False,
+        ignore=tuple(f"multi_interest.crowd.{name}" for name in ("weight", "temperature", "per_step")),
+        wanted=stage_rooms.clusters_crowd,
+        uses_interactions=True,
+    ),
+    _cluster_stage("crowd_clusters", stage_rooms.crowd_clusters, stage_rooms.clusters_crowd, ("crowd",)),
+    StageSpec(
+        name="multi_interest",
+        parts=("multi_interest",),
+        inputs=("catalog", "user_clusters", "crowd_clusters"),
+        code=("dig_ray.multi_interest.stage", "dig_ray.multi_interest.loop"),
+        run=stage_rooms.multi_interest,
+        ignore=tuple(f"multi_interest.{name}" for name in WHERE_WORKERS_RUN),
+        unread=stage_rooms.multi_interest_unread,
+        wanted=stage_rooms.has_multi_interest,
+        uses_interactions=True,
+    ),
     StageSpec(
         name="semantic_ids",
         parts=("semantic_ids",),
-        inputs=("catalog", "embedding", "fusion"),
+        inputs=("catalog", "embedding", "fusion", "multi_interest"),
         code=("dig_ray.semantic_ids.stage",),
         run=stage_rooms.semantic_ids,
         reads=stage_rooms.semantic_ids_read,
@@ -248,12 +307,12 @@ STAGES: tuple[StageSpec, ...] = (
     StageSpec(
         name="sft",
         parts=("sft", "recommender"),
-        inputs=("catalog", "item_interests", "user_interests", "semantic_ids"),
+        inputs=("catalog", "item_interests", "user_interests", "multi_interest", "semantic_ids"),
         code=("dig_ray.training.stage",),
         run=stage_rooms.sft,
         uses_interactions=True,
         reads=stage_rooms.sft_reads,
-        ignore=("sft.cpus_per_worker", "sft.max_failures", "sft.hang_seconds", "sft.nodes"),
+        ignore=tuple(f"sft.{name}" for name in WHERE_WORKERS_RUN),
     ),
     StageSpec(
         name="grpo",
@@ -271,7 +330,7 @@ STAGES: tuple[StageSpec, ...] = (
         uses_interactions=True,
         wanted=stage_rooms.has_grpo,
         reads=stage_rooms.grpo_reads,
-        ignore=("grpo.cpus_per_worker", "grpo.max_failures", "grpo.hang_seconds", "grpo.nodes"),
+        ignore=tuple(f"grpo.{name}" for name in WHERE_WORKERS_RUN),
         unread=lambda config: () if stage_rooms.compares_interests(config) else ("embedding.model",),
     ),
     StageSpec(
@@ -299,7 +358,7 @@ STAGES: tuple[StageSpec, ...] = (
     StageSpec(
         name="evaluation",
         parts=("evaluation",),
-        inputs=("catalog", "recommend", "recommend_sft", "baselines"),
+        inputs=("catalog", "recommend", "recommend_sft", "multi_interest", "baselines"),
         code=("dig_ray.evaluation.stage",),
         run=stage_rooms.evaluation,
         uses_interactions=True,
@@ -325,6 +384,10 @@ STAGES: tuple[StageSpec, ...] = (
             "embedding",
             "image_embedding",
             "fusion",
+            "user_clusters",
+            "crowd",
+            "crowd_clusters",
+            "multi_interest",
             "semantic_ids",
             "baselines",
             "sft",

@@ -18,6 +18,7 @@ import numpy as np
 from dig_ray import ranking
 from dig_ray.baselines import checkpoint
 from dig_ray.baselines.config import SASRecConfig
+from dig_ray.catalog.windows import windows
 from dig_ray.errors import UserError
 from dig_ray.evaluation.histories import histories
 
@@ -37,19 +38,6 @@ class Trained:
     best_epoch: int
     validation: dict[str, float]
     epochs: list[dict[str, float]] = field(default_factory=list)
-
-
-def windows(offsets: np.ndarray, max_length: int) -> tuple[np.ndarray, np.ndarray]:
-    """Cut training sequences into runs of at most ``max_length + 1`` events, so that each event but the first of a user
-    is a target exactly once; the newest run of a long sequence is full. Returns start and end, int64 ``(S,)``."""
-    starts, ends = [], []
-    for low, high in zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True):
-        while high - low >= 2:
-            start = max(low, high - max_length - 1)
-            starts.append(start)
-            ends.append(high)
-            high = start + 1
-    return np.asarray(starts, np.int64), np.asarray(ends, np.int64)
 
 
 def pack(lengths: np.ndarray, width: int) -> list[list[int]]:
@@ -199,7 +187,7 @@ def train(
     """
     import torch
 
-    from dig_ray.baselines.sasrec_model import linear_cross_entropy
+    from dig_ray.linear_cross_entropy import linear_cross_entropy
 
     device = pick_device(config.device)
     offsets, events = dataset.train_sequences()

@@ -2,7 +2,8 @@
 
 An answer is either whole or refused. Nothing is repaired by guessing: a code fence, a word of politeness, a key too many, a NaN, a
 confidence of 1.2 or the same interest twice all refuse it, and the reason goes into the row. Shapes: DCIM descriptors and the judge's bare
-integer follow the papers (METHOD: DCIM, judge); the caption and the reasoned interests are our choice of shape.
+integer follow the papers (METHOD: DCIM, judge); the caption, the reasoned interests and the clusters are our choice of shape. Which items a
+cluster names is checked against the items that were shown where these are known (``clusters.repair``).
 """
 
 from __future__ import annotations
@@ -15,13 +16,14 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Annotated, Any, Literal
 
-Kind = Literal["caption", "descriptors", "interests", "judgement"]
-KINDS: tuple[Kind, ...] = ("caption", "descriptors", "interests", "judgement")
+Kind = Literal["caption", "descriptors", "interests", "judgement", "clusters"]
+KINDS: tuple[Kind, ...] = ("caption", "descriptors", "interests", "judgement", "clusters")
 
 LONGEST_ANSWER = 65_536  # characters; a longer one is refused unread
 LONGEST_TEXT = 400  # characters of one descriptor, interest or reasoning step
 LONGEST_CAPTION = 1_000
 MOST = 20  # descriptors or interests in one answer
+MOST_CLUSTERS = 200  # clusters in one answer, and items in one of them
 
 REASONING = ("surface", "usage_context", "motive")
 """The steps before the interests, in order: what it is, where it is used, why one would want it."""
@@ -49,12 +51,14 @@ class Answer:
         confidences: one per text in [0, 1]; empty for ``caption``.
         reasoning: the steps of ``REASONING``; empty for other kinds.
         label: 0 or 1, for ``judgement``.
+        members: for ``clusters``, the numbers of each cluster's items, as the model gave them; ``texts`` are the clusters' names.
     """
 
     texts: tuple[str, ...] = ()
     confidences: tuple[float, ...] = ()
     reasoning: dict[str, str] = field(default_factory=dict)
     label: int | None = None
+    members: tuple[tuple[int, ...], ...] = ()
 
 
 def json_schema(kind: Kind, most: int = MOST) -> dict[str, Any]:
@@ -83,6 +87,11 @@ def json_schema(kind: Kind, most: int = MOST) -> dict[str, Any]:
     if kind == "interests":
         steps = {step: text(LONGEST_TEXT) for step in REASONING}
         return obj(**steps, interests=many("interest"))
+    if kind == "clusters":
+        number = {"type": "integer", "minimum": 1, "maximum": MOST_CLUSTERS}
+        numbers = {"type": "array", "items": number, "minItems": 1, "maxItems": MOST_CLUSTERS}
+        entry = obj(name=text(LONGEST_TEXT), items=numbers)
+        return obj(clusters={"type": "array", "items": entry, "minItems": 1, "maxItems": most})
     return {"type": "integer", "enum": [0, 1]}
 
 
@@ -108,6 +117,10 @@ def read_answer(kind: Kind, text: str, most: int = MOST) -> Answer:
         _check_keys(value, ("descriptors",), "the answer")
         texts, confidences = _list(value["descriptors"], "descriptor", most)
         return Answer(texts, confidences)
+    if kind == "clusters":
+        _check_keys(value, ("clusters",), "the answer")
+        names, members = _clusters(value["clusters"], most)
+        return Answer(texts=names, members=members)
     _check_keys(value, (*REASONING, "interests"), "the answer")
     reasoning = {step: _text(value[step], step, LONGEST_TEXT) for step in REASONING}
     texts, confidences = _list(value["interests"], "interest", most)
@@ -225,13 +238,39 @@ def _text(value: Any, what: str, longest: int) -> str:
     return clean
 
 
-def _list(value: Any, key: str, most: int) -> tuple[tuple[str, ...], tuple[float, ...]]:
+def _entries(value: Any, key: str, most: int) -> list[Any]:
     if not isinstance(value, list):
         raise AnswerError("wrong_type", f"{key}s is {_named(value)}, not a list")
     if not value:
         raise AnswerError("empty", f"there is no {key}")
     if len(value) > most:
         raise AnswerError("too_many", f"{len(value)} {key}s are more than {most}")
+    return value
+
+
+def _all_different(texts: list[str], key: str) -> None:
+    folded = [fold(text) for text in texts]
+    if len(set(folded)) < len(folded):
+        twice = next(text for number, text in enumerate(folded) if text in folded[:number])
+        raise AnswerError("duplicate", f"{key} {twice[:60]!r} stands twice")
+
+
+def _clusters(value: Any, most: int) -> tuple[tuple[str, ...], tuple[tuple[int, ...], ...]]:
+    names, members = [], []
+    for entry in _entries(value, "cluster", most):
+        _check_keys(entry, ("name", "items"), "a cluster")
+        names.append(_text(entry["name"], "name", LONGEST_TEXT))
+        numbers = _entries(entry["items"], "item", MOST_CLUSTERS)
+        for number in numbers:
+            if type(number) is not int:
+                raise AnswerError("wrong_type", f"an item is {_named(number)}, not a whole number")
+        members.append(tuple(numbers))
+    _all_different(names, "cluster")
+    return tuple(names), tuple(members)
+
+
+def _list(value: Any, key: str, most: int) -> tuple[tuple[str, ...], tuple[float, ...]]:
+    value = _entries(value, key, most)
     texts, confidences = [], []
     for entry in value:
         _check_keys(entry, (key, "confidence"), f"a {key}")
@@ -242,10 +281,7 @@ def _list(value: Any, key: str, most: int) -> tuple[tuple[str, ...], tuple[float
         if not 0 <= confidence <= 1:
             raise AnswerError("out_of_range", f"confidence {str(confidence)[:20]} is not in [0, 1]")
         confidences.append(float(confidence))
-    folded = [fold(text) for text in texts]
-    if len(set(folded)) < len(folded):
-        twice = next(text for number, text in enumerate(folded) if text in folded[:number])
-        raise AnswerError("duplicate", f"{key} {twice[:60]!r} stands twice")
+    _all_different(texts, key)
     return tuple(texts), tuple(confidences)
 
 

@@ -251,10 +251,14 @@ class MiningConfig(Config):
             where something reads them.
         users: miners of user interests, from training histories only.
         judge: labels each item interest 0 or 1; None leaves labels and quality out.
-        item_prompt, user_prompt, caption_prompt, judge_prompt: names of prompts that come with the package, or paths of YAML files.
+        clusters: allocates the items of a user, or of a synthesized one, to named clusters (LDMI); without it they are grouped by their
+            vectors, with no LLM.
+        item_prompt, user_prompt, caption_prompt, judge_prompt, cluster_prompt: names of prompts that come with the package, or paths of
+            YAML files.
             ``descriptors`` is DCIM's, ``item_interests`` MLIM's with its reasoning steps.
         evidence_tokens: of all text shown of one item, or of one user's history.
         user_items: latest events of a history that are shown.
+        cluster_items: latest items of a user that are allocated to clusters.
         image_side: longest side in pixels of a picture that is sent.
         most: interests of one answer at most.
         max_failed: share of asked rows that may fail before the stage is not published.
@@ -266,12 +270,15 @@ class MiningConfig(Config):
     items: tuple[MinerConfig, ...] | None = None
     users: tuple[MinerConfig, ...] = ()
     judge: MinerConfig | None = None
+    clusters: MinerConfig | None = None
     item_prompt: str = "descriptors"
     user_prompt: str = "user_interests"
     caption_prompt: str = "caption"
     judge_prompt: str = "judge"
+    cluster_prompt: str = "clusters"
     evidence_tokens: int = Field(768, ge=16, le=100_000)
     user_items: int = Field(20, ge=1, le=1000)
+    cluster_items: int = Field(50, ge=1, le=200)
     image_side: int = Field(512, ge=16, le=4096)
     most: int = Field(8, ge=1, le=20)
     max_failed: float = Field(0.1, ge=0, le=1)
@@ -298,10 +305,10 @@ class MiningConfig(Config):
                             f"{field}: miners {other.name} and {miner.name} would give the same answers; set another model or "
                             "sampling.seed for one"
                         )
-        for field in ("caption", "judge"):
+        for field in ("caption", "judge", "clusters"):
             if isinstance(getattr(self, field), KeyphraseConfig):
                 raise ValueError(f"{field} needs a model; engine keyphrase only finds phrases of a text")
-        for miner in (*self.item_miners, *self.users, *filter(None, [self.caption])):
+        for miner in (*self.item_miners, *self.users, *filter(None, [self.caption, self.clusters])):
             if isinstance(miner, SimilarityConfig):
                 raise ValueError("engine similarity only labels interests; set it as judge")
             if isinstance(miner, KeyphraseConfig) and miner.phrases > self.most:
@@ -309,11 +316,9 @@ class MiningConfig(Config):
                     f"miner {miner.name} finds phrases={miner.phrases}, and an answer may have most={self.most} interests; set phrases to "
                     f"{self.most} or less, or raise most"
                 )
-        for miner in (*self.item_miners, *self.users, *filter(None, [self.judge])):
+        for miner in (*self.item_miners, *self.users, *filter(None, [self.judge, self.clusters])):
             if isinstance(miner, ReplayConfig) and miner.form == "text":
-                raise ValueError(
-                    f"miner {miner.name}: form=text is for captions; interests and labels are JSON"
-                )
+                raise ValueError(f"miner {miner.name}: form=text is for captions; all else is JSON")
         if self.judge is not None and not self.item_miners:
             raise ValueError("judge has nothing to label without miners in items")
         if not self.self_judging and (same := self.judged_by_itself()):

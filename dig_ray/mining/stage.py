@@ -1,4 +1,4 @@
-"""The mining stages: pictures to captions, items to interests, training histories to user interests.
+"""The mining stages: pictures to captions, items to interests, training histories to user interests and to clusters of items.
 
 Each asks its miners what is not known yet (``miner``), writes what every miner said, the merged interests and what failed, and is not
 published when more failed than the config allows.
@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dig_ray.base import Stage
 from dig_ray.catalog.dataset import Dataset
 from dig_ray.errors import UserError
+from dig_ray.mining.answers import MOST_CLUSTERS
+from dig_ray.mining.clusters import REPAIRS, Clusters, cluster_evidence, clusters_table, repair
 from dig_ray.mining.config import MiningConfig
 from dig_ray.mining.evidence import Evidence, item_evidence, user_evidence
 from dig_ray.mining.miner import Asked, ask, plan
@@ -26,11 +28,15 @@ from dig_ray.mining.tables import (
     interest_table,
     merge_answers,
     merged_table,
+    model_name,
     quarantine_table,
     read_answers,
     without_collection,
     write_table,
 )
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 SHOWN_TO_USERS = 3
 """Interests of an item that stand in a user's evidence at most."""
@@ -91,6 +97,55 @@ def run_users(config: MiningConfig, stage: Stage, catalog_dir: Path, items_dir: 
     _mine(config, list(config.users), config.user_prompt, "users", evidence, stage)
 
 
+def run_clusters(
+    config: MiningConfig,
+    stage: Stage,
+    subject: str,
+    subjects: Mapping[str, Sequence[str]],
+    items: pa.Table,
+    items_dir: Path | None,
+) -> None:
+    """Ask an LLM to allocate the items of every subject, and write ``clusters.parquet`` and ``quarantine.parquet``.
+
+    A subject whose answer is refused has no clusters.
+
+    Args:
+        config: of mining, with ``clusters`` set.
+        stage: where to write.
+        subject: what they are, ``user`` or ``crowd``.
+        subjects: id -> distinct item ids.
+        items: the catalogue's.
+        items_dir: the item interests' artifact, where they are shown.
+
+    Raises:
+        UserError: too many rows failed; see also ``miner.ask``.
+    """
+    ids, titles = (
+        items[name].to_pylist() if name in items.column_names else [None] * items.num_rows
+        for name in ("item_id", "title")
+    )
+    title_of = dict(zip(ids, titles, strict=True))
+    evidence = cluster_evidence(
+        subject, subjects, title_of, config.evidence_tokens, _shown_interests(items_dir)
+    )
+    (asked,), (answers,) = _ask(config, [config.clusters], config.cluster_prompt, "clusters", evidence, stage)
+    found: list[Clusters | None] = [
+        None if answer is None else repair(answer, shown, title_of)
+        for answer, shown in zip(answers, subjects.values(), strict=True)
+    ]
+    told = interest_table(asked, evidence, [None] * len(evidence))
+    states = list(zip(told["status"].to_pylist(), told["error"].to_pylist(), strict=True))
+    write_table(stage, "clusters", clusters_table(subject, subjects, found, model_name(asked.miner), states))
+    _write_quarantine(stage, [asked], evidence)
+    some = [one for one in found if one is not None]
+    stage.stats.update(
+        rows=len(subjects),
+        clusters=sum(len(one.names) for one in some),
+        repaired={rule: sum(one.repaired[rule] for one in some) for rule in REPAIRS},
+        cost=round(sum(told["cost"].to_pylist()), 6),
+    )
+
+
 def caption_inputs(
     config: MiningConfig, catalog_dir: Path, pictures_dir: Path | None
 ) -> tuple[list[Evidence], Pictures | None, Counter[str]]:
@@ -115,9 +170,14 @@ def user_inputs(config: MiningConfig, dataset: Dataset, items_dir: Path | None) 
         if "title" in items.column_names
         else {}
     )
+    shown = _shown_interests(items_dir)
+    return user_evidence(dataset, titles, config.evidence_tokens, config.user_items, shown)
+
+
+def _shown_interests(items_dir: Path | None) -> dict[str, list[str]]:
+    """Item id -> its strongest interests, as they stand in the evidence of those who had it."""
     known = read_interests(items_dir) if items_dir is not None else {}
-    interests = {item: [i["text"] for i in found[:SHOWN_TO_USERS]] for item, found in known.items() if found}
-    return user_evidence(dataset, titles, config.evidence_tokens, config.user_items, interests)
+    return {item: [i["text"] for i in found[:SHOWN_TO_USERS]] for item, found in known.items() if found}
 
 
 def checked_prompt(name: str, kinds: Sequence[str], key: str) -> Prompt:
@@ -143,10 +203,11 @@ def _ask(
     stage: Stage,
     pictures: Pictures | None = None,
 ) -> tuple[list[Asked], list[list[Any]]]:
-    kinds = ("caption",) if what == "caption" else ("descriptors", "interests")
+    kinds = {"caption": ("caption",), "clusters": ("clusters",)}.get(what, ("descriptors", "interests"))
     prompt = checked_prompt(prompt_name, kinds, f"{what.removesuffix('s')}_prompt")
     begun = time.monotonic()
-    asked = [plan(miner, prompt, evidence, pictures, config.most) for miner in miners]
+    most = MOST_CLUSTERS if what == "clusters" else config.most
+    asked = [plan(miner, prompt, evidence, pictures, most) for miner in miners]
     ask(asked, prompt, evidence, stage, pictures)
     seconds = time.monotonic() - begun
     with without_collection():

@@ -86,6 +86,10 @@ class RecommenderConfig(Config):
     tasks: dict[str, float] = Field(
         default={"next_sid": 1.0}, description="SFT task and how many times its documents are seen an epoch"
     )
+    user_interests: Literal["mined", "multi_interest"] = Field(
+        "mined",
+        description="whose interests of a user the task user_interests_to_sid reads: the miners' or LDMI's",
+    )
     max_text_tokens: int = Field(
         64, ge=4, description="tokens of a title or an interest text that a task reads or writes"
     )

@@ -52,9 +52,11 @@ class SemanticIdConfig(Config):
     ``scale`` is applied to the vectors before either quantizer: ``none``, ``center``, ``standardise`` (every dimension to
     mean 0, variance 1: keeps an RQ-VAE on unit-norm vectors from collapsing) or ``whiten`` (PCA to equal variances,
     ``whiten_dim`` of them).
+    ``vectors``: ``items``, which the embedding or the fusion makes, or ``multi_interest``, item vectors that LDMI disentangled.
     """
 
     method: Literal["residual_kmeans", "rqvae", "file"] = "residual_kmeans"
+    vectors: Literal["items", "multi_interest"] = "items"
     levels: int = Field(3, ge=1, le=25)
     codebook_size: int | tuple[int, ...] = 256
     scale: Literal["auto", "none", "center", "standardise", "whiten"] = "auto"

@@ -11,10 +11,8 @@ from dig_ray.base import Config
 
 
 class WorkersConfig(Config):
-    """Where a policy trains: Ray Train's workers."""
+    """Where a model trains: Ray Train's workers."""
 
-    precision: Literal["float32", "bfloat16"] = "float32"
-    gradient_checkpointing: bool = False
     num_workers: int = Field(1, ge=1)
     use_gpu: bool = False
     cpus_per_worker: float | None = Field(
@@ -31,16 +29,10 @@ class WorkersConfig(Config):
     hang_seconds: int = Field(
         1800, ge=1, description="a worker that waits so long for the others gives up, and all start again"
     )
-    valid_users: int | None = Field(
-        None,
-        ge=1,
-        description="validate on this many users, evenly spaced (all when unset); the test split is never read",
-    )
-    valid_beam: int = Field(20, ge=10)
 
 
 class TrainingConfig(WorkersConfig):
-    """What training goes by, some of which may change on the way.
+    """What training a policy goes by, some of which may change on the way.
 
     Attributes:
         changes: epochs (steps of RL) after which other values hold -> key -> value, such as ``{4: {learning_rate: 0.0005}}``.
@@ -50,6 +42,14 @@ class TrainingConfig(WorkersConfig):
     BETWEEN: ClassVar[str] = ""
     """The key that says how far apart checkpoints are."""
 
+    precision: Literal["float32", "bfloat16"] = "float32"
+    gradient_checkpointing: bool = False
+    valid_users: int | None = Field(
+        None,
+        ge=1,
+        description="validate on this many users, evenly spaced (all when unset); the test split is never read",
+    )
+    valid_beam: int = Field(20, ge=10)
     changes: dict[int, dict[str, float]] = {}
     patience: int = Field(
         3,

@@ -9,7 +9,7 @@ from dig_ray.baselines.config import SASRecConfig
 from dig_ray.errors import UserError
 
 torch = pytest.importorskip("torch")
-from dig_ray.baselines.sasrec_model import linear_cross_entropy  # noqa: E402
+from dig_ray.linear_cross_entropy import linear_cross_entropy  # noqa: E402
 
 TINY = SASRecConfig(
     width=16, hidden=32, layers=1, max_length=8, batch_tokens=32, learning_rate=1e-2, warmup_steps=2,

@@ -42,7 +42,10 @@ def run(*words: str, **env: str) -> subprocess.CompletedProcess[str]:
 
 
 INTERESTS = {"interests.parquet", "merged.parquet"}
-VARIES = {"curves.json", *INTERESTS}  # seconds; cosines, whose last digit follows which texts stood in a batch
+VARIES = {
+    "curves.json",
+    *INTERESTS,
+}  # seconds; cosines, whose last digit follows which texts stood in a batch
 
 
 def files_of(store: Path) -> dict[str, dict]:

@@ -1,0 +1,81 @@
+"""A trained model's answers: interests of cases, ranks of their targets and lists of items, for as many cases at once as fit."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from dig_ray import ranking
+from dig_ray.evaluation.histories import histories
+from dig_ray.multi_interest.model import MultiInterestModel
+from dig_ray.multi_interest.retrieval import USERS_AT_ONCE, FaissIndex, top_items
+
+if TYPE_CHECKING:
+    from dig_ray.catalog.dataset import Cases
+
+
+def interests_of(
+    model: MultiInterestModel, events: np.ndarray, start: np.ndarray, end: np.ndarray
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Interests after histories ``events[start:end]``, of which the latest ``max_length`` events are read.
+
+    Returns:
+        interests float ``(B, K, D)``, zero for an empty history, and how much of each event that was read is in them, ``(B, K, L)``.
+    """
+    device = model.items.weight.device
+    start = np.maximum(np.asarray(start, np.int64), np.asarray(end, np.int64) - model.config.max_length)
+    lengths = np.asarray(end, np.int64) - start
+    place = np.arange(max(1, int(lengths.max(initial=1))))
+    real = place < lengths[:, None]
+    items = np.where(real, events[np.where(real, start[:, None] + place, 0)], 0).astype(np.int64)
+    length = torch.from_numpy(lengths).to(device)
+    interests, weights = model(torch.from_numpy(items).to(device), length, (length - 1).clamp(min=0))
+    return interests[:, 0] * (length > 0)[:, None, None], weights[:, 0]
+
+
+def ranks_of_targets(model: MultiInterestModel, events: np.ndarray, cases: Cases) -> np.ndarray:
+    """Exact 0-based rank of each case's target among all items, seen ones included; ties by the lower index. int64 ``(C,)``."""
+    model.eval()
+    ranks = [np.zeros(0, np.int64)]
+    with torch.inference_mode():
+        keys = model.keys()
+        number = torch.arange(len(keys), device=keys.device)
+        for low in range(0, len(cases.target), USERS_AT_ONCE):
+            part = slice(low, low + USERS_AT_ONCE)
+            queries = model.queries(interests_of(model, events, cases.start[part], cases.end[part])[0])
+            scores = (queries.flatten(0, 1) @ keys.T).unflatten(0, queries.shape[:2]).amax(1)
+            target = torch.from_numpy(np.asarray(cases.target[part], np.int64)).to(keys.device)[:, None]
+            own = scores.gather(1, target)
+            ahead = (scores > own) | ((scores == own) & (number < target))
+            ranks.append(ahead.sum(1).cpu().numpy())
+    return np.concatenate(ranks)
+
+
+def recommend(
+    model: MultiInterestModel, events: np.ndarray, cases: Cases, k: int, exclude_seen: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Lists for all cases, by the config's ``search``: items int32 ``(C, k)`` best first, padded -1, and scores float32 ``(C, k)``.
+
+    Raises:
+        UserError: faiss is wanted and not installed.
+    """
+    model.eval()
+    items = np.full((len(cases.target), k), ranking.PAD, np.int32)
+    values = np.full((len(cases.target), k), -np.inf, np.float32)
+    with torch.inference_mode():
+        keys = model.keys().float().cpu().numpy()
+        index = FaissIndex(keys) if model.config.search == "faiss" else None
+        for low in range(0, len(items), USERS_AT_ONCE):
+            high = min(low + USERS_AT_ONCE, len(items))
+            found, _ = interests_of(model, events, cases.start[low:high], cases.end[low:high])
+            queries = model.queries(found).float().cpu().numpy()
+            seen = None
+            if exclude_seen:
+                row, item, _ = histories(events, cases, low, high)
+                seen = np.stack([row, item], axis=1)
+            items[low:high], values[low:high] = (
+                top_items(queries, keys, k, seen) if index is None else index.top_items(queries, k, seen)
+            )
+    return items, values
