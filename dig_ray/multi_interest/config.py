@@ -70,6 +70,7 @@ class MultiInterestConfig(WorkersConfig):
         routing: ``capsules`` routes dynamically (MIND, ComiRec-DR), ``attention`` is self-attentive (ComiRec-SA).
         interests: K.
         rounds: of dynamic routing.
+        agreement: factor of ``u_kj . v_k`` in the routing's logits; 1 as published, more makes an event go to fewer interests.
         width: of items and interests.
         hidden: units of the attention.
         max_length: events of a history that are read, the latest ones.
@@ -87,6 +88,7 @@ class MultiInterestConfig(WorkersConfig):
     routing: Literal["capsules", "attention"] = "capsules"
     interests: int = Field(4, ge=1, le=64)
     rounds: int = Field(3, ge=1, le=10)
+    agreement: float = Field(1.0, gt=0)
     width: int = Field(64, ge=2)
     hidden: int = Field(256, ge=1)
     max_length: int = Field(20, ge=1)

@@ -113,8 +113,8 @@ def _weighted(offsets: np.ndarray, items: np.ndarray, n_items: int) -> csr_matri
 
     n_users = len(offsets) - 1
     matrix = csr_matrix(
-        (np.ones(len(items), np.float32), np.asarray(items, np.int32), offsets), shape=(n_users, n_items)
-    )
+        (np.ones(len(items), np.float32), np.array(items, np.int32), offsets), shape=(n_users, n_items)
+    )  # of a copy: the rows are sorted in place
     matrix.sum_duplicates()
     matrix.data[:] = 1.0
     having = np.bincount(matrix.indices, minlength=n_items)

@@ -14,9 +14,11 @@ from torch.nn import functional as F
 def sampled_softmax(
     queries: Tensor, keys: Tensor, targets: Tensor, sampled: Tensor, log_expected: Tensor
 ) -> Tensor:
-    """Sum over rows of ``-log softmax`` of the target among itself and sampled items, each logit less the log of how often it is drawn.
+    """Sum over rows of ``-log softmax`` of the target among itself and sampled items, each of these less the log of how often it is drawn.
 
-    Without that correction (log-Q) the model learns what is popular to be unlikely. A sampled item that is the target does not count.
+    Without that correction (log-Q) the model learns what is popular to be unlikely. The target is there for certain and is not corrected,
+    and a
+    sampled item that is the target does not count: so the sum over samples is, on average, the softmax's over all other items.
 
     Args:
         queries: float ``(M, D)``.
@@ -25,7 +27,7 @@ def sampled_softmax(
         sampled: int64 ``(J,)``, shared by all rows.
         log_expected: float ``(N,)``, log of the times an item is expected in ``sampled``.
     """
-    own = (queries * keys[targets]).sum(-1) - log_expected[targets]
+    own = (queries * keys[targets]).sum(-1)
     others = queries @ keys[sampled].T - log_expected[sampled]
     others = others.masked_fill(sampled == targets[:, None], -torch.inf)
     return (torch.logsumexp(torch.cat([own[:, None], others], dim=1), dim=1) - own).sum()

@@ -87,7 +87,7 @@ class MultiInterestModel(nn.Module):
         with torch.no_grad():  # the rounds before the last say who gets what, and learn nothing
             fixed = told.detach()
             for _ in range(self.config.rounds - 1):
-                agreed = gather(logits, fixed)[0] @ fixed.transpose(-1, -2)
+                agreed = gather(logits, fixed)[0] @ fixed.transpose(-1, -2) * self.config.agreement
                 logits = agreed if logits is None else logits + agreed
         return gather(logits, told)
 
