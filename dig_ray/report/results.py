@@ -15,6 +15,9 @@ METRICS = {"HR": "Hit rate", "NDCG": "NDCG", "MRR": "MRR"}
 LABELS = {
     POLICY: "Policy",
     BEFORE_RL: "Policy before RL",
+    "ldmi": "LDMI",
+    "comirec_dr": "ComiRec-DR",
+    "comirec_sa": "ComiRec-SA",
     "popularity": "Popularity",
     "repeat_last": "Repeat last",
     "item_knn": "Item-KNN",

@@ -23,9 +23,10 @@ OBJECTIVES: dict[str, dict[str, Direction]] = {
     },
     "sft": {"eval_ndcg@10": "max", "eval_hr@10": "max"},
     "grpo": {"eval_ndcg@10": "max", "eval_hr@10": "max"},
+    "multi_interest": {"eval_ndcg@10": "max", "eval_hr@10": "max"},
 }
 """Target -> what it reports -> which way is better. The first is what a sweep goes by unless it says otherwise."""
-TIME = {"semantic_ids": "epoch", "sft": "epoch", "grpo": "step"}
+TIME = {"semantic_ids": "epoch", "sft": "epoch", "grpo": "step", "multi_interest": "epoch"}
 """What a scheduler counts by."""
 
 
@@ -101,7 +102,7 @@ class SweepConfig(Config):
     base: str = Field(min_length=1)
     settings: tuple[str, ...] = ()
     space: dict[str, str] = Field(min_length=1)
-    target: Literal["semantic_ids", "sft", "grpo"] = "sft"
+    target: Literal["semantic_ids", "sft", "grpo", "multi_interest"] = "sft"
     objectives: dict[str, Direction] | None = Field(None, min_length=1)
     samples: int = Field(20, ge=1)
     search: Literal["grid", "random", "optuna"] = "random"
@@ -142,7 +143,7 @@ class SweepConfig(Config):
         return self
 
     def _check_pbt(self) -> None:
-        if self.target == "semantic_ids":
+        if self.target not in ("sft", "grpo"):
             raise ValueError(
                 "pbt changes how a policy is trained on the way; set target to sft or grpo, or remove pbt"
             )

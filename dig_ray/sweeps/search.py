@@ -123,6 +123,10 @@ class Lines(tune.Callback):
         return text
 
 
+TRAINED = {"sft": ("sft",), "grpo": ("sft", "grpo"), "multi_interest": ("multi_interest",)}
+"""Target -> what a trial trains on its way there."""
+
+
 def at_once(sweep: SweepConfig, target: str, config: Any) -> int:
     """Trials that run at once: what the cluster's processors, and GPUs where a trial trains on them, have room for.
 
@@ -135,7 +139,7 @@ def at_once(sweep: SweepConfig, target: str, config: Any) -> int:
     room = max(1, processors())
     if target == "semantic_ids":
         return room
-    for name in ("sft", "grpo")[: 1 + (target == "grpo")]:
+    for name in TRAINED[target]:
         stage = getattr(config, name)
         threads = stage.threads_per_worker or max(1, (os.cpu_count() or 1) // stage.num_workers)
         room = min(room, max(1, processors() // (stage.num_workers * threads)))

@@ -92,6 +92,10 @@ class Trials:
         config = self.config({})
         if self.target == "grpo":
             return sys.maxsize
+        if self.target == "multi_interest":
+            if config.multi_interest is None:
+                raise UserError("target: multi_interest is not set in the base run; name a base that has it")
+            return int(config.multi_interest.max_epochs)
         return int(config.sft.epochs if self.target == "sft" else config.semantic_ids.rqvae.epochs)
 
     def check_key(self, key: str, one: Any) -> None:

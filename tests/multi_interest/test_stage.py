@@ -242,3 +242,19 @@ def test_killed_while_it_trains_it_goes_on_to_the_same_weights(tmp_path) -> None
         (file,) = store.glob("multi_interest/*/model.safetensors")
         weights.append(file.read_bytes())
     assert weights[0] == weights[1]
+
+
+@pytest.mark.slow
+def test_a_sweep_searches_it(tmp_path) -> None:
+    settings = [*SMALL, "multi_interest.batch_targets=256"]
+    lines = ["base: demo_ldmi", "settings:", *(f"  - {json.dumps(one)}" for one in settings)]
+    lines += ["target: multi_interest", "search: grid", "space:"]
+    lines += ["  multi_interest.alignment.weight: choice(0, 0.1)"]
+    sweep = tmp_path / "sweep.yaml"
+    sweep.write_text("\n".join(lines) + "\n")
+    words = [sys.executable, "jobs/sweep.py", str(sweep), f"store={tmp_path / 'store'}"]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "2 trials: 2 complete" in done.stdout
+    (chosen,) = tmp_path.glob("store/sweep/*/chosen.yaml")
+    assert (chosen.parent / "sweep.html").is_file()

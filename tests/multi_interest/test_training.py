@@ -136,6 +136,18 @@ def test_shares_of_two_workers_add_up_to_one_worker_s_step(negatives):
         assert torch.allclose(one, two, atol=1e-6)
 
 
+@pytest.mark.parametrize("settings", [{}, {"negatives": 40}, {"routing": "attention"}])
+def test_a_worker_without_a_window_adds_nothing(settings):
+    job = job_of(60, alignment={"weight": 0.5}, **settings)
+    model = new_model(job.n_items, job.config, 0)
+    loss, _ = Objective(model, job.frequency, job.examples.clusters, 0)(
+        job.examples.batch(np.zeros(0, np.int64), 13, 1), None, 0, 2
+    )
+    loss.backward()
+    assert loss.item() == 0
+    assert all(p.grad is not None and not p.grad.any() for p in model.parameters())
+
+
 def test_interrupted_is_uninterrupted():
     job = job_of(
         60, dropout=0.3, max_epochs=4, alignment={"weight": 0.5}, crowd={"weight": 0.5, "budget": 100}
