@@ -204,6 +204,10 @@ def test_the_real_stages_can_be_planned(tmp_path: Path) -> None:
         "embedding",
         "image_embedding",
         "fusion",
+        "user_clusters",
+        "crowd",
+        "crowd_clusters",
+        "multi_interest",
         "semantic_ids",
     ]
     assert names[: len(rooms)] == rooms and len(set(names)) == len(names)
@@ -213,7 +217,7 @@ def test_the_real_stages_can_be_planned(tmp_path: Path) -> None:
             assert ignored in known_keys(RunConfig), f"{stage.name} ignores {ignored}, which does not exist"
             assert any(ignored.startswith(f"{part}.") for part in stage.parts)
     started = time.perf_counter()
-    run = config(tmp_path, fusion={})
+    run = config(tmp_path, fusion={}, multi_interest={})
     steps = plan(run, STAGES, Store(tmp_path))
     assert time.perf_counter() - started < 5
     assert len({step.recipe.fingerprint for step in steps}) == len(STAGES)

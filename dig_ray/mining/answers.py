@@ -17,7 +17,6 @@ from functools import cache
 from typing import Annotated, Any, Literal
 
 Kind = Literal["caption", "descriptors", "interests", "judgement", "clusters"]
-KINDS: tuple[Kind, ...] = ("caption", "descriptors", "interests", "judgement", "clusters")
 
 LONGEST_ANSWER = 65_536  # characters; a longer one is refused unread
 LONGEST_TEXT = 400  # characters of one descriptor, interest or reasoning step

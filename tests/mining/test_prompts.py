@@ -11,7 +11,7 @@ NAMES = sorted(p.stem for p in FOLDER.glob("*.yaml"))
 
 
 def test_all_prompts_load_and_differ() -> None:
-    assert NAMES == ["caption", "descriptors", "item_interests", "judge", "user_interests"]
+    assert NAMES == ["caption", "clusters", "descriptors", "item_interests", "judge", "user_interests"]
     prompts = [load_prompt(name) for name in NAMES]
     assert len({p.hash for p in prompts}) == len(prompts) and all(p.version == 1 for p in prompts)
 
@@ -51,5 +51,5 @@ def test_a_bad_prompt_file_is_one_sentence(content, message, tmp_path) -> None:
 
 
 def test_an_unknown_prompt_names_the_known() -> None:
-    with pytest.raises(UserError, match="choose from caption, descriptors"):
+    with pytest.raises(UserError, match="choose from caption, clusters, descriptors"):
         load_prompt("captoin")
