@@ -12,11 +12,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
 from dig_ray.base import Config, Stage
+from dig_ray.baselines.config import BaselineName
 from dig_ray.cluster import RaySession, beside_the_driver, find_user_error, processors, quiet_ray_data
 from dig_ray.code_version import code_hash
 from dig_ray.config import COMMAND_LINE, NAME_PATTERN, load_config
@@ -26,7 +27,8 @@ from dig_ray.pipeline import plan, run_pipeline, select
 from dig_ray.report.page import template_files
 from dig_ray.store import Artifact, Store
 
-SCORED = "evaluation"
+SCORED = {"policy": "evaluation", "multi_interest": "multi_interest"}
+"""Whose lists are compared -> the stage that a variant is run to; baselines are their own."""
 Key = tuple[str, str]
 """(stage, fingerprint)"""
 
@@ -39,6 +41,7 @@ class ComparisonConfig(Config):
         base: the run that all variants change: a config's name or file.
         settings: ``key=value`` laid over the base, for all variants.
         variants: name -> ``key=value`` settings of its own; the first is what the others are measured against.
+        lists: variant -> whose lists stand for it: the ``policy``'s where nothing is said, those of ``multi_interest``, or of a baseline.
         seeds: each variant runs once with each.
         parallel: stages that run at once; by default one for every two CPUs of the cluster.
         n_bootstrap: resamples of users for the intervals.
@@ -48,6 +51,7 @@ class ComparisonConfig(Config):
     base: str = Field(min_length=1)
     settings: tuple[str, ...] = ()
     variants: dict[str, tuple[str, ...]] = Field(min_length=1)
+    lists: dict[str, Literal["policy", "multi_interest"] | BaselineName] = {}
     seeds: tuple[int, ...] = Field((0,), min_length=1)
     parallel: int | None = Field(None, ge=1)
     n_bootstrap: int = Field(1000, ge=1)
@@ -56,16 +60,30 @@ class ComparisonConfig(Config):
     def _each_once(self) -> ComparisonConfig:
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds {list(self.seeds)} name one twice; keep each once")
+        for variant in self.lists:
+            if variant not in self.variants:
+                raise ValueError(
+                    f"lists: there is no variant {variant!r}; name one of {', '.join(self.variants)}"
+                )
         return self
+
+    def of(self, variant: str) -> str:
+        """Whose lists stand for a variant."""
+        return self.lists.get(variant, "policy")
+
+    def stage(self, variant: str) -> str:
+        """The stage that a variant is run to."""
+        return SCORED.get(self.of(variant), "baselines")
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One variant with one seed: its config, and the key of every stage up to the evaluation."""
+    """One variant with one seed: its config, the stage it is run to, and the key of every stage up to there."""
 
     variant: str
     seed: int
     config: Any
+    stage: str
     keys: Mapping[str, Key]
 
 
@@ -117,26 +135,42 @@ def plan_cells(comparison: ComparisonConfig, configs: Path) -> list[Cell]:
             overrides = [*comparison.settings, *settings, f"seed={seed}"]
             try:
                 config = load_config(comparison.base, overrides, configs)
-                steps = plan(config, select(config, only=SCORED), Store(config.store))
+                stage = comparison.stage(variant)
+                _check_lists(comparison.of(variant), config)
+                steps = plan(config, select(config, only=stage), Store(config.store))
             except UserError as error:
                 raise UserError(
                     f"variant {variant}: {str(error).removeprefix(COMMAND_LINE + ': ')}"
                 ) from None
             keys = {step.spec.name: (step.spec.name, step.recipe.fingerprint) for step in steps}
+            made = "recommend" if stage == "evaluation" else stage
             for other in cells:
-                if other.seed == seed and other.keys["recommend"] == keys["recommend"]:
+                same = comparison.of(other.variant) == comparison.of(variant)
+                if other.seed == seed and same and other.keys[made] == keys[made]:
                     raise UserError(
                         f"variants {other.variant} and {variant} are the same run; change a setting of one"
                     )
-            cells.append(Cell(variant, seed, config, keys))
+            cells.append(Cell(variant, seed, config, stage, keys))
+    if len({cell.config.evaluation.ks for cell in cells}) > 1:
+        raise UserError("variants have different evaluation.ks; set it for all in settings")
     return cells
+
+
+def _check_lists(name: str, config: Any) -> None:
+    """Refuse a variant whose lists nobody would make."""
+    if name == "multi_interest" and config.multi_interest is None:
+        raise UserError(
+            "its lists are those of multi_interest, which is not set; set it, or drop the variant from lists"
+        )
+    if name not in SCORED and name not in config.baselines.run:
+        raise UserError(f"its lists are those of {name}, which baselines.run does not name; add it there")
 
 
 def share_work(cells: Sequence[Cell]) -> dict[Key, Work]:
     """Every artifact once, in an order that can be run."""
     found: dict[Key, Work] = {}
     for cell in cells:
-        for spec in select(cell.config, only=SCORED):
+        for spec in select(cell.config, only=cell.stage):
             key = cell.keys[spec.name]
             needs = {
                 cell.keys[name] for name in spec.inputs if name in cell.keys and spec.reads(cell.config, name)
@@ -183,9 +217,11 @@ def run_comparison(comparison: ComparisonConfig, configs: Path, log: Callable[[s
         config={
             "name": comparison.name,
             "variants": dict(comparison.variants),
+            "lists": dict(comparison.lists),
+            "ks": cells[0].config.evaluation.ks,
             "n_bootstrap": comparison.n_bootstrap,
         },
-        inputs={f"{cell.variant}, seed {cell.seed}": cell.keys[SCORED][1] for cell in cells},
+        inputs={f"{cell.variant}, seed {cell.seed}": cell.keys[cell.stage][1] for cell in cells},
         code=code_hash(("dig_ray.report.comparison",)),
         files=hash_input_files({path.name: path for path in template_files()}),
     )
@@ -197,7 +233,12 @@ def run_comparison(comparison: ComparisonConfig, configs: Path, log: Callable[[s
             (cell.variant, cell.seed): {name: store.directory(*key) for name, key in cell.keys.items()}
             for cell in cells
         }
-        write_comparison(comparison.name, comparison.variants, artifacts, comparison.n_bootstrap, stage)
+        compared = {
+            variant: (settings, comparison.of(variant)) for variant, settings in comparison.variants.items()
+        }
+        write_comparison(
+            comparison.name, compared, artifacts, cells[0].config.evaluation.ks, comparison.n_bootstrap, stage
+        )
 
     artifact, _ = store.build(recipe, publish, log=log)
     log(f"{comparison.name}: {len(work) - len(done)} artifacts made, {time.perf_counter() - begun:.1f} s")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from dig_ray.compare import ComparisonConfig, load_comparison, plan_cells, run_comparison, share_work
 from dig_ray.errors import UserError
@@ -65,6 +66,76 @@ def test_settings_of_the_runs_and_of_the_comparison_stand_side_by_side(tmp_path)
     assert next(iter(found.variants)) == "surface text" and found.name == "demo_evidence"
     with pytest.raises(UserError, match=r"seeds \[1, 1\] name one twice"):
         load_comparison("demo_evidence", ["seeds=[1,1]"], CONFIGS / "comparisons")
+
+
+LISTS = {"model": "multi_interest", "popular": "popularity"}
+OTHERS = {
+    "policy": (),
+    "model": ("multi_interest={max_epochs: 1}",),
+    "popular": ("baselines.run=[popularity]",),
+}
+
+
+def test_a_variant_runs_to_whose_lists_it_is_about(tmp_path) -> None:
+    cells = plan_cells(comparison(tmp_path, OTHERS, lists=LISTS), CONFIGS)
+    last = {cell.variant: list(cell.keys)[-1] for cell in cells}
+    assert last == {"policy": "evaluation", "model": "multi_interest", "popular": "baselines"}
+    assert "sft" not in cells[1].keys and "sft" not in cells[2].keys
+
+
+@pytest.mark.parametrize(
+    ("variants", "lists", "says"),
+    [
+        (
+            {"a": ()},
+            {"a": "popularity"},
+            "variant a: its lists are those of popularity, which baselines.run does not name",
+        ),
+        (
+            {"a": ()},
+            {"a": "multi_interest"},
+            "variant a: its lists are those of multi_interest, which is not set",
+        ),
+        (
+            {"a": ("multi_interest={}",), "b": ("multi_interest={}",)},
+            {"a": "multi_interest", "b": "multi_interest"},
+            "the same run",
+        ),
+        ({"a": (), "b": ("evaluation.ks=[3, 10]", "sft.epochs=2")}, {}, "different evaluation.ks"),
+    ],
+)
+def test_lists_that_cannot_be_compared_are_one_sentence(tmp_path, variants, lists, says) -> None:
+    with pytest.raises(UserError, match=says):
+        plan_cells(comparison(tmp_path, variants, lists=lists), CONFIGS)
+
+
+def test_lists_of_no_variant_are_refused() -> None:
+    with pytest.raises(ValidationError, match="there is no variant 'B'; name one of a, b"):
+        ComparisonConfig(base="demo", variants={"a": (), "b": ()}, lists={"B": "popularity"})
+
+
+def test_the_named_comparisons_can_be_planned(tmp_path) -> None:
+    for path in sorted((CONFIGS / "comparisons").glob("demo_*.yaml")):
+        found = load_comparison(path.stem, [f"store={tmp_path}"], CONFIGS / "comparisons")
+        assert plan_cells(found, CONFIGS)
+
+
+@pytest.mark.slow
+def test_policies_models_and_baselines_stand_in_one_table(tmp_path) -> None:
+    lines: list[str] = []
+    artifact = run_comparison(comparison(tmp_path / "store", OTHERS, lists=LISTS), CONFIGS, lines.append)
+    report = json.loads((artifact.path / "comparison.json").read_text())
+    assert [(one["name"], one["lists"]) for one in report["variants"]] == [
+        ("policy", "policy"),
+        ("model", "multi_interest"),
+        ("popular", "popularity"),
+    ]
+    assert [len(one["sids"]) for one in report["variants"]] == [1, 0, 0]
+    assert report["variants"][2]["minus_first"]["seen"]["NDCG@10"]["difference"] == pytest.approx(
+        report["variants"][2]["results"]["seen"]["NDCG@10"]["mean"]
+        - report["variants"][0]["results"]["seen"]["NDCG@10"]["mean"]
+    )
+    assert "What it cost" not in (artifact.path / "comparison.html").read_text()  # no LLM was asked
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -22,9 +22,6 @@ from dig_ray.mining.tables import write_table
 from dig_ray.multi_interest import covering
 from dig_ray.multi_interest.config import CrowdConfig, VectorClustersConfig
 from dig_ray.multi_interest.examples import Crowd, pad_sets
-
-if TYPE_CHECKING:
-    pass
 
 NO_LLM = "no LLM (groups of vectors)"
 
@@ -96,9 +93,8 @@ def run_crowd(config: CrowdConfig, stage: Stage, catalog_dir: Path) -> None:
     )
     bounds, members = covering.cliques(found)
     in_graph = time.monotonic() - begun
-    chance = covering.choose_randomly(
-        bounds, members, len(some), config.budget, stage.seed
-    )  # its share stands beside
+    # what chance covers stands beside what was chosen
+    chance = covering.choose_randomly(bounds, members, len(some), config.budget, stage.seed)
     chosen = covering.cover(bounds, members, len(some), config.budget) if config.choose == "cover" else chance
     ids = dataset.item_ids
     rows: dict[str, list[Any]] = {

@@ -133,7 +133,9 @@ class Crowd:
         """Rows to be contrasted, ``count`` at a time, without end; all of them once before any comes again."""
         rng = np.random.default_rng([seed, epoch, 1])
         count = min(count, len(self.items))
+        order = rng.permutation(len(self.items))
         while True:
-            order = rng.permutation(len(self.items))
-            for low in range(0, len(order) - count + 1, count):
-                yield order[low : low + count]
+            if len(order) < count:
+                order = np.concatenate([order, rng.permutation(len(self.items))])
+            yield order[:count]
+            order = order[count:]

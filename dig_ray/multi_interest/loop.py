@@ -292,7 +292,7 @@ def train(job: MultiInterestJob, say: Callable[[Any], None], _: Stretch) -> None
             say(f"multi_interest: going on after epoch {len(training.rows)}")
     while not training.over:
         row = training.epoch()
-        if not math.isfinite(row["recommendation"]):
+        if not all(math.isfinite(row[name]) for name in PARTS if name in row):
             raise Hopeless(
                 f"the loss is not finite in epoch {row['epoch']}; lower multi_interest.learning_rate"
                 if rank == 0

@@ -21,10 +21,12 @@ def chance_distance(vectors: np.ndarray, quantile: float, seed: int = 0) -> floa
     """The ``quantile`` of the cosine distance between two different random items.
 
     Args:
-        vectors: float32 ``(N, D)`` of unit length, N at least 2.
+        vectors: float32 ``(N, D)`` of unit length.
         quantile: in (0, 1).
         seed: of the pairs.
     """
+    if len(vectors) < 2:
+        return 0.0
     rng = np.random.default_rng(seed)
     first = rng.integers(len(vectors), size=PAIRS)
     second = (first + rng.integers(1, len(vectors), size=PAIRS)) % len(vectors)

@@ -20,7 +20,7 @@ from dig_ray.errors import UserError
 from dig_ray.evaluation.slices import NEW, REPEAT
 from dig_ray.report import figures, results
 from dig_ray.report.evidence import follow_items, pairs_kept
-from dig_ray.report.gather import RULES
+from dig_ray.report.gather import RULES, read_json
 from dig_ray.report.page import render_page
 
 if TYPE_CHECKING:
@@ -33,8 +33,9 @@ Inputs = Mapping[str, Path]
 
 def write_comparison(
     name: str,
-    variants: Mapping[str, Sequence[str]],
+    variants: Mapping[str, tuple[Sequence[str], str]],
     artifacts: Mapping[tuple[str, int], Inputs],
+    ks: Sequence[int],
     n_bootstrap: int,
     stage: Stage,
 ) -> None:
@@ -42,8 +43,9 @@ def write_comparison(
 
     Args:
         name: of the comparison.
-        variants: name -> its settings, the reference first.
-        artifacts: (variant, seed) -> stage -> directory; ``catalog``, ``semantic_ids`` and ``recommend`` at least.
+        variants: name -> its settings and whose lists stand for it, the reference first.
+        artifacts: (variant, seed) -> stage -> directory; the catalogue and what made the lists at least.
+        ks: cut-offs.
         n_bootstrap: resamples of users.
         stage: the artifact that is made.
 
@@ -52,10 +54,13 @@ def write_comparison(
     """
     from dig_ray.catalog.dataset import Dataset
 
-    report = compare_variants(name, variants, artifacts, n_bootstrap)
+    report = compare_variants(name, variants, artifacts, ks, n_bootstrap)
     seed = report["seeds"][0]
-    by_variant = {variant: artifacts[variant, seed] for variant in variants}
-    followed = follow_items(Dataset.load(by_variant[next(iter(variants))]["catalog"]), by_variant)
+    catalog = artifacts[next(iter(variants)), seed]["catalog"]
+    with_sids = {v: artifacts[v, seed] for v in variants if "semantic_ids" in artifacts[v, seed]}
+    followed = (
+        follow_items(Dataset.load(catalog), with_sids) if with_sids else {"thumbnails": {}, "items": []}
+    )
     thumbnails = followed.pop("thumbnails")
     report["items"] = followed["items"]
     (stage.out / "comparison.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
@@ -70,8 +75,9 @@ def write_comparison(
 
 def compare_variants(
     name: str,
-    variants: Mapping[str, Sequence[str]],
+    variants: Mapping[str, tuple[Sequence[str], str]],
     artifacts: Mapping[tuple[str, int], Inputs],
+    ks: Sequence[int],
     n_bootstrap: int,
 ) -> dict[str, Any]:
     """All figures, JSON-able; arguments as in ``write_comparison``.
@@ -98,15 +104,20 @@ def compare_variants(
     repeat = np.concatenate([target_in_history(datasets[seed].events, cases[seed]) for seed in seeds])
     parts = {NEW: ~repeat, REPEAT: repeat} if 0 < repeat.sum() < len(repeat) else {}
     groups = np.stack([np.ones(len(users), bool), *parts.values()], axis=1)
-    ks = _cut_offs(artifacts[first, seeds[0]])
 
     found: list[dict[str, Any]] = []
     reference: dict[str, np.ndarray] = {}
     names: list[str] = []
-    for variant, settings in variants.items():
+    first_sids = {
+        seed: next((of for (_, s), of in artifacts.items() if s == seed and "semantic_ids" in of), None)
+        for seed in seeds
+    }
+    for variant, (settings, of) in variants.items():
         entry: dict[str, Any] = {
             "name": variant,
             "settings": list(settings),
+            "lists": of,
+            "llm": [llm_figures(artifacts[variant, seed]) for seed in seeds],
             "results": {},
             "minus_first": {},
         }
@@ -120,8 +131,7 @@ def compare_variants(
                     raise UserError(
                         f"variants {first} and {variant} stand on different splits with seed {seed}; a comparison needs one catalogue"
                     )
-                file = inputs["recommend"] / f"recommendations_policy_{rule}.parquet"
-                recs = read_recommendations(file, datasets[seed], cases[seed])
+                recs = read_recommendations(_lists_of(inputs, of, rule), datasets[seed], cases[seed])
                 names, scored = ranking.per_case(ranking.rank_of_target(recs, cases[seed].target), ks)
                 per_seed.append(scored)
             values = np.concatenate(per_seed)
@@ -154,7 +164,9 @@ def compare_variants(
                     users[~repeat], names, reference[rule][~repeat], values[~repeat], 0, n_bootstrap
                 )
         entry["sids"] = [
-            sid_figures(datasets[seed], artifacts[variant, seed], artifacts[first, seed]) for seed in seeds
+            sid_figures(datasets[seed], artifacts[variant, seed], reference_sids)
+            for seed in seeds
+            if (reference_sids := first_sids[seed]) is not None and "semantic_ids" in artifacts[variant, seed]
         ]
         found.append(entry)
     return {
@@ -168,9 +180,26 @@ def compare_variants(
     }
 
 
-def _cut_offs(inputs: Inputs) -> list[int]:
-    report = json.loads((inputs["evaluation"] / "metrics.json").read_text(encoding="utf-8"))
-    return list(next(iter(report["results"]["policy"].values()))["ks"])
+def _lists_of(inputs: Inputs, of: str, rule: str) -> Path:
+    """The lists of a recommender; a multi-interest model's are called after the model."""
+    if of == "multi_interest":
+        return next(inputs[of].glob(f"recommendations_*_{rule}.parquet"))
+    made = "recommend" if of == "policy" else "baselines"
+    return inputs[made] / f"recommendations_{of}_{rule}.parquet"
+
+
+def llm_figures(inputs: Inputs) -> dict[str, float]:
+    """What language models were asked for a run: ``calls``, ``tokens`` and ``cost`` in US dollars, over all of its stages."""
+    found = {"calls": 0.0, "tokens": 0.0, "cost": 0.0}
+    for directory in inputs.values():
+        stats = (read_json(directory / "manifest.json") or {}).get("stats", {})
+        for miner in (stats.get("miners") or {}).values():
+            if miner["llm"]:
+                told = miner["all"]
+                found["calls"] += told["calls"]
+                found["tokens"] += told["tokens_in"] + told["tokens_out"]
+                found["cost"] += told["cost"]
+    return found
 
 
 def sid_figures(dataset: Dataset, inputs: Inputs, first: Inputs) -> dict[str, float | None]:
@@ -227,6 +256,8 @@ def _intent_information(dataset: Dataset, sids: SidCatalog) -> float | None:
     return float(adjusted_mutual_info_score(first, sids.codes[:, 0]))
 
 
+LLM = (("calls", 0), ("tokens", 0), ("cost", 2))
+"""Of ``llm_figures``, with the digits that are shown."""
 SID_FIGURES = {
     "collision_rate": "Items that share a code",
     "next_item_prefix_1": "Next item, first code: lift",
@@ -284,12 +315,29 @@ def page_tables(report: Mapping[str, Any]) -> dict[str, Any]:
     sid_rows = [
         results.Row(v["name"], [results.Cell(_mean([one[key] for one in v["sids"]], key)) for key in known])
         for v in variants
+        if v["sids"]
+    ]
+    llm_rows = [
+        results.Row(
+            v["name"],
+            [results.Cell(f"{np.mean([one[key] for one in v['llm']]):,.{digits}f}") for key, digits in LLM],
+        )
+        for v in variants
     ]
     return {
         "rules": by_rule,
         "sids": results.Table(
             "Semantic IDs, mean over the seeds", [SID_FIGURES[key] for key in known], [("", sid_rows)]
-        ),
+        )
+        if sid_rows
+        else None,
+        "llm": results.Table(
+            "Asked of language models, mean over the seeds",
+            ["Calls", "Tokens", "US dollars"],
+            [("", llm_rows)],
+        )
+        if any(one["calls"] for v in variants for one in v["llm"])
+        else None,
     }
 
 

@@ -117,6 +117,11 @@ def test_vectors_that_are_near_are_one_group():
     assert one.labels == [0, 0] and alone.labels == [0]
 
 
+def test_one_item_is_a_catalogue_too():
+    (found,) = group_items({"u": ["a"]}, {"a": 0}, np.ones((1, 4), np.float32), ["Kettle"], 0.1)
+    assert found.labels == [0] and found.names == ["Kettle"]
+
+
 def test_the_cut_follows_the_catalogue():
     rng = np.random.default_rng(0)
     vectors = rng.standard_normal((500, 16)).astype(np.float32)

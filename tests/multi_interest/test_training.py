@@ -136,6 +136,15 @@ def test_shares_of_two_workers_add_up_to_one_worker_s_step(negatives):
         assert torch.allclose(one, two, atol=1e-6)
 
 
+def test_all_of_a_crowd_are_contrasted_before_any_is_again():
+    crowd = Crowd(np.zeros((7, 2), np.int64), np.zeros((7, 2), np.int64))
+    drawn = crowd.steps(3, 0, 0)
+    rows = np.concatenate([next(drawn) for _ in range(7)]).tolist()
+    for low in (0, 7, 14):
+        assert sorted(rows[low : low + 7]) == list(range(7))
+    assert len(next(crowd.steps(16, 0, 0))) == 7
+
+
 @pytest.mark.parametrize("settings", [{}, {"negatives": 40}, {"routing": "attention"}])
 def test_a_worker_without_a_window_adds_nothing(settings):
     job = job_of(60, alignment={"weight": 0.5}, **settings)

@@ -28,7 +28,7 @@ def compared(world: ModuleType, root: Path, data: Any, hits: dict[str, np.ndarra
                 paths["recommend"] / f"recommendations_policy_{rule}.parquet", data, cases, recs
             )
         artifacts[variant, 0] = paths
-    return compare_variants("c", dict.fromkeys(hits, ()), artifacts, 50)
+    return compare_variants("c", dict.fromkeys(hits, ((), "policy")), artifacts, (1, 5, 10, 20), 50)
 
 
 def repeats(data: Any) -> np.ndarray:
