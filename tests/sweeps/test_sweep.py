@@ -156,6 +156,7 @@ def test_all_trials_failing_is_one_sentence(tmp_path) -> None:
 
 
 @pytest.mark.usefixtures("ray_here")
+@pytest.mark.slow
 def test_halving_saves_epochs_and_keeps_the_winner(tmp_path) -> None:
     settings = (
         "semantic_ids.codebook_size=choice(32, 2, 3, 16, 4, 5)",
@@ -175,6 +176,7 @@ def test_halving_saves_epochs_and_keeps_the_winner(tmp_path) -> None:
     assert kept["complete"] and len(kept["curve"]) == 20
 
 
+@pytest.mark.slow
 def test_killed_and_started_again_it_ends_as_if_nothing_had_been(tmp_path) -> None:
     for name in ("dig_ray", "jobs"):  # an edit during these minutes would rightly change fingerprints
         shutil.copytree(ROOT / name, tmp_path / name)
