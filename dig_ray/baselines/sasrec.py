@@ -21,6 +21,7 @@ from dig_ray.baselines.config import SASRecConfig
 from dig_ray.catalog.windows import windows
 from dig_ray.errors import UserError
 from dig_ray.evaluation.histories import histories
+from dig_ray.schedule import warm_cosine
 
 if TYPE_CHECKING:
     from dig_ray.baselines.sasrec_model import SASRecModel
@@ -224,7 +225,9 @@ def train(
             model.train()
             for packed, wanted in batches(events, starts, ends, config, seed, epoch):
                 for group in optimizer.param_groups:
-                    group["lr"] = config.learning_rate * _schedule(step, steps_total, config)
+                    group["lr"] = config.learning_rate * warm_cosine(
+                        step, steps_total, config.warmup_steps, config.final_learning_rate
+                    )
                 inputs = [torch.from_numpy(packed[n]).to(device) for n in ("items", "positions", "documents")]
                 hidden = model(*inputs).flatten(0, 1)[torch.from_numpy(packed["places"]).to(device)]
                 target = torch.from_numpy(wanted.astype(np.int64)).to(device)
@@ -262,15 +265,6 @@ def train(
     model.eval()
     chosen = {name: value for name, value in rows[best["epoch"]].items() if "@" in name}
     return Trained(model, config, best["epoch"] + 1, chosen, rows)
-
-
-def _schedule(step: int, total: int, config: SASRecConfig) -> float:
-    """Linear warm-up, then a cosine from 1 to ``final_learning_rate``."""
-    if step < config.warmup_steps:
-        return (step + 1) / config.warmup_steps
-    progress = min(1.0, (step - config.warmup_steps) / max(1, total - config.warmup_steps))
-    final = config.final_learning_rate
-    return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
 def recommend(

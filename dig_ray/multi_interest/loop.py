@@ -28,6 +28,7 @@ from dig_ray.multi_interest.examples import Batch, Crowd, Examples
 from dig_ray.multi_interest.infer import ranks_of_targets
 from dig_ray.multi_interest.losses import alignment, contrast, sampled_softmax
 from dig_ray.multi_interest.model import MultiInterestModel, read_out
+from dig_ray.schedule import warm_cosine
 
 if TYPE_CHECKING:
     from dig_ray.catalog.dataset import Cases
@@ -128,16 +129,6 @@ class Objective(nn.Module):
         return loss * world, {name: float(value.detach()) for name, value in parts.items()}
 
 
-def schedule(step: int, total: int, config: MultiInterestConfig) -> float:
-    """Linear warm-up, then a cosine from 1 to ``final_learning_rate``."""
-    if step < config.warmup_steps:
-        return (step + 1) / config.warmup_steps
-    progress = min(1.0, (step - config.warmup_steps) / max(1, total - config.warmup_steps))
-    return config.final_learning_rate + (1 - config.final_learning_rate) * 0.5 * (
-        1 + math.cos(math.pi * progress)
-    )
-
-
 class Training:
     """A model in training, epoch by epoch: what a worker holds, and what a checkpoint keeps.
 
@@ -201,7 +192,9 @@ class Training:
         self.objective.train()
         for batch in job.examples.batches(config.batch_targets, job.seed, number, self.rank, self.world):
             for group in self.optimizer.param_groups:
-                group["lr"] = config.learning_rate * schedule(self.step, total, config)
+                group["lr"] = config.learning_rate * warm_cosine(
+                    self.step, total, config.warmup_steps, config.final_learning_rate
+                )
             contrasted = None
             if crowd is not None and job.crowd is not None:
                 rows = next(crowd)

@@ -48,7 +48,7 @@ def test_greedy_stays_above_its_bound(sets, budget):
     assert covering.cover(*flat(sets), 12, budget).covered >= (1 - 1 / np.e) * best - 1e-9
 
 
-def plain_neighbours(histories: list[list[int]], n_items: int, count: int) -> list[list[int]]:
+def plain_likeness(histories: list[list[int]], n_items: int) -> np.ndarray:
     users = len(histories)
     having = np.zeros(n_items)
     for one in histories:
@@ -60,10 +60,7 @@ def plain_neighbours(histories: list[list[int]], n_items: int, count: int) -> li
     rows /= np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
     likeness = rows @ rows.T
     np.fill_diagonal(likeness, 0)
-    return [
-        [int(v) for v in np.lexsort((np.arange(users), -np.round(one, 7)))[:count] if one[v] > 1e-9]
-        for one in likeness
-    ]
+    return likeness
 
 
 @given(
@@ -72,12 +69,11 @@ def plain_neighbours(histories: list[list[int]], n_items: int, count: int) -> li
 @settings(deadline=None, max_examples=60)
 def test_neighbours_are_those_of_a_slow_reference(histories, count):
     found = covering.neighbours(*flat(histories), 9, count, users_per_item=100)
-    slow = plain_neighbours(histories, 9, count)
-    for row, wanted in zip(found, slow, strict=True):
-        kept = [user for user in row.tolist() if user >= 0]
-        assert (
-            kept == wanted or sorted(kept) == sorted(wanted) or len(kept) == len(wanted)
-        )  # ties of rounding
+    for user, (row, likeness) in enumerate(zip(found, plain_likeness(histories, 9), strict=True)):
+        kept = [other for other in row.tolist() if other >= 0]
+        best = [value for value in sorted(likeness, reverse=True)[:count] if value > 0]
+        assert user not in kept and len(set(kept)) == len(kept)
+        assert likeness[kept].tolist() == pytest.approx(best, abs=1e-5)
 
 
 def test_histories_stay_as_they_were():
