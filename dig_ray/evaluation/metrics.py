@@ -6,7 +6,8 @@ Accuracy is HR (= recall, one target per case), NDCG and MRR over the full catal
 * coverage: share of the catalogue that is in at least one list;
 * Gini of exposure: ``sum_i (2 i - N - 1) x_i / (N sum_i x_i)`` with x the ascending list counts of all N items,
   never recommended ones included: 0 is even, near 1 is a few items for everybody;
-* novelty: mean over all recommended places of ``-log2((n_i + 1) / (sum_j n_j + N))``, n the training counts, in bits.
+* novelty: mean over all recommended places of ``-log2((n_i + 1) / (sum_j n_j + N))``, n the training counts, in bits;
+* diversity and interest coverage by categories: see ``diversity.py``; None where the catalogue has no categories.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import numpy as np
 
 from dig_ray import ranking
 from dig_ray.errors import UserError
-from dig_ray.evaluation import intervals, slices
+from dig_ray.evaluation import diversity, intervals, slices
 from dig_ray.evaluation.histories import histories, train_counts
 
 if TYPE_CHECKING:
@@ -53,9 +54,9 @@ def evaluate(
         n_bootstrap: resamples; 0 leaves the intervals out (None).
 
     Returns:
-        JSON-able: ``metrics`` {"NDCG@10": {"mean", "low", "high"}}, ``coverage@10``, ``gini@10``, ``novelty@10``,
-        ``slices`` {"popularity" | "history" | "target": [{"slice", "n", "share", "metrics"}]}, where a target is new to the user or
-        a repeat of an item in the case's history, counts, split name and hash, seed.
+        JSON-able: ``metrics`` {"NDCG@10": {"mean", "low", "high"}}, ``coverage@10``, ``gini@10``, ``novelty@10``, ``diversity@10``,
+        ``interest_coverage@10``, ``slices`` {"popularity" | "history" | "target": [{"slice", "n", "share", "metrics"}]}, where a
+        target is new to the user or a repeat of an item in the case's history, counts, split name and hash, seed.
 
     Raises:
         UserError: rows that do not fit the cases, items twice or outside the catalogue, lists shorter than a cut-off.
@@ -100,6 +101,7 @@ def evaluate(
         "short_lists": int((recs[:, max(ks) - 1] == ranking.PAD).sum()),
         "metrics": total["metrics"],
         **beyond_accuracy(recs, frequency),
+        **by_category(dataset, cases, recs),
         "slices": {
             kind: [{"slice": name, **table} for name, table in part if table["n"]]
             for kind, part in named.items()
@@ -161,3 +163,18 @@ def beyond_accuracy(recs: np.ndarray, train_counts: np.ndarray, k: int = BEYOND_
         f"gini@{k}": number(float(gini)),
         f"novelty@{k}": number(float(bits[shown].mean())),
     }
+
+
+def by_category(
+    dataset: Dataset, cases: Cases, recs: np.ndarray, k: int = BEYOND_K
+) -> dict[str, float | None]:
+    """Diversity and interest coverage at k, None where the catalogue has no categories; see ``diversity.py``."""
+    categories = diversity.categories_of(dataset)
+    names = (f"diversity@{k}", f"interest_coverage@{k}")
+    if categories is None:
+        return dict.fromkeys(names)
+    found = (
+        diversity.list_diversity(recs[:, :k], categories),
+        diversity.interest_coverage(recs[:, :k], dataset.events, cases, categories),
+    )
+    return {name: None if value is None else number(value) for name, value in zip(names, found, strict=True)}

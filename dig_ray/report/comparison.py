@@ -18,7 +18,7 @@ from dig_ray import ranking
 from dig_ray.base import Stage
 from dig_ray.errors import UserError
 from dig_ray.evaluation.slices import NEW, REPEAT
-from dig_ray.report import figures, results
+from dig_ray.report.comparison_tables import comparison_lines, page_tables
 from dig_ray.report.evidence import follow_items, pairs_kept
 from dig_ray.report.gather import RULES, read_json
 from dig_ray.report.page import render_page
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from dig_ray.catalog.dataset import Dataset
     from dig_ray.semantic_ids.sid_catalog import SidCatalog
 
-SHOWN = ("HR@5", "HR@10", "NDCG@5", "NDCG@10")
 Inputs = Mapping[str, Path]
 
 
@@ -88,7 +87,8 @@ def compare_variants(
     from dig_ray.catalog.dataset import Dataset
     from dig_ray.evaluation import intervals
     from dig_ray.evaluation.comparison import paired
-    from dig_ray.evaluation.metrics import number, target_in_history
+    from dig_ray.evaluation.histories import train_counts
+    from dig_ray.evaluation.metrics import beyond_accuracy, by_category, number, target_in_history
     from dig_ray.evaluation.recommendations import read_recommendations
 
     seeds = sorted({seed for _, seed in artifacts})
@@ -119,12 +119,13 @@ def compare_variants(
             "lists": of,
             "llm": [llm_figures(artifacts[variant, seed]) for seed in seeds],
             "results": {},
+            "beyond": {},
             "minus_first": {},
         }
         if parts:
             entry |= {"by_target": {}, "minus_first_new": {}}
         for rule in RULES:
-            per_seed = []
+            per_seed, beyond = [], []
             for seed in seeds:
                 inputs = artifacts[variant, seed]
                 if Dataset.load(inputs["catalog"]).split_hash != datasets[seed].split_hash:
@@ -134,7 +135,12 @@ def compare_variants(
                 recs = read_recommendations(_lists_of(inputs, of, rule), datasets[seed], cases[seed])
                 names, scored = ranking.per_case(ranking.rank_of_target(recs, cases[seed].target), ks)
                 per_seed.append(scored)
+                beyond.append(
+                    beyond_accuracy(recs, train_counts(datasets[seed]))
+                    | by_category(datasets[seed], cases[seed], recs)
+                )
             values = np.concatenate(per_seed)
+            entry["beyond"][rule] = {name: _mean([one[name] for one in beyond]) for name in beyond[0]}
             low, high = intervals.percentile_interval(
                 intervals.bootstrap_means(users, values, groups, n_bootstrap, 0)
             )
@@ -178,6 +184,11 @@ def compare_variants(
         "metrics": names,
         "variants": found,
     }
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    some = [value for value in values if value is not None]
+    return float(np.mean(some)) if some else None
 
 
 def _lists_of(inputs: Inputs, of: str, rule: str) -> Path:
@@ -254,185 +265,3 @@ def _intent_information(dataset: Dataset, sids: SidCatalog) -> float | None:
 
     first = [intents[0] if intents else "" for intents in dataset.items["intents"].to_pylist()]
     return float(adjusted_mutual_info_score(first, sids.codes[:, 0]))
-
-
-LLM = (("calls", 0), ("tokens", 0), ("cost", 2))
-"""Of ``llm_figures``, with the digits that are shown."""
-SID_FIGURES = {
-    "collision_rate": "Items that share a code",
-    "next_item_prefix_1": "Next item, first code: lift",
-    "next_item_prefix_2": "Next item, two codes: lift",
-    "pairs_kept": "Neighbours kept",
-    "intent_information": "First code and true intent: AMI",
-}
-
-
-def page_tables(report: Mapping[str, Any]) -> dict[str, Any]:
-    """The report's figures as the page's tables."""
-    variants = report["variants"]
-    by_rule = []
-    for rule in RULES:
-        shown = [metric for metric in SHOWN if metric in report["metrics"]] or report["metrics"][:4]
-        main = "NDCG@10" if "NDCG@10" in shown else shown[-1]
-        by_rule.append(
-            {
-                "rule": rule,
-                "name": results.RULE_NAMES[rule],
-                "main": main,
-                "bars": results.bars(
-                    {
-                        v["name"]: {"ks": [10], "metrics": {"NDCG@10": v["results"][rule][main]}}
-                        for v in variants
-                    }
-                ),
-                "accuracy": _accuracy(
-                    "Mean over the seeds", variants, [v["results"][rule] for v in variants], shown
-                ),
-                "paired": _differences("minus_first", "paired by user and seed", variants, rule, shown),
-                "by_target": _by_target(variants, rule, shown) if rule == "seen" else [],
-                "by_seed": results.Table(
-                    f"{main} of each seed",
-                    [str(seed) for seed in report["seeds"]],
-                    [
-                        (
-                            "",
-                            [
-                                results.Row(
-                                    v["name"],
-                                    [
-                                        results.Cell(figures.metric(x))
-                                        for x in v["results"][rule][main]["by_seed"]
-                                    ],
-                                )
-                                for v in variants
-                            ],
-                        )
-                    ],
-                ),
-            }
-        )
-    known = [key for key in SID_FIGURES if any(one[key] is not None for v in variants for one in v["sids"])]
-    sid_rows = [
-        results.Row(v["name"], [results.Cell(_mean([one[key] for one in v["sids"]], key)) for key in known])
-        for v in variants
-        if v["sids"]
-    ]
-    llm_rows = [
-        results.Row(
-            v["name"],
-            [results.Cell(f"{np.mean([one[key] for one in v['llm']]):,.{digits}f}") for key, digits in LLM],
-        )
-        for v in variants
-    ]
-    return {
-        "rules": by_rule,
-        "sids": results.Table(
-            "Semantic IDs, mean over the seeds", [SID_FIGURES[key] for key in known], [("", sid_rows)]
-        )
-        if sid_rows
-        else None,
-        "llm": results.Table(
-            "Asked of language models, mean over the seeds",
-            ["Calls", "Tokens", "US dollars"],
-            [("", llm_rows)],
-        )
-        if any(one["calls"] for v in variants for one in v["llm"])
-        else None,
-    }
-
-
-def _accuracy(
-    caption: str,
-    variants: Sequence[Mapping[str, Any]],
-    found: Sequence[Mapping[str, Any]],
-    shown: Sequence[str],
-) -> results.Table:
-    """A row of figures for each variant, the best of each column marked."""
-    columns = []
-    for metric in shown:
-        entries = [one[metric] for one in found]
-        marks = results.best_of([entry["mean"] for entry in entries])
-        columns.append(
-            [
-                results.Cell(
-                    figures.metric(e["mean"]), figures.interval(e["low"], e["high"]), "best" if mark else ""
-                )
-                for e, mark in zip(entries, marks, strict=True)
-            ]
-        )
-    rows = [
-        results.Row(
-            variant["name"],
-            [column[n] for column in columns],
-            ", ".join(variant["settings"]) or "the base run",
-        )
-        for n, variant in enumerate(variants)
-    ]
-    return results.Table(caption, list(shown), [("", rows)])
-
-
-def _differences(
-    key: str, words: str, variants: Sequence[Mapping[str, Any]], rule: str, shown: Sequence[str]
-) -> results.Table | None:
-    """What every other variant differs from the first; None where there is no other."""
-    rows = [
-        results.Row(
-            f"{variant['name']} − {variants[0]['name']}",
-            [
-                results.Cell(
-                    figures.metric(d["difference"], signed=True),
-                    figures.interval(d["low"], d["high"], signed=True),
-                    results.direction(d),
-                )
-                for d in (variant[key][rule][metric] for metric in shown)
-            ],
-        )
-        for variant in variants[1:]
-    ]
-    return (
-        results.Table(f"Difference from {variants[0]['name']}, {words}", list(shown), [("", rows)])
-        if rows
-        else None
-    )
-
-
-def _by_target(variants: Sequence[Mapping[str, Any]], rule: str, shown: Sequence[str]) -> list[results.Table]:
-    """The figures of cases whose target is new, what they differ, and the figures of repeats; [] where no target is a repeat."""
-    if "by_target" not in variants[0]:
-        return []
-    new, repeat = (
-        _accuracy(
-            f"Where the target is {words}", variants, [v["by_target"][rule][part] for v in variants], shown
-        )
-        for part, words in ((NEW, "new to the user"), (REPEAT, "in the history already"))
-    )
-    apart = _differences("minus_first_new", "where the target is new to the user", variants, rule, shown)
-    return [new, *([apart] if apart else []), repeat]
-
-
-def _mean(values: Sequence[float | None], key: str) -> str:
-    some = [value for value in values if value is not None]
-    if not some:
-        return figures.NONE
-    mean = float(np.mean(some))
-    return figures.percent(mean) if key in ("collision_rate", "pairs_kept") else figures.number(mean)
-
-
-def comparison_lines(report: Mapping[str, Any]) -> list[str]:
-    """What a terminal shows: NDCG@10 and HR@10 of every variant, and its difference from the first."""
-    shown = [metric for metric in ("HR@10", "NDCG@10") if metric in report["metrics"]]
-    widest = max(len(variant["name"]) for variant in report["variants"])
-    lines = []
-    for rule in RULES:
-        lines.append(results.RULE_NAMES[rule].lower())
-        for variant in report["variants"]:
-            parts = []
-            for metric in shown:
-                of = variant["results"][rule][metric]
-                text = f"{metric} {figures.metric(of['mean'])} ({figures.interval(of['low'], of['high'])})"
-                if variant["minus_first"]:
-                    d = variant["minus_first"][rule][metric]
-                    text += f", {figures.metric(d['difference'], signed=True)} ({figures.interval(d['low'], d['high'], signed=True)})"
-                parts.append(text)
-            lines.append(f"  {variant['name']:<{widest}}  " + "; ".join(parts))
-    return lines

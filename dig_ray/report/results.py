@@ -23,6 +23,14 @@ LABELS = {
     "item_knn": "Item-KNN",
     "sasrec": "SASRec",
 }
+BEYOND = {
+    "coverage@10": "Coverage",
+    "gini@10": "Gini",
+    "novelty@10": "Novelty",
+    "diversity@10": "Diversity",
+    "interest_coverage@10": "Interests met",
+    "short_lists": "Short lists",
+}
 RULE_NAMES = {"unseen": "Seen items left out", "seen": "Seen items allowed"}
 MAIN = "NDCG@10"
 
@@ -132,15 +140,18 @@ def _rows(names: Mapping[str, Any], columns: list[list[Cell]]) -> list[Row]:
 
 
 def beyond_table(results: Mapping[str, Mapping[str, Any]]) -> Table:
-    """Coverage, Gini of exposure and novelty at 10; nothing is best here, they trade against accuracy."""
-    columns = [
-        [Cell(figures.percent(r.get("coverage@10"))) for r in results.values()],
-        [Cell(figures.number(r.get("gini@10"), 3)) for r in results.values()],
-        [Cell(figures.number(r.get("novelty@10"))) for r in results.values()],
-        [Cell(figures.number(r.get("short_lists"))) for r in results.values()],
-    ]
-    names = ["Coverage", "Gini", "Novelty", "Short lists"]
-    return Table("Beyond accuracy, at 10", names, [("", _rows(results, columns))])
+    """Coverage, Gini of exposure, novelty and variety at 10; nothing is best here, they trade against accuracy."""
+    some = results.values()
+    shown = [name for name in BEYOND if any(r.get(name) is not None for r in some)]
+    columns = [[beyond_cell(name, r.get(name)) for r in some] for name in shown]
+    return Table("Beyond accuracy, at 10", [BEYOND[name] for name in shown], [("", _rows(results, columns))])
+
+
+def beyond_cell(name: str, value: float | None) -> Cell:
+    """One of ``BEYOND`` as it is shown: shares in per cent."""
+    if name in ("gini@10", "novelty@10", "short_lists"):
+        return Cell(figures.number(value, 3) if name == "gini@10" else figures.number(value))
+    return Cell(figures.percent(value))
 
 
 def paired_table(metrics: Mapping[str, Any], rule: str) -> Table | None:

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from dig_ray.evaluation.recommendations import write_recommendations
-from dig_ray.report.comparison import compare_variants, page_tables
+from dig_ray.report.comparison import compare_variants
+from dig_ray.report.comparison_tables import page_tables
 from dig_ray.report.page import render_page
 
 
@@ -92,3 +93,12 @@ def test_without_repeats_nothing_is_said_of_them(world: ModuleType, tmp_path: Pa
         "comparison.html", comparison=found | {"items": []}, tables=page_tables(found), thumbnails={}
     )
     assert "history already" not in page and "new to the user" not in page
+
+
+def test_variety_stands_beside_accuracy(report) -> None:
+    found, _ = report
+    assert set(found["variants"][0]["beyond"]["seen"]) >= {"coverage@10", "diversity@10"}
+    tables = page_tables(found)
+    columns = tables["rules"][0]["beyond"].columns
+    page = render_page("comparison.html", comparison=found | {"items": []}, tables=tables, thumbnails={})
+    assert "Coverage" in columns and "Beyond accuracy, at 10, mean over the seeds" in page

@@ -134,7 +134,7 @@ def test_titles_of_products_are_text_on_the_page(variants):
     page = render_page(
         "comparison.html",
         comparison={**comparison, "items": followed["items"]},
-        tables={"rules": [], "sids": empty},
+        tables={"rules": [], "sids": empty, "llm": None},
         thumbnails=followed["thumbnails"],
     )
     assert (
