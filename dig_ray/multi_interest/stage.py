@@ -35,7 +35,8 @@ def run(
     user_clusters_dir: Path | None = None,
     crowd_clusters_dir: Path | None = None,
 ) -> None:
-    """Write lists of every test case, ``embeddings.parquet``, ``model.safetensors``, ``interests.parquet`` and ``merged.parquet``.
+    """Write lists of every test case, ``embeddings.parquet``, ``model.safetensors``, and of interests ``interests.parquet``,
+    ``merged.parquet`` and ``retrieved.parquet``.
 
     Args:
         config: of the model.
@@ -51,13 +52,15 @@ def run(
 
     from dig_ray.multi_interest.infer import recommend
     from dig_ray.multi_interest.loop import new_model, read_state, worker
+    from dig_ray.multi_interest.retrieved import write_retrieved
     from dig_ray.training.ray_train import fit
 
     started = time.monotonic()
     dataset = Dataset.load(catalog_dir)
     clusters = None if user_clusters_dir is None else read_clusters(user_clusters_dir)
     crowd = None if crowd_clusters_dir is None else read_clusters(crowd_clusters_dir)
-    job = build_job(config, dataset, stage.seed, clusters, crowd)
+    labels = None if clusters is None else label_events(dataset, clusters)
+    job = build_job(config, dataset, stage.seed, labels, crowd)
     name = f"multi-interest-{stage.fingerprint[:16]}"
     stage.log(
         f"multi_interest: {config.model_name}, {job.examples.targets:,} targets in {len(job.examples.starts):,} windows, "
@@ -79,7 +82,8 @@ def run(
         path = stage.out / f"recommendations_{config.model_name}_{rule}.parquet"
         write_recommendations(path, dataset, cases, items, scores)
     strongest, cosine = strongest_interests(model, dataset)
-    figures = write_interests(stage, dataset, strongest, clusters)
+    figures = write_interests(stage, dataset, strongest, clusters, labels)
+    write_retrieved(stage.out / "retrieved.parquet", model, dataset, cases, clusters, labels)
     best = state["rows"][state["best"]["epoch"]]
     stage.stats.update(
         rows=len(cases.target),
@@ -102,7 +106,7 @@ def build_job(
     config: MultiInterestConfig,
     dataset: Dataset,
     seed: int,
-    clusters: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
+    labels: np.ndarray | None = None,
     crowd: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
 ) -> Any:
     """A ``MultiInterestJob``: windows, clusters, synthesized users and validation cases.
@@ -111,7 +115,7 @@ def build_job(
         config: of the model.
         dataset: catalogue and split.
         seed: of everything that is drawn.
-        clusters: user id -> clusters, where users are aligned.
+        labels: of ``label_events``, where users are aligned.
         crowd: id of a synthesized user -> clusters, where they are contrasted.
 
     Raises:
@@ -120,7 +124,6 @@ def build_job(
     from dig_ray.multi_interest.loop import MultiInterestJob
 
     offsets, events = dataset.train_sequences()
-    labels = None if clusters is None else label_events(dataset, clusters)
     if labels is not None and not (labels >= 0).any():
         raise UserError(
             "multi_interest.alignment: no training event is in a cluster; look into the user_clusters stage, or set alignment.weight=0"

@@ -8,13 +8,23 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dig_ray.base import Stage
-from dig_ray.multi_interest.cluster_stage import label_events
 
 if TYPE_CHECKING:
     from dig_ray.catalog.dataset import Dataset
     from dig_ray.multi_interest.model import MultiInterestModel
 
 Found = Mapping[str, Sequence[Mapping[str, Any]]]
+
+
+def cluster_names(labels: np.ndarray, found: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What the clusters of some events of a user are called, those of most events first.
+
+    Args:
+        labels: int ``(E,)`` cluster of each event, -1 where it has none.
+        found: the user's clusters.
+    """
+    inside, often = np.unique(labels[labels >= 0], return_counts=True)
+    return [str(found[label]["name"]) for label in inside[np.argsort(-often, kind="stable")].tolist()]
 
 
 def strongest_interests(model: MultiInterestModel, dataset: Dataset) -> tuple[np.ndarray, float]:
@@ -50,7 +60,7 @@ def strongest_interests(model: MultiInterestModel, dataset: Dataset) -> tuple[np
 
 
 def write_interests(
-    stage: Stage, dataset: Dataset, strongest: np.ndarray, clusters: Found | None
+    stage: Stage, dataset: Dataset, strongest: np.ndarray, clusters: Found | None, labels: np.ndarray | None
 ) -> dict[str, float]:
     """Write ``interests.parquet``, and ``merged.parquet`` in the shape of mined interests, strongest first.
 
@@ -61,6 +71,7 @@ def write_interests(
         dataset: catalogue and split.
         strongest: of ``strongest_interests``.
         clusters: user id -> clusters, where users were clustered.
+        labels: of ``label_events``, with ``clusters``.
 
     Returns:
         means over users with events: ``clusters`` in, and interests ``used``.
@@ -70,7 +81,8 @@ def write_interests(
     from dig_ray.mining.tables import merged_schema, write_table
 
     offsets, events = dataset.train_sequences()
-    labels = np.full(len(events), -1, np.int32) if clusters is None else label_events(dataset, clusters)
+    if labels is None:
+        labels = np.full(len(events), -1, np.int32)
     ids = dataset.item_ids.tolist()
     titles = dataset.items["title"].to_pylist() if "title" in dataset.items.column_names else ids
     rows, merged, used, groups = [], [], [], []
@@ -84,10 +96,7 @@ def write_interests(
             zip(kept.tolist(), count.tolist(), strict=True), key=lambda pair: (-pair[1], pair[0])
         ):
             own = place[strongest[place] == interest]
-            inside, often = np.unique(labels[own][labels[own] >= 0], return_counts=True)
-            names = [
-                str(found[label]["name"]) for label in inside[np.argsort(-often, kind="stable")].tolist()
-            ]
+            names = cluster_names(labels[own], found)
             rows.append(
                 {
                     "user_id": user,

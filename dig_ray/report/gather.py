@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dig_ray.errors import UserError
+from dig_ray.report.interests import gather_interests
 from dig_ray.report.mining import gather_mining
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ class RunData:
         metrics: ``metrics.json``.
         lists: rule -> int32 (C, k) the policy's items for every test case, padded -1.
         mining: what ``mining.gather_mining`` found.
+        interests: what ``interests.gather_interests`` found.
     """
 
     name: str
@@ -61,6 +63,7 @@ class RunData:
     metrics: Mapping[str, Any] | None = None
     lists: Mapping[str, np.ndarray] = field(default_factory=dict)
     mining: Mapping[str, Any] | None = None
+    interests: Mapping[str, Any] | None = None
 
 
 def gather(name: str, seed: int, config: Mapping[str, Any], inputs: Mapping[str, Path]) -> RunData:
@@ -116,6 +119,7 @@ def gather(name: str, seed: int, config: Mapping[str, Any], inputs: Mapping[str,
         metrics=_json(inputs, "evaluation", "metrics.json"),
         lists=lists,
         mining=gather_mining(inputs, manifests),
+        interests=gather_interests(dataset, inputs, manifests),
     )
 
 

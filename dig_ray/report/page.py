@@ -18,6 +18,7 @@ from dig_ray.report import charts, figures, results
 from dig_ray.report.evidence import made_from
 from dig_ray.report.examples import examples
 from dig_ray.report.gather import RULES, RunData
+from dig_ray.report.interests import interests_of_users
 from dig_ray.report.sid_tree import tree
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -98,6 +99,10 @@ def context(run: RunData) -> dict[str, Any]:
         "training": charts.training(run.curves) if run.curves else None,
         "rl": charts.reinforcement(run.rl) if run.rl else None,
         "mining": run.mining,
+        "interests": None
+        if run.interests is None
+        else interests_of_users(run.dataset, run.interests, titles),
+        "names": results.LABELS,
         "made_from": made_from(run.manifests),
         "picture": None if run.picture is None else base64.b64encode(run.picture).decode(),
         "tree": _json_script(tree(run.sids, titles, counts)),

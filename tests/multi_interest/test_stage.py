@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -16,8 +17,12 @@ import pytest
 from dig_ray.catalog.dataset import Dataset
 from dig_ray.config import load_config
 from dig_ray.errors import UserError
+from dig_ray.evaluation.recommendations import read_recommendations
 from dig_ray.multi_interest.cluster_stage import label_events, latest_items
+from dig_ray.multi_interest.retrieved import read_retrieved
 from dig_ray.pipeline import plan, run_pipeline, select
+from dig_ray.report.interests import gather_interests, interests_of_users
+from dig_ray.report.page import render_page
 from dig_ray.store import Store
 
 ROOT = Path(__file__).parents[2]
@@ -106,6 +111,45 @@ def test_an_llm_s_clusters_are_repaired_counted_and_learnt_from(world) -> None:
     for suffix in ("seen", "unseen"):
         lists = pq.read_table(model.path / f"recommendations_ldmi_{suffix}.parquet")
         assert lists.num_rows == len(dataset.cases("test").target)
+    what_each_interest_found(model.path, dataset)
+    what_the_report_shows(model, dataset)
+
+
+def what_each_interest_found(folder: Path, dataset: Dataset) -> None:
+    """The rows of ``retrieved.parquet`` fit the histories and the lists."""
+    cases = dataset.cases("test")
+    lists = read_recommendations(folder / "recommendations_ldmi_unseen.parquet", dataset, cases)
+    by_case = read_retrieved(folder / "retrieved.parquet", range(len(cases.target)))
+    assert len(by_case) == len(cases.target)
+    for case, rows in by_case.items():
+        history = dataset.item_ids[dataset.events[cases.start[case] : cases.end[case]]].tolist()
+        assert [row["user_id"] for row in rows] == [dataset.user_ids[cases.user[case]]] * 4
+        assert sorted(row["interest"] for row in rows) == [0, 1, 2, 3]
+        shares = [row["share"] for row in rows]
+        assert sum(shares) == pytest.approx(1) and shares == sorted(shares, reverse=True)
+        assert {item for row in rows for item in row["item_ids"]} == set(history[-20:])
+        assert all(row["scores"] == sorted(row["scores"], reverse=True) for row in rows)
+        assert not {item for row in rows for item in row["found_ids"]} & set(history)
+        best: dict[str, float] = {}
+        for row in rows:
+            for item, score in zip(row["found_ids"], row["scores"], strict=True):
+                best[item] = max(score, best.get(item, score))
+        together = sorted(best.values(), reverse=True)[:10]
+        assert [best[item] for item in dataset.item_ids[lists[case, :10]].tolist()] == pytest.approx(together)
+
+
+def what_the_report_shows(model: Any, dataset: Dataset) -> None:
+    """Users' interests as a section of the page; titles are text."""
+    found = gather_interests(
+        dataset, {"multi_interest": model.path}, {"multi_interest": {"stats": model.stats}}
+    )
+    assert found is not None
+    titles = ["<b>" + title for title in dataset.items["title"].to_pylist()]
+    shown = interests_of_users(dataset, found, titles)
+    page = render_page("interests.html", interests=shown, names={"ldmi": "LDMI"})
+    assert len(shown["users"]) == 6 and page.count("<article") == 6 and "LDMI reads a history" in page
+    assert "<b>" not in page and "&lt;b&gt;" in page and page.count("Found</h4>") == 6 * 4
+    assert 0 < shown["hits"] < 6 and "for " in page
 
 
 @pytest.mark.usefixtures("ray_here")
