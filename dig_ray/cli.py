@@ -24,6 +24,7 @@ def run_job(
     argv: Sequence[str] | None = None,
     configs: str | Path | None = None,
     dry_run: Callable[[Any], None] | None = None,
+    asked: Callable[[Any, str], bool] | None = None,
 ) -> int:
     """Read arguments and config and run the pipeline, or some stages with what they need.
 
@@ -33,6 +34,7 @@ def run_job(
         argv: arguments; those of the process by default.
         configs: where named configs are; ``jobs/configs`` by default.
         dry_run: adds ``--dry-run``, which calls this with the config instead.
+        asked: whether a config asks for one of several stages; whether it can run by default.
 
     Returns:
         exit code.
@@ -77,7 +79,7 @@ def run_job(
         if stage is None:
             run_pipeline(config, until=args.until, force=args.force)
             return
-        chosen = [name for name in named if can_run(config, name)] or named[:1]
+        chosen = [name for name in named if (asked or can_run)(config, name)] or named[:1]
         run_pipeline(config, only=chosen, force=chosen if args.force else [])
 
     return guarded(work)

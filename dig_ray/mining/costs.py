@@ -16,7 +16,7 @@ from dig_ray.mining.judging import claim_evidence, read_claims, sample
 from dig_ray.mining.miner import Asked, load_known, plan
 from dig_ray.mining.prompts import Prompt, load_prompt
 from dig_ray.mining.read import read_captions
-from dig_ray.mining.stage import caption_inputs, user_inputs
+from dig_ray.mining.stage import caption_inputs, cluster_inputs, user_inputs
 
 PICTURE_TOKENS = 28 * 28
 """Pixels a token of a picture, as Qwen2.5-VL counts; others take more or less."""
@@ -61,6 +61,7 @@ def estimate(
     seed: int,
     captions_dir: Path | None = None,
     pictures_dir: Path | None = None,
+    clustered: Mapping[str, Mapping[str, Sequence[str]]] | None = None,
 ) -> list[Estimate]:
     """Estimates of all miners of a config.
 
@@ -72,6 +73,7 @@ def estimate(
         seed: of the run; it draws the judge's sample.
         captions_dir: the captions' artifact, if there is one.
         pictures_dir: the pictures' artifact, if there is one; else every item that names a picture counts as one to ask about.
+        clustered: ``user`` or ``crowd`` -> id -> distinct item ids, of the subjects whose items ``config.clusters`` is to allocate.
     """
     dataset = Dataset.load(catalog_dir)
     found: list[Estimate] = []
@@ -102,6 +104,13 @@ def estimate(
         for miner in config.users:
             asked = plan(miner, prompt, evidence, None, config.most)
             found.append(_one("users", asked, prompt, evidence, kept, note=note))
+    if config.clusters is not None:
+        prompt = load_prompt(config.cluster_prompt)
+        note = "" if items_dir is not None or not config.item_miners else "without item interests"
+        for subject, subjects in (clustered or {}).items():
+            evidence, _ = cluster_inputs(config, subject, subjects, dataset.items, items_dir)
+            asked = plan(config.clusters, prompt, evidence, None, config.most)
+            found.append(_one(f"{subject}_clusters", asked, prompt, evidence, kept, note=note))
     if config.judge is not None:
         prompt = load_prompt(config.judge_prompt)
         if items_dir is not None:

@@ -120,14 +120,7 @@ def run_clusters(
     Raises:
         UserError: too many rows failed; see also ``miner.ask``.
     """
-    ids, titles = (
-        items[name].to_pylist() if name in items.column_names else [None] * items.num_rows
-        for name in ("item_id", "title")
-    )
-    title_of = dict(zip(ids, titles, strict=True))
-    evidence = cluster_evidence(
-        subject, subjects, title_of, config.evidence_tokens, _shown_interests(items_dir)
-    )
+    evidence, title_of = cluster_inputs(config, subject, subjects, items, items_dir)
     (asked,), (answers,) = _ask(config, [config.clusters], config.cluster_prompt, "clusters", evidence, stage)
     found: list[Clusters | None] = [
         None if answer is None else repair(answer, shown, title_of)
@@ -144,6 +137,25 @@ def run_clusters(
         repaired={rule: sum(one.repaired[rule] for one in some) for rule in REPAIRS},
         cost=round(sum(told["cost"].to_pylist()), 6),
     )
+
+
+def cluster_inputs(
+    config: MiningConfig,
+    subject: str,
+    subjects: Mapping[str, Sequence[str]],
+    items: pa.Table,
+    items_dir: Path | None,
+) -> tuple[list[Evidence], dict[str, str | None]]:
+    """Evidence of every subject, arguments as in ``run_clusters``; and item id -> title."""
+    ids, titles = (
+        items[name].to_pylist() if name in items.column_names else [None] * items.num_rows
+        for name in ("item_id", "title")
+    )
+    title_of = dict(zip(ids, titles, strict=True))
+    evidence = cluster_evidence(
+        subject, subjects, title_of, config.evidence_tokens, _shown_interests(items_dir)
+    )
+    return evidence, title_of
 
 
 def caption_inputs(

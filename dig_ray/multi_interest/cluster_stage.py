@@ -146,11 +146,16 @@ def run_crowd_clusters(
     Raises:
         UserError: too many answers were refused; see also ``miner.ask``.
     """
+    subjects, dataset = read_crowd(crowd_dir), Dataset.load(catalog_dir)
+    _cluster(mining, config, stage, "crowd", subjects, dataset, interests_dir, vectors_dir)
+
+
+def read_crowd(directory: Path) -> dict[str, list[str]]:
+    """Synthesized user id -> its items, of the crowd stage's artifact."""
     import pyarrow.parquet as pq
 
-    table = pq.read_table(crowd_dir / "crowd.parquet", columns=["crowd_id", "item_ids"])
-    subjects = dict(zip(table["crowd_id"].to_pylist(), table["item_ids"].to_pylist(), strict=True))
-    _cluster(mining, config, stage, "crowd", subjects, Dataset.load(catalog_dir), interests_dir, vectors_dir)
+    table = pq.read_table(directory / "crowd.parquet", columns=["crowd_id", "item_ids"])
+    return dict(zip(table["crowd_id"].to_pylist(), table["item_ids"].to_pylist(), strict=True))
 
 
 def _cluster(

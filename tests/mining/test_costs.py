@@ -124,3 +124,16 @@ def test_the_job_prints_a_table_and_asks_nothing(tmp_path) -> None:
     assert row[1:5] == ["gpt", "60", "0", "60"]
     assert any(line.startswith("all") and line.split()[-1] != "0.00" for line in lines)
     assert not (tmp_path / "item_interests").exists()
+
+
+def test_clusters_of_users_and_crowd_are_counted_as_they_will_be_asked(tmp_path) -> None:
+    command = [sys.executable, str(ROOT / "jobs" / "mine.py"), "demo_ldmi", "--dry-run", f"store={tmp_path}"]
+    command += ["mining.items=[]", "mining.clusters=" + str(MINER).replace("None", "null").replace("'", "")]
+    command += ["catalog.demo={n_items: 60, n_users: 100, n_intents: 8}", "multi_interest.crowd.budget=9"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=120)
+    assert done.returncode == 0, done.stderr
+    rows = {line.split()[0]: line.split() for line in done.stdout.splitlines() if "_clusters" in line}
+    assert rows["user_clusters"][1:5] == ["gpt", "100", "0", "100"]
+    assert rows["crowd_clusters"][1:5] == ["gpt", "9", "0", "9"]
+    assert float(rows["user_clusters"][-1]) > float(rows["crowd_clusters"][-1]) >= 0
+    assert not (tmp_path / "user_clusters").exists()
