@@ -17,7 +17,7 @@ class Config(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
 
-def _nobody(figures: Mapping[str, float]) -> None:
+def nobody(figures: Mapping[str, float]) -> None:
     """Nobody listens."""
 
 
@@ -61,5 +61,5 @@ class Stage:
     log: Callable[[str], None] = print
     kept: str = ""
     hold: Callable[[str], AbstractContextManager[Any]] = nullcontext
-    report: Callable[[Mapping[str, float]], None] = _nobody
+    report: Callable[[Mapping[str, float]], None] = nobody
     stretch: Stretch | None = None

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from dig_ray import ranking
+from dig_ray.base import nobody
 from dig_ray.baselines import checkpoint
 from dig_ray.baselines.config import SASRecConfig
 from dig_ray.catalog.windows import windows
@@ -28,6 +29,11 @@ if TYPE_CHECKING:
     from dig_ray.catalog.dataset import Cases, Dataset
 
 PAD_DOCUMENT = -1
+
+
+def epoch_figures(row: Mapping[str, float]) -> dict[str, float]:
+    """What a sweep reads of an epoch: its number, and validation figures under the names that all trained models share."""
+    return {"epoch": row["epoch"], "eval_ndcg@10": row["NDCG@10"], "eval_hr@10": row["HR@10"]}
 
 
 @dataclass
@@ -173,6 +179,7 @@ def train(
     seed: int = 0,
     work: str | None = None,
     log: Callable[[str], None] = print,
+    report: Callable[[Mapping[str, float]], None] = nobody,
 ) -> Trained:
     """Train on training events, stop when validation NDCG@10 has not risen for ``patience`` epochs, keep the best.
 
@@ -182,6 +189,7 @@ def train(
         seed: weights, order and dropout.
         work: directory (path or URI) for the checkpoint after every epoch; None keeps none.
         log: gets one line per epoch.
+        report: gets ``epoch_figures`` of each epoch.
 
     Raises:
         UserError: no user has two training events, or the checkpoint is damaged or of other settings.
@@ -247,6 +255,7 @@ def train(
         score = metrics["NDCG@10"]
         seconds = time.perf_counter() - began
         rows.append({"epoch": epoch + 1, "loss": loss_sum / seen, "seconds": seconds, **metrics})
+        report(epoch_figures(rows[-1]))
         if score > best["score"]:
             weights = {n: v.detach().cpu().clone() for n, v in model.state_dict().items()}
             best = {"score": score, "epoch": epoch, "weights": weights}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +64,13 @@ Result = tuple[str, Lists, dict[str, Any]]
 
 
 def recommend_all(
-    name: str, config: BaselinesConfig, dataset: Any, seed: int, work: str | None, log: Callable[[str], None]
+    name: str,
+    config: BaselinesConfig,
+    dataset: Any,
+    seed: int,
+    work: str | None,
+    log: Callable[[str], None],
+    report: Callable[[Mapping[str, float]], None],
 ) -> Result:
     """Train where there is something to train, and recommend for the test and the validation cases.
 
@@ -94,7 +100,7 @@ def recommend_all(
     elif name == "sasrec":
         from dig_ray.baselines import sasrec
 
-        trained = sasrec.train(dataset, config.sasrec, seed, work, log)
+        trained = sasrec.train(dataset, config.sasrec, seed, work, log, report)
         figures.update(best_epoch=trained.best_epoch, epochs=trained.epochs)
 
         def recommend(cases: Any, unseen: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -117,7 +123,7 @@ def _results(config: BaselinesConfig, dataset: Any, stage: Stage) -> Iterator[Re
 
     if not ray.is_initialized():
         for name in config.run:
-            yield recommend_all(name, config, dataset, stage.seed, stage.work, stage.log)
+            yield recommend_all(name, config, dataset, stage.seed, stage.work, stage.log, stage.report)
         return
     from ray.exceptions import ActorUnavailableError
     from ray.util.queue import Empty, Queue
@@ -126,7 +132,12 @@ def _results(config: BaselinesConfig, dataset: Any, stage: Stage) -> Iterator[Re
     shared = ray.put(dataset)
     waiting = [
         ray.remote(_task)
-        .options(name=f"baselines:{name}", max_retries=2, **(asked := _resources(name, config)))
+        .options(
+            name=f"baselines:{name}",
+            max_retries=2,
+            scheduling_strategy="DEFAULT",  # not within what a sweep's trial holds, which is next to nothing
+            **(asked := resources(name, config)),
+        )
         .remote(name, config.model_dump(), shared, stage.seed, stage.work, lines, int(asked["num_cpus"]))
         for name in sorted(config.run, key=lambda name: name == "sasrec")  # the long one starts last
     ]
@@ -135,7 +146,8 @@ def _results(config: BaselinesConfig, dataset: Any, stage: Stage) -> Iterator[Re
             ready, waiting = ray.wait(waiting, timeout=1.0)
             try:
                 while True:
-                    stage.log(lines.get_nowait())
+                    said = lines.get_nowait()
+                    (stage.log if isinstance(said, str) else stage.report)(said)
             except (Empty, ActorUnavailableError):  # nothing said, or the call was lost
                 pass
             for result in ray.get(ready):
@@ -157,12 +169,13 @@ def _task(
 
         torch.set_num_threads(min(threads, len(os.sched_getaffinity(0))))
     try:
-        return recommend_all(name, BaselinesConfig(**config), dataset, seed, work, teller(lines))
+        tell = teller(lines)
+        return recommend_all(name, BaselinesConfig(**config), dataset, seed, work, tell, tell)
     except UserError as error:
         return str(error)
 
 
-def _resources(name: str, config: BaselinesConfig) -> dict[str, float]:
+def resources(name: str, config: BaselinesConfig) -> dict[str, float]:
     """What one task asks of the cluster; never more than a node has, or it would wait for ever."""
     import ray
 

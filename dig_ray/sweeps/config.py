@@ -24,9 +24,16 @@ OBJECTIVES: dict[str, dict[str, Direction]] = {
     "sft": {"eval_ndcg@10": "max", "eval_hr@10": "max"},
     "grpo": {"eval_ndcg@10": "max", "eval_hr@10": "max"},
     "multi_interest": {"eval_ndcg@10": "max", "eval_hr@10": "max"},
+    "baselines": {"eval_ndcg@10": "max", "eval_hr@10": "max"},
 }
 """Target -> what it reports -> which way is better. The first is what a sweep goes by unless it says otherwise."""
-TIME = {"semantic_ids": "epoch", "sft": "epoch", "grpo": "step", "multi_interest": "epoch"}
+TIME = {
+    "semantic_ids": "epoch",
+    "sft": "epoch",
+    "grpo": "step",
+    "multi_interest": "epoch",
+    "baselines": "epoch",
+}
 """What a scheduler counts by."""
 
 
@@ -83,7 +90,7 @@ class SweepConfig(Config):
         base: the run that is varied: a config's name or file.
         settings: ``key=value`` laid over the base, for all trials.
         space: config key -> distribution, see ``sweeps.space``.
-        target: the stage whose result is judged; validation only, never the test split.
+        target: the stage whose result is judged; validation only, never the test split. Of ``baselines`` one has to be chosen.
         objectives: figure -> ``max`` or ``min``, the first decides; see ``OBJECTIVES``. None: the target's first.
         samples: trials; ignored by a grid.
         search: ``grid``, ``random``, or ``optuna`` (TPE; several objectives make it multi-objective).
@@ -102,7 +109,7 @@ class SweepConfig(Config):
     base: str = Field(min_length=1)
     settings: tuple[str, ...] = ()
     space: dict[str, str] = Field(min_length=1)
-    target: Literal["semantic_ids", "sft", "grpo", "multi_interest"] = "sft"
+    target: Literal["semantic_ids", "sft", "grpo", "multi_interest", "baselines"] = "sft"
     objectives: dict[str, Direction] | None = Field(None, min_length=1)
     samples: int = Field(20, ge=1)
     search: Literal["grid", "random", "optuna"] = "random"

@@ -139,6 +139,10 @@ def at_once(sweep: SweepConfig, target: str, config: Any) -> int:
     room = max(1, processors())
     if target == "semantic_ids":
         return room
+    if target == "baselines":
+        from dig_ray.baselines.stage import resources
+
+        return max(1, *(_fit(resources(name, config.baselines)) for name in config.baselines.run))
     for name in TRAINED[target]:
         stage = getattr(config, name)
         threads = stage.threads_per_worker or max(1, (os.cpu_count() or 1) // stage.num_workers)
@@ -146,6 +150,14 @@ def at_once(sweep: SweepConfig, target: str, config: Any) -> int:
         if stage.use_gpu:
             room = min(room, max(1, int(ray.cluster_resources().get("GPU", 0)) // stage.num_workers))
     return room
+
+
+def _fit(asked: Mapping[str, float]) -> int:
+    """How many tasks that ask for so much the cluster takes at once."""
+    import ray
+
+    room = processors() // int(asked["num_cpus"])
+    return min(room, int(ray.cluster_resources()["GPU"])) if "num_gpus" in asked else room
 
 
 def search(

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dig_ray.baselines.sasrec import epoch_figures
 from dig_ray.cluster import find_user_error, quiet_ray_data
 from dig_ray.config import (
     COMMAND_LINE,
@@ -96,6 +97,8 @@ class Trials:
             if config.multi_interest is None:
                 raise UserError("target: multi_interest is not set in the base run; name a base that has it")
             return int(config.multi_interest.max_epochs)
+        if self.target == "baselines":
+            return int(config.baselines.sasrec.max_epochs) if "sasrec" in config.baselines.run else 1
         return int(config.sft.epochs if self.target == "sft" else config.semantic_ids.rqvae.epochs)
 
     def check_key(self, key: str, one: Any) -> None:
@@ -112,9 +115,15 @@ class Trials:
     def why_not(self, point: Point) -> str:
         """Why a point makes no possible run; "" when it does."""
         try:
-            select(self.config(point), only=self.target)
+            config = self.config(point)
+            select(config, only=self.target)
         except UserError as error:
             return str(error)
+        if self.target == "baselines" and len(config.baselines.run) != 1:
+            return (
+                f"target: baselines judges one baseline, and baselines.run has {len(config.baselines.run)}; "
+                "add baselines.run=[sasrec], or another, to settings"
+            )
         return ""
 
     def identity(self, point: Point) -> str:
@@ -204,6 +213,9 @@ def curve_of(target: str, artifact: Artifact) -> list[dict[str, float]]:
     """Validations by epoch (step of RL) that a policy's artifact keeps; [] for Semantic IDs."""
     if target == "semantic_ids":
         return []
+    if target == "baselines":
+        (told,) = _baselines(artifact).values()
+        return [epoch_figures(entry) for entry in told.get("epochs", ())]
     return validations(target, json.loads((artifact.path / "curves.json").read_text()))
 
 
@@ -214,11 +226,13 @@ def validations(target: str, log: Sequence[Mapping[str, float]]) -> list[dict[st
 
 
 def _tell(target: str) -> Callable[[Mapping[str, float]], None] | None:
-    """What hands a quantizer's epochs to Tune; policies are trained by Ray Train, which does it itself."""
-    if target != "semantic_ids":
-        return None
+    """What hands epochs of a quantizer or a baseline to Tune; the others are trained by Ray Train, which does it itself."""
     from ray import tune
 
+    if target == "baselines":
+        return lambda figures: tune.report(dict(figures))
+    if target != "semantic_ids":
+        return None
     return lambda figures: tune.report(dict(figures) | {"signal": signal(figures)})
 
 
@@ -231,6 +245,9 @@ def figures_of(target: str, artifact: Artifact) -> dict[str, float]:
     """What is known of a target's artifact, by ``sweeps.config.OBJECTIVES``; nothing of it comes from the test split."""
     if target == "semantic_ids":
         return _of_sids(json.loads((artifact.path / "sid_quality.json").read_text()))
+    if target == "baselines":
+        (told,) = _baselines(artifact).values()
+        return {f"eval_{name.lower()}": told["validation"]["seen"][name] for name in ("NDCG@10", "HR@10")}
     stats = artifact.stats
     found = {"eval_ndcg@10": stats["valid_ndcg_at_10"], "eval_hr@10": stats["valid_hr_at_10"]}
     if (
@@ -241,6 +258,13 @@ def figures_of(target: str, artifact: Artifact) -> dict[str, float]:
         best = max(later, key=lambda entry: entry["eval_ndcg@10"])
         found = {name: best[name] for name in found} | {"start_ndcg@10": stats["start_valid_ndcg_at_10"]}
     return found
+
+
+def _baselines(artifact: Artifact) -> dict[str, Any]:
+    """Name -> what the stage tells of each baseline."""
+    return {
+        name: told for name, told in artifact.stats.items() if isinstance(told, dict) and "validation" in told
+    }
 
 
 def _of_sids(report: Mapping[str, Any]) -> dict[str, float]:

@@ -206,3 +206,28 @@ def test_killed_and_started_again_it_ends_as_if_nothing_had_been(tmp_path) -> No
     assert len(report["trials"]) == 3 and all(row["complete"] for row in report["trials"])
     assert all(path.stat().st_mtime == at for path, at in done.items())
     assert len(list((store / "semantic_ids").iterdir())) == 3
+
+
+def test_a_baseline_is_tuned_like_any_other_model(ray_here, tmp_path) -> None:
+    settings = (
+        "baselines={run: [sasrec], sasrec: {width: 16, max_epochs: 6, num_cpus: 1}}",
+        "baselines.sasrec.learning_rate=choice(0.00001, 0.01)",
+    )
+    settings += ("scheduler={grace: 2, reduction: 2}", "include_base=false")
+    artifact, lines = sweep(tmp_path, *settings, target="baselines", search="grid")
+    rows = json.loads((artifact.path / "sweep.json").read_text())["trials"]
+    scores = {row["point"]["baselines.sasrec.learning_rate"]: row["figures"]["eval_ndcg@10"] for row in rows}
+    assert scores[0.01] > 2 * scores[0.00001], lines
+    whole = next(
+        row for row in rows if row["complete"] and row["point"]["baselines.sasrec.learning_rate"] == 0.01
+    )
+    assert [entry["epoch"] for entry in whole["curve"]] == [1, 2, 3, 4, 5, 6]
+    assert max(entry["eval_ndcg@10"] for entry in whole["curve"]) == pytest.approx(scores[0.01])
+
+
+def test_which_baseline_is_judged_has_to_be_said(tmp_path) -> None:
+    settings = ("baselines.run=[popularity, item_knn]", "baselines.item_knn.damping=uniform(1, 9)")
+    with pytest.raises(
+        UserError, match=r"judges one baseline, and baselines.run has 2; add baselines.run=\[sasrec\]"
+    ):
+        sweep(tmp_path, *settings, target="baselines", samples=2)
