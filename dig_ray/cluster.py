@@ -8,8 +8,10 @@ two cases: it was submitted to one with ``ray job submit``, or ``ray.address`` n
 from __future__ import annotations
 
 import os
+import socket
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import TracebackType
@@ -35,6 +37,8 @@ class RayConfig(Config):
             when an actor pool holds all CPUs and none is left to read with.
         num_gpus: GPUs of an own cluster; what the machine has, by default.
         dashboard: serve Ray's dashboard on 127.0.0.1 (costs 2 s at start).
+        linger: seconds that a Ray of this run's own with a dashboard stays up after it, so that Prometheus reads the last stages' figures:
+            Ray gives them out every 10 s, and Prometheus comes by every 10 s.
         worker_logs: print what workers print.
     """
 
@@ -42,6 +46,7 @@ class RayConfig(Config):
     num_cpus: int | None = Field(default=None, ge=1)
     num_gpus: int | None = Field(default=None, ge=0)
     dashboard: bool = False
+    linger: float = Field(default=20.0, ge=0)
     worker_logs: bool = False
 
     @model_validator(mode="after")
@@ -114,6 +119,12 @@ class RaySession:
         if self._ours:
             import ray
 
+            own = self.config.address is None and not in_ray_job()
+            if own and self.config.dashboard and self.config.linger and kind is None:
+                self.log(
+                    f"for the dashboard's last figures Ray stays up for {self.config.linger:g} s (ray.linger)"
+                )
+                time.sleep(self.config.linger)
             forget()
             ray.shutdown()
             self._ours = False
@@ -140,8 +151,35 @@ def set_environment(config: RayConfig) -> None:
             "RAY_worker_niceness": "0",
             "RAY_worker_maximum_startup_concurrency": "8",
         }
+    elif only_on_loopback(init_settings(config)["address"]):
+        # a run's own Ray: without this Ray would look for it at this machine's other address
+        quiet["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     for name, value in quiet.items():
         os.environ.setdefault(name, value)
+
+
+def only_on_loopback(address: str) -> bool:
+    """Whether a Ray at 127.0.0.1 listens there and not at the address that this machine has for others."""
+    host, _, port = address.rpartition(":")
+    if host not in ("127.0.0.1", "localhost") or not port.isdigit():
+        return False
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as way_out:
+        try:
+            way_out.connect(
+                ("192.0.2.1", 9)
+            )  # sends nothing: the system says which of its addresses it would take
+            own = way_out.getsockname()[0]
+        except OSError:  # it has no other
+            return True
+    return _listens(host, int(port)) and not _listens(own, int(port))
+
+
+def _listens(host: str, port: int) -> bool:
+    try:
+        socket.create_connection((host, port), timeout=2).close()
+    except (OSError, OverflowError):
+        return False
+    return True
 
 
 def init_settings(config: RayConfig) -> dict[str, Any]:

@@ -43,7 +43,7 @@ def listening(process):
     return found
 
 if __name__ == "__main__":
-    with RaySession(RayConfig(dashboard=True, worker_logs=True)) as session:
+    with RaySession(RayConfig(dashboard=True, linger=0, worker_logs=True)) as session:
         session.start()
         import ray, ray.train
         from ray.train.torch import TorchTrainer
