@@ -1,13 +1,37 @@
-"""How a learning rate goes up and down."""
+"""How a learning rate goes up and down, and when training ends, of the models that are trained from nothing by epochs."""
 
 from __future__ import annotations
 
 import math
 
+from pydantic import Field
 
-def warm_cosine(step: int, total: int, warmup: int, final: float) -> float:
-    """Factor of the learning rate: linear warm-up over ``warmup`` steps, then a cosine from 1 to ``final`` at ``total``."""
-    if step < warmup:
-        return (step + 1) / warmup
-    progress = min(1.0, (step - warmup) / max(1, total - warmup))
-    return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * progress))
+from dig_ray.base import Config
+
+
+class ScheduleConfig(Config):
+    """Adam's settings, with a warm-up and a cosine.
+
+    Attributes:
+        learning_rate: at its highest.
+        final_learning_rate: part of it that is left at ``max_epochs``.
+        warmup_steps: to the highest.
+        weight_decay: AdamW's.
+        max_epochs: at most.
+        patience: epochs without a better validation NDCG@10 that end training.
+    """
+
+    learning_rate: float = Field(1e-3, gt=0)
+    final_learning_rate: float = Field(0.1, ge=0, le=1)
+    warmup_steps: int = Field(100, ge=0)
+    weight_decay: float = Field(0.0, ge=0)
+    max_epochs: int = Field(40, ge=1)
+    patience: int = Field(5, ge=1)
+
+    def rate(self, step: int, total: int) -> float:
+        """The learning rate at a step: a linear warm-up, then a cosine down to its last part at ``total`` steps."""
+        if step < self.warmup_steps:
+            return self.learning_rate * (step + 1) / self.warmup_steps
+        progress = min(1.0, (step - self.warmup_steps) / max(1, total - self.warmup_steps))
+        down = 0.5 * (1 + math.cos(math.pi * progress))
+        return self.learning_rate * (self.final_learning_rate + (1 - self.final_learning_rate) * down)

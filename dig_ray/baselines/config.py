@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import Field
 
 from dig_ray.base import Config
+from dig_ray.schedule import ScheduleConfig
 
 BaselineName = Literal["popularity", "repeat_last", "item_knn", "sasrec"]
 
@@ -32,7 +33,7 @@ class ItemKnnConfig(Config):
     neighbours: int | None = Field(None, ge=1)
 
 
-class SASRecConfig(Config):
+class SASRecConfig(ScheduleConfig):
     """SASRec with the softmax over the whole catalogue; sizes fit two CPU cores."""
 
     width: int = Field(128, ge=4)
@@ -45,12 +46,6 @@ class SASRecConfig(Config):
     original_blocks: bool = False
     temperature: float | None = Field(None, gt=0)
     batch_tokens: int = Field(1024, ge=1)
-    learning_rate: float = Field(1e-3, gt=0)
-    final_learning_rate: float = Field(0.1, ge=0, le=1)
-    warmup_steps: int = Field(100, ge=0)
-    weight_decay: float = Field(0.0, ge=0)
-    max_epochs: int = Field(40, ge=1)
-    patience: int = Field(5, ge=1)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     num_cpus: int | None = Field(None, ge=1)
 

@@ -22,7 +22,6 @@ from dig_ray.baselines.config import SASRecConfig
 from dig_ray.catalog.windows import windows
 from dig_ray.errors import UserError
 from dig_ray.evaluation.histories import histories
-from dig_ray.schedule import warm_cosine
 
 if TYPE_CHECKING:
     from dig_ray.baselines.sasrec_model import SASRecModel
@@ -151,26 +150,13 @@ def _encode(model: SASRecModel, events: np.ndarray, cases: Cases, low: int, high
 
 
 def validate(model: SASRecModel, dataset: Dataset, cases: Cases, chunk: int = 1024) -> np.ndarray:
-    """Exact 0-based rank of each target among all items, seen ones included; int64 ``(C,)``.
-
-    Ties rank the lower item index first, as in :func:`dig_ray.ranking.top_k`.
-    """
-    import torch
+    """Exact 0-based rank of each target among all items, seen ones included; int64 ``(C,)``."""
+    from dig_ray.exact_ranks import ranks_among_all
 
     model.eval()
-    device = model.items.weight.device
-    number = torch.arange(dataset.n_items, device=device)
-    ranks = [np.zeros(0, np.int64)]
-    with torch.inference_mode():
-        for low in range(0, len(cases.target), chunk):
-            scores = model.logits(_encode(model, dataset.events, cases, low, low + chunk))
-            target = torch.from_numpy(np.asarray(cases.target[low : low + chunk], np.int64)).to(device)[
-                :, None
-            ]
-            own = scores.gather(1, target)
-            ahead = (scores > own) | ((scores == own) & (number < target))
-            ranks.append(ahead.sum(1).cpu().numpy())
-    return np.concatenate(ranks)
+    return ranks_among_all(
+        lambda low, high: model.logits(_encode(model, dataset.events, cases, low, high)), cases.target, chunk
+    )
 
 
 def train(
@@ -233,9 +219,7 @@ def train(
             model.train()
             for packed, wanted in batches(events, starts, ends, config, seed, epoch):
                 for group in optimizer.param_groups:
-                    group["lr"] = config.learning_rate * warm_cosine(
-                        step, steps_total, config.warmup_steps, config.final_learning_rate
-                    )
+                    group["lr"] = config.rate(step, steps_total)
                 inputs = [torch.from_numpy(packed[n]).to(device) for n in ("items", "positions", "documents")]
                 hidden = model(*inputs).flatten(0, 1)[torch.from_numpy(packed["places"]).to(device)]
                 target = torch.from_numpy(wanted.astype(np.int64)).to(device)

@@ -11,6 +11,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from dig_ray.base import Config
+from dig_ray.schedule import ScheduleConfig
 from dig_ray.training.config import WorkersConfig
 
 
@@ -61,7 +62,7 @@ class CrowdConfig(Config):
     per_step: int = Field(16, ge=1)
 
 
-class MultiInterestConfig(WorkersConfig):
+class MultiInterestConfig(WorkersConfig, ScheduleConfig):
     """A multi-interest retriever: K vectors per user, each looks for items of its own.
 
     With both weights of ``alignment`` and ``crowd`` at 0 it is the base model (ComiRec).
@@ -100,12 +101,6 @@ class MultiInterestConfig(WorkersConfig):
     search: Literal["exact", "faiss"] = "exact"
     top_k: int = Field(50, ge=1)
     batch_targets: int = Field(1024, ge=1)
-    learning_rate: float = Field(1e-3, gt=0)
-    final_learning_rate: float = Field(0.1, ge=0, le=1)
-    warmup_steps: int = Field(100, ge=0)
-    weight_decay: float = Field(0.0, ge=0)
-    max_epochs: int = Field(40, ge=1)
-    patience: int = Field(5, ge=1)
 
     @property
     def model_name(self) -> str:

@@ -9,6 +9,7 @@ import torch
 
 from dig_ray import ranking
 from dig_ray.evaluation.histories import histories
+from dig_ray.exact_ranks import ranks_among_all
 from dig_ray.multi_interest.model import MultiInterestModel
 from dig_ray.multi_interest.retrieval import USERS_AT_ONCE, FaissIndex, top_items
 
@@ -38,19 +39,15 @@ def interests_of(
 def ranks_of_targets(model: MultiInterestModel, events: np.ndarray, cases: Cases) -> np.ndarray:
     """Exact 0-based rank of each case's target among all items, seen ones included; ties by the lower index. int64 ``(C,)``."""
     model.eval()
-    ranks = [np.zeros(0, np.int64)]
     with torch.inference_mode():
         keys = model.keys()
-        number = torch.arange(len(keys), device=keys.device)
-        for low in range(0, len(cases.target), USERS_AT_ONCE):
-            part = slice(low, low + USERS_AT_ONCE)
-            queries = model.queries(interests_of(model, events, cases.start[part], cases.end[part])[0])
-            scores = (queries.flatten(0, 1) @ keys.T).unflatten(0, queries.shape[:2]).amax(1)
-            target = torch.from_numpy(np.asarray(cases.target[part], np.int64)).to(keys.device)[:, None]
-            own = scores.gather(1, target)
-            ahead = (scores > own) | ((scores == own) & (number < target))
-            ranks.append(ahead.sum(1).cpu().numpy())
-    return np.concatenate(ranks)
+
+    def score(low: int, high: int) -> torch.Tensor:
+        found, _ = interests_of(model, events, cases.start[low:high], cases.end[low:high])
+        queries = model.queries(found)
+        return (queries.flatten(0, 1) @ keys.T).unflatten(0, queries.shape[:2]).amax(1)
+
+    return ranks_among_all(score, cases.target, USERS_AT_ONCE)
 
 
 def recommend(

@@ -28,7 +28,6 @@ from dig_ray.multi_interest.examples import Batch, Crowd, Examples
 from dig_ray.multi_interest.infer import ranks_of_targets
 from dig_ray.multi_interest.losses import alignment, contrast, sampled_softmax
 from dig_ray.multi_interest.model import MultiInterestModel, read_out
-from dig_ray.schedule import warm_cosine
 
 if TYPE_CHECKING:
     from dig_ray.catalog.dataset import Cases
@@ -192,9 +191,7 @@ class Training:
         self.objective.train()
         for batch in job.examples.batches(config.batch_targets, job.seed, number, self.rank, self.world):
             for group in self.optimizer.param_groups:
-                group["lr"] = config.learning_rate * warm_cosine(
-                    self.step, total, config.warmup_steps, config.final_learning_rate
-                )
+                group["lr"] = config.rate(self.step, total)
             contrasted = None
             if crowd is not None and job.crowd is not None:
                 rows = next(crowd)
