@@ -215,7 +215,7 @@ def test_a_store_that_cannot_be_written_is_said_before_a_call(serve, tmp_path, w
     (store / ".kept").parent.mkdir(parents=True)
     (store / ".kept").write_text("a file where a directory is wanted")
     process = start(write_config(server.url, 20))
-    output, _ = process.communicate(timeout=120)
+    output, _ = process.communicate(timeout=400)
     assert process.returncode != 0 and "answers cannot be kept there" in output
     assert "Traceback" not in output and not server.calls
 

@@ -412,6 +412,7 @@ def test_a_damaged_cache_is_fetched_again(s3: S3, tmp_path: Path) -> None:
 # --- parts and answers -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_many_parts_are_listed_read_and_removed(s3: S3, tmp_path: Path) -> None:
     import pyarrow as pa
 

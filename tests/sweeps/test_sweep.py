@@ -120,6 +120,7 @@ def test_a_second_run_does_nothing(tokenizers) -> None:
     assert any("found" in line for line in lines) and not any("trials done" in line for line in lines)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_here")
 def test_optuna_draws_only_what_is_possible(tmp_path) -> None:
     artifact, _ = sweep(
@@ -140,6 +141,7 @@ def test_optuna_draws_only_what_is_possible(tmp_path) -> None:
     assert report["impossible"] > 0
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_here")
 def test_all_trials_failing_is_one_sentence(tmp_path) -> None:
     with pytest.raises(UserError, match="none of 2 trials came to an end; the first says: .*learning_rate"):
@@ -208,6 +210,7 @@ def test_killed_and_started_again_it_ends_as_if_nothing_had_been(tmp_path) -> No
     assert len(list((store / "semantic_ids").iterdir())) == 3
 
 
+@pytest.mark.slow
 def test_a_baseline_is_tuned_like_any_other_model(ray_here, tmp_path) -> None:
     settings = (
         "baselines={run: [sasrec], sasrec: {width: 16, max_epochs: 6, num_cpus: 1}}",

@@ -111,6 +111,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_killed_in_the_middle_the_same_command_ends_with_the_same_metrics(world, settings, tmp_path, request):
     """kill -9 of the whole run once a checkpoint is there; then the same command again."""
     script = tmp_path / "run_sft.py"
