@@ -165,9 +165,8 @@ def only_on_loopback(address: str) -> bool:
         return False
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as way_out:
         try:
-            way_out.connect(
-                ("192.0.2.1", 9)
-            )  # sends nothing: the system says which of its addresses it would take
+            # sends nothing: the system says which of its addresses it would take
+            way_out.connect(("192.0.2.1", 9))
             own = way_out.getsockname()[0]
         except OSError:  # it has no other
             return True

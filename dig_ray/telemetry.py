@@ -74,8 +74,12 @@ METRICS: dict[str, Metric] = {
     "dig_training_loss": _gauge("Training loss", "stage"),
     "dig_training_learning_rate": _gauge("Learning rate", "stage"),
     "dig_training_gradient_norm": _gauge("Norm of the gradients, before it is clipped", "stage"),
-    "dig_training_units": _counter("Tokens (SFT), prompts (GRPO) or targets (multi-interest) trained on", "stage", "unit"),
-    "dig_training_units_per_second": _gauge("Tokens (SFT), prompts (GRPO) or targets (multi-interest) a second", "stage", "unit"),
+    "dig_training_units": _counter(
+        "Tokens (SFT), prompts (GRPO) or targets (multi-interest) trained on", "stage", "unit"
+    ),
+    "dig_training_units_per_second": _gauge(
+        "Tokens (SFT), prompts (GRPO) or targets (multi-interest) a second", "stage", "unit"
+    ),
     "dig_training_valid_ndcg": _gauge("NDCG@10 of the latest validation", "stage"),
     "dig_training_valid_hit_rate": _gauge("HR@10 of the latest validation", "stage"),
     "dig_training_valid_seconds": _gauge("Seconds that the latest validation took", "stage"),
