@@ -35,12 +35,7 @@ def page_tables(report: Mapping[str, Any]) -> dict[str, Any]:
                 "rule": rule,
                 "name": results.RULE_NAMES[rule],
                 "main": main,
-                "bars": results.bars(
-                    {
-                        v["name"]: {"ks": [10], "metrics": {"NDCG@10": v["results"][rule][main]}}
-                        for v in variants
-                    }
-                ),
+                "bars": _bars(variants, rule, main),
                 "beyond": _beyond(variants, rule),
                 "accuracy": _accuracy(
                     "Mean over the seeds", variants, [v["results"][rule] for v in variants], shown
@@ -126,6 +121,12 @@ def _accuracy(
         for n, variant in enumerate(variants)
     ]
     return results.Table(caption, list(shown), [("", rows)])
+
+
+def _bars(variants: Sequence[Mapping[str, Any]], rule: str, main: str) -> list[dict[str, Any]]:
+    """The main metric of every variant, under the name that the comparison gives it."""
+    found = {v["name"]: {"ks": [10], "metrics": {"NDCG@10": v["results"][rule][main]}} for v in variants}
+    return [bar | {"label": name} for name, bar in zip(found, results.bars(found), strict=True)]
 
 
 def _beyond(variants: Sequence[Mapping[str, Any]], rule: str) -> results.Table:

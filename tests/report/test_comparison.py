@@ -101,4 +101,5 @@ def test_variety_stands_beside_accuracy(report) -> None:
     tables = page_tables(found)
     columns = tables["rules"][0]["beyond"].columns
     page = render_page("comparison.html", comparison=found | {"items": []}, tables=tables, thumbnails={})
+    assert [bar["label"] for bar in tables["rules"][0]["bars"]] == ["base", "new only"]
     assert "Coverage" in columns and "Beyond accuracy, at 10, mean over the seeds" in page
