@@ -35,6 +35,9 @@ def test_the_stage_runs_on_one_node_and_on_three() -> None:
         assert found[f"{nodes}_nodes_cluster"]["nodes"] == nodes
         assert found[f"{nodes}_nodes_4n"]["rows"] == 4 * found[f"{nodes}_nodes_n"]["rows"] == 20_480
         assert found[f"{nodes}_nodes_4n"]["driver_cpu_ms_per_1000_rows"] > 1
+    # one node, as slow as three were
+    assert found["as_slow_4n"]["seconds"] >= 0.7 * found["3_nodes_4n"]["seconds"]
+    assert found["as_slow_4n"]["driver_cpu_ms_per_1000_rows"] > 1
     assert found["1_nodes_cluster"]["nodes_that_worked"] == 1
     assert found["3_nodes_cluster"]["nodes_that_worked"] >= 2
     assert family_memory() < before + (100 << 20)  # no node is left behind
