@@ -47,7 +47,8 @@ class Block(nn.Module):
 
 
 class SASRecModel(nn.Module):
-    """Item and position embeddings, blocks, final norm; scores are dot products with the item embeddings.
+    """Item embeddings times the root of their width (as in the authors' code) and positions, blocks, final norm; scores are dot products
+    with the item embeddings.
 
     With ``temperature`` set, both sides are L2-normalised and the cosine is divided by it, which keeps popular items
     from winning by the length of their vector.
@@ -92,7 +93,7 @@ class SASRecModel(nn.Module):
         length = items.shape[1]
         causal = torch.ones(length, length, dtype=torch.bool, device=items.device).tril()
         mask = ((documents[:, :, None] == documents[:, None, :]) & causal)[:, None]
-        x = self.items(items) + self.positions(positions)
+        x = self.items(items) * self.items.embedding_dim**0.5 + self.positions(positions)
         x = F.dropout(x, self.embedding_dropout, self.training)
         for block in self.blocks:
             x = block(x, mask)
