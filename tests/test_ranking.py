@@ -67,3 +67,12 @@ def test_metrics_are_ordered(ranks, k):
     hit, gain, reciprocal = (f(r, k) for f in ranking.METRICS.values())
     assert ((hit >= gain) & (gain >= reciprocal) & (reciprocal >= 0)).all()
     assert (ranking.hit_rate(r, k + 1) >= hit).all()
+
+
+def test_a_target_whose_score_is_no_number_is_behind_all_others():
+    torch = pytest.importorskip("torch")
+    from dig_ray.exact_ranks import ranks_among_all
+
+    scores = torch.tensor([[0.1, 0.3, 0.3, 0.2], [float("nan")] * 4, [float("nan"), 1.0, 2.0, 0.5]])
+    ranks = ranks_among_all(lambda low, high: scores[low:high], np.array([2, 1, 1]), 2)
+    assert ranks.tolist() == [1, 4, 2]
