@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dig_ray.catalog.dataset import Dataset
-from dig_ray.mining.answers import json_schema
+from dig_ray.mining.answers import MOST_CLUSTERS, json_schema
 from dig_ray.mining.config import MiningConfig, Price
 from dig_ray.mining.engines.contract import worth_asking
 from dig_ray.mining.evidence import Evidence, count_tokens, item_evidence
@@ -109,7 +109,7 @@ def estimate(
         note = "" if items_dir is not None or not config.item_miners else "without item interests"
         for subject, subjects in (clustered or {}).items():
             evidence, _ = cluster_inputs(config, subject, subjects, dataset.items, items_dir)
-            asked = plan(config.clusters, prompt, evidence, None, config.most)
+            asked = plan(config.clusters, prompt, evidence, None, MOST_CLUSTERS)
             found.append(_one(f"{subject}_clusters", asked, prompt, evidence, kept, note=note))
     if config.judge is not None:
         prompt = load_prompt(config.judge_prompt)

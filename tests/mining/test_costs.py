@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from dig_ray.catalog.dataset import Dataset
 from dig_ray.mining import judging
 from dig_ray.mining.answer_log import write_rows
 from dig_ray.mining.answers import REASONING
@@ -19,7 +20,7 @@ from dig_ray.mining.engines.contract import Result
 from dig_ray.mining.evidence import item_evidence
 from dig_ray.mining.miner import folder_name, plan
 from dig_ray.mining.prompts import load_prompt
-from dig_ray.mining.stage import run_captions, run_items, run_users
+from dig_ray.mining.stage import run_captions, run_clusters, run_items, run_users
 
 ROOT = Path(__file__).parents[2]
 MINER = {
@@ -137,3 +138,15 @@ def test_clusters_of_users_and_crowd_are_counted_as_they_will_be_asked(tmp_path)
     assert rows["crowd_clusters"][1:5] == ["gpt", "9", "0", "9"]
     assert float(rows["user_clusters"][-1]) > float(rows["crowd_clusters"][-1]) >= 0
     assert not (tmp_path / "user_clusters").exists()
+
+
+@pytest.mark.usefixtures("ray_here")
+def test_clusters_that_were_paid_for_are_known(serve, world, in_store, tmp_path) -> None:
+    server = serve(lambda evidence, number: json.dumps({"clusters": [{"name": "all", "items": [1, 2, 3]}]}))
+    config = MiningConfig.model_validate({"items": [], "clusters": MINER | {"base_url": server.url}})
+    catalog = world(12)
+    items = Dataset.load(catalog).items
+    subjects = {f"u{n}": [f"i{n}", f"i{n + 1}", f"i{n + 2}"] for n in range(4)}
+    in_store(lambda stage: run_clusters(config, stage, "user", subjects, items, None))
+    (found,) = estimate(config, catalog, None, str(tmp_path / "kept"), 0, clustered={"user": subjects})
+    assert (found.stage, found.calls, found.known) == ("user_clusters", 0, 4)
