@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
 ROWS_AT_ONCE = 8_192
+MOST_THREADS = 8
+"""Each holds the likenesses of so many rows."""
 FINE = 1 << 28
 """Steps of a likeness that are told apart; with 13 bits for the row, 23 are left for the other user."""
 MOST_USERS = 1 << 23
@@ -34,12 +36,10 @@ class Cover:
     Attributes:
         chosen: int64 ``(B,)`` sets, in the order in which they were taken.
         gains: int64 ``(B,)`` elements that each was the first to cover.
-        looked_at: how often a set's gain was counted.
     """
 
     chosen: np.ndarray
     gains: np.ndarray
-    looked_at: int
 
     @property
     def covered(self) -> int:
@@ -64,8 +64,8 @@ def neighbours(
         items: int ``(E,)`` item index; one that is there twice counts once.
         n_items: in the catalogue.
         count: neighbours of a user.
-        users_per_item: the likeness of two users over an item that more users have is left out, except to the last so many of them: what
-            everybody has says little, and costs most.
+        users_per_item: the likeness of two users over an item that more users have is left out, except to so many of them, drawn by chance:
+            what everybody has says little, and costs most.
         progress: called with (users done, users).
 
     Raises:
@@ -80,15 +80,19 @@ def neighbours(
         )
     weighted = _weighted(offsets, items, n_items)
     by_item = weighted.T.tocsr()
-    kept = np.diff(by_item.indptr)
-    # of every item, the users at the end of its row
-    place = np.arange(by_item.nnz) - np.repeat(by_item.indptr[:-1], kept)
-    late = place >= np.repeat(kept, kept) - users_per_item
+    having = np.diff(by_item.indptr)
+    drawn = np.ones(by_item.nnz, bool)
+    common = np.flatnonzero(np.repeat(having > users_per_item, having))  # places of items that too many have
+    if len(common):
+        item = np.repeat(np.arange(n_items), having)[common]
+        shuffled = np.lexsort((np.random.default_rng(0).random(len(common)), item))
+        within = np.arange(len(common)) - np.searchsorted(item, item)  # items stand in order, shuffled or not
+        drawn[common[shuffled[within >= users_per_item]]] = False
     by_item = csr_matrix(
         (
-            by_item.data[late],
-            by_item.indices[late],
-            np.concatenate([[0], np.cumsum(np.minimum(kept, users_per_item))]),
+            by_item.data[drawn],
+            by_item.indices[drawn],
+            np.concatenate([[0], np.cumsum(np.minimum(having, users_per_item))]),
         ),
         shape=by_item.shape,
     )
@@ -100,7 +104,9 @@ def neighbours(
         _best((weighted[low:high] @ by_item).tocsr(), low, found[low:high])
         return high
 
-    with ThreadPoolExecutor(os.cpu_count()) as threads:  # the products let go of the interpreter's lock
+    with ThreadPoolExecutor(
+        min(MOST_THREADS, os.cpu_count() or 1)
+    ) as threads:  # the products let go of the interpreter's lock
         for high in threads.map(fill, starts):
             if progress is not None:
                 progress(high, n_users)
@@ -145,10 +151,13 @@ def _best(likeness: csr_matrix, low: int, out: np.ndarray) -> None:
 
 
 def cliques(found: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """A set for every user: the user and its neighbours. Offsets int64 ``(U + 1,)`` and users int32.
+    """A set for every user: the user and its neighbours, a star of the graph rather than a clique in the strict sense.
 
     Args:
         found: int ``(U, k)`` from ``neighbours``, padded -1.
+
+    Returns:
+        offsets int64 ``(U + 1,)`` and users int32.
     """
     own = np.arange(len(found), dtype=np.int32)[:, None]
     both = np.concatenate([own, found.astype(np.int32)], axis=1)
@@ -179,13 +188,11 @@ def cover(offsets: np.ndarray, elements: np.ndarray, n_elements: int, budget: in
     covered = np.zeros(n_elements, bool)
     chosen: list[int] = []
     gains: list[int] = []
-    looked_at = 0
     while heap and len(chosen) < budget:
         lack, number = divmod(heap[0], n_sets)
         members = elements[bounds[number] : bounds[number + 1]]
         new = members[~covered[members]]
         gain = len(new)
-        looked_at += 1
         if not gain:
             heapq.heappop(heap)
         elif gain == most - lack:
@@ -195,7 +202,7 @@ def cover(offsets: np.ndarray, elements: np.ndarray, n_elements: int, budget: in
             gains.append(gain)
         else:
             heapq.heapreplace(heap, (most - gain) * n_sets + number)
-    return Cover(np.asarray(chosen, np.int64), np.asarray(gains, np.int64), looked_at)
+    return Cover(np.asarray(chosen, np.int64), np.asarray(gains, np.int64))
 
 
 def choose_randomly(
@@ -210,7 +217,7 @@ def choose_randomly(
         members = elements[offsets[number] : offsets[number + 1]]
         gains.append(int((~covered[members]).sum()))
         covered[members] = True
-    return Cover(chosen, np.asarray(gains, np.int64), 0)
+    return Cover(chosen, np.asarray(gains, np.int64))
 
 
 def merge_users(members: np.ndarray, offsets: np.ndarray, items: np.ndarray, max_items: int) -> np.ndarray:

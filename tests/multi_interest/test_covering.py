@@ -82,9 +82,13 @@ def test_histories_stay_as_they_were():
     assert items.tolist() == [5, 1, 2, 3, 1]
 
 
-def test_of_a_common_item_only_the_last_users_are_looked_at():
-    found = covering.neighbours(*flat([[0]] * 6), 1, 5, users_per_item=2)
-    assert set(found[0][found[0] >= 0].tolist()) == {4, 5}
+def test_of_a_common_item_users_are_drawn_and_the_others_have_them_for_neighbours():
+    histories = flat([[0, 1 + user // 2] for user in range(300)])  # two of a kind, and one item that all have
+    found = covering.neighbours(*histories, 151, 20, users_per_item=10)
+    drawn = set(found[:, 1:][found[:, 1:] >= 0].tolist())
+    assert len(drawn) == 10 and min(drawn) < 150 < max(drawn)
+    assert found[:, 0].tolist() == [user ^ 1 for user in range(300)]  # a rare item's users are all looked at
+    assert (found == covering.neighbours(*histories, 151, 20, users_per_item=10)).all()
 
 
 def test_cliques_hold_the_user_and_its_neighbours():
