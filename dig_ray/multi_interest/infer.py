@@ -11,7 +11,7 @@ from dig_ray import ranking
 from dig_ray.evaluation.histories import histories
 from dig_ray.exact_ranks import ranks_among_all
 from dig_ray.multi_interest.model import MultiInterestModel
-from dig_ray.multi_interest.retrieval import USERS_AT_ONCE, FaissIndex, top_items
+from dig_ray.multi_interest.retrieval import FaissIndex, top_items, users_at_once
 
 if TYPE_CHECKING:
     from dig_ray.catalog.dataset import Cases
@@ -47,7 +47,7 @@ def ranks_of_targets(model: MultiInterestModel, events: np.ndarray, cases: Cases
         queries = model.queries(found)
         return (queries.flatten(0, 1) @ keys.T).unflatten(0, queries.shape[:2]).amax(1)
 
-    return ranks_among_all(score, cases.target, USERS_AT_ONCE)
+    return ranks_among_all(score, cases.target, users_at_once(model.config.interests, len(keys)))
 
 
 def recommend(
@@ -64,8 +64,9 @@ def recommend(
     with torch.inference_mode():
         keys = model.keys().float().cpu().numpy()
         index = FaissIndex(keys) if model.config.search == "faiss" else None
-        for low in range(0, len(items), USERS_AT_ONCE):
-            high = min(low + USERS_AT_ONCE, len(items))
+        at_once = users_at_once(model.config.interests, len(keys))
+        for low in range(0, len(items), at_once):
+            high = min(low + at_once, len(items))
             found, _ = interests_of(model, events, cases.start[low:high], cases.end[low:high])
             queries = model.queries(found).float().cpu().numpy()
             seen = None

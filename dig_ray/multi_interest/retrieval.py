@@ -14,10 +14,17 @@ from dig_ray import ranking
 from dig_ray.errors import UserError
 
 USERS_AT_ONCE = 1024
+SCORES_AT_ONCE = 1 << 27
+"""Of all interests of the users that are scored against the whole catalogue together; 512 MiB."""
 LINKS = 32
 """Of an item in the HNSW graph."""
 SEARCHED = 256
 """Items looked at around an interest at least."""
+
+
+def users_at_once(interests: int, n_items: int) -> int:
+    """Users whose interests are scored together: fewer where the catalogue is large."""
+    return min(USERS_AT_ONCE, max(1, SCORES_AT_ONCE // (interests * n_items)))
 
 
 def top_items(
@@ -41,6 +48,21 @@ def top_items(
     return ranking.top_k(scores, k)
 
 
+def need_faiss() -> Any:
+    """The package.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    try:
+        import faiss
+    except ImportError:
+        raise UserError(
+            "multi_interest.search=faiss needs the package faiss-cpu; pip install 'dig-ray[faiss]', or set search=exact"
+        ) from None
+    return faiss
+
+
 class FaissIndex:
     """An HNSW graph over item vectors, by inner product.
 
@@ -49,12 +71,7 @@ class FaissIndex:
     """
 
     def __init__(self, keys: np.ndarray) -> None:
-        try:
-            import faiss
-        except ImportError:
-            raise UserError(
-                "multi_interest.search=faiss needs the package faiss-cpu; pip install 'dig-ray[faiss]', or set search=exact"
-            ) from None
+        faiss = need_faiss()
         self.keys = np.ascontiguousarray(keys, np.float32)
         self.graph: Any = faiss.IndexHNSWFlat(keys.shape[1], LINKS, faiss.METRIC_INNER_PRODUCT)
         self.graph.hnsw.efConstruction = SEARCHED

@@ -14,7 +14,7 @@ from dig_ray.catalog.dataset import TRAIN
 from dig_ray.evaluation.histories import histories
 from dig_ray.multi_interest.infer import interests_of
 from dig_ray.multi_interest.model import MultiInterestModel
-from dig_ray.multi_interest.retrieval import FaissIndex, top_items
+from dig_ray.multi_interest.retrieval import FaissIndex, top_items, users_at_once
 from dig_ray.multi_interest.users import Found, cluster_names
 
 if TYPE_CHECKING:
@@ -88,8 +88,9 @@ def _rows(
     with torch.inference_mode():
         keys = model.keys().float().cpu().numpy()
         index = FaissIndex(keys) if model.config.search == "faiss" else None
-        for low in range(0, len(cases.target), CASES_AT_ONCE):
-            high = min(low + CASES_AT_ONCE, len(cases.target))
+        at_once = min(CASES_AT_ONCE, users_at_once(count, len(keys)))
+        for low in range(0, len(cases.target), at_once):
+            high = min(low + at_once, len(cases.target))
             end = np.asarray(cases.end[low:high], np.int64)
             start = np.maximum(np.asarray(cases.start[low:high], np.int64), end - model.config.max_length)
             vectors, weights = interests_of(model, events, start, end)

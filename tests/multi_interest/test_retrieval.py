@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dig_ray.multi_interest.retrieval import FaissIndex, merge, top_items
+from dig_ray.base import Stage
+from dig_ray.errors import UserError
+from dig_ray.multi_interest.config import MultiInterestConfig
+from dig_ray.multi_interest.retrieval import FaissIndex, merge, top_items, users_at_once
+from dig_ray.multi_interest.stage import run
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 5), st.integers(1, 4), st.integers(1, 12))
@@ -34,6 +40,19 @@ def test_the_best_of_all_interests(seed, rows, interests, k):
     merged, best_scores = merge(lists, own.reshape(rows, -1), k, without)
     assert merged.tolist() == items.tolist()
     assert best_scores.tolist() == scores.tolist()
+
+
+def test_fewer_users_are_scored_together_where_the_catalogue_is_large():
+    assert users_at_once(4, 12_101) == 1024
+    assert 4 * users_at_once(4, 1_000_000) * 1_000_000 * 4 <= 1 << 29
+    assert users_at_once(8, 1 << 30) == 1
+
+
+def test_without_faiss_nobody_trains_for_it(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    stage = Stage("multi_interest", "x", 0, tmp_path, str(tmp_path / "work"), log=print)
+    with pytest.raises(UserError, match="needs the package faiss-cpu"):
+        run(MultiInterestConfig(search="faiss"), stage, tmp_path / "nothing is read yet")
 
 
 def test_a_graph_finds_nearly_what_an_exact_search_does():
