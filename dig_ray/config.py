@@ -122,6 +122,7 @@ class RunConfig(Config):
                 raise ValueError(
                     f"recommender.tasks names {task}, whose interests nobody mines; set {key}, or leave the task out"
                 )
+        self._check_context()
         if self.grpo is not None:
             self._check_rewards(self.grpo)
         if not self.catalog.has_interactions:
@@ -146,6 +147,22 @@ class RunConfig(Config):
                     f"raise ray.num_gpus or set {room}.use_gpu=false"
                 )
         return self
+
+    def _check_context(self) -> None:
+        """What a policy reads of a user may not know the event that it is to predict."""
+        task, need = self.recommender.reads("user_interests"), 1 + self.sft.hold_out
+        if task is None:
+            return
+        if self.recommender.user_interests == "mined":
+            key, left_out = "mining.user_hold_out", self.mining.user_hold_out
+        else:
+            assert self.multi_interest is not None
+            key, left_out = "multi_interest.hold_out", self.multi_interest.hold_out
+        if left_out < need:
+            raise ValueError(
+                f"recommender.tasks: {task} predicts each user's latest event that SFT sees, and {key}={left_out} lets the interests "
+                f"know it; set {key}={need}"
+            )
 
     def _check_rewards(self, grpo: GrpoConfig) -> None:
         if grpo.reads_quality and self.mining.judge is None:

@@ -205,6 +205,7 @@ def user_clusters(config: Any, stage: Stage, inputs: Inputs) -> None:
         inputs["catalog"],
         inputs.get("item_interests"),
         inputs.get("embedding"),
+        config.multi_interest.hold_out,
     )
 
 

@@ -44,6 +44,7 @@ MINING_FIELDS = (
     "judge_prompt",
     "evidence_tokens",
     "user_items",
+    "user_hold_out",
     "image_side",
     "most",
     "self_judging",
@@ -124,13 +125,14 @@ def _cluster_stage(
     run: Callable[[Any, Stage, Inputs], None],
     wanted: Callable[[Any], bool],
     inputs: tuple[str, ...],
+    settings: tuple[str, ...] = (),
 ) -> StageSpec:
-    """A stage that allocates subjects' items to clusters, by an LLM or by vectors."""
+    """A stage that allocates subjects' items to clusters, by an LLM or by vectors; ``settings`` change its result, too."""
     read = ("clusters", "cluster_prompt", "cluster_items", "evidence_tokens")
     unread = [f"mining.{field}" for field in MINING_FIELDS if field not in read]
     return StageSpec(
         name=name,
-        parts=("mining", "multi_interest.vector_clusters"),
+        parts=("mining", "multi_interest.vector_clusters", *settings),
         inputs=("catalog", "item_interests", "embedding", *inputs),
         code=("dig_ray.multi_interest.cluster_stage", *ENGINES),
         run=run,
@@ -206,7 +208,7 @@ STAGES: tuple[StageSpec, ...] = (
         "user_interests",
         stage_rooms.user_interests,
         "users",
-        ("user_prompt", "evidence_tokens", "user_items", "most", "merge"),
+        ("user_prompt", "evidence_tokens", "user_items", "user_hold_out", "most", "merge"),
         ("item_interests",),
     ),
     StageSpec(
@@ -258,7 +260,13 @@ STAGES: tuple[StageSpec, ...] = (
         on_ray=False,
         wanted=stage_rooms.is_fused,
     ),
-    _cluster_stage("user_clusters", stage_rooms.user_clusters, stage_rooms.clusters_users, ()),
+    _cluster_stage(
+        "user_clusters",
+        stage_rooms.user_clusters,
+        stage_rooms.clusters_users,
+        (),
+        ("multi_interest.hold_out",),
+    ),
     StageSpec(
         name="crowd",
         parts=("multi_interest.crowd",),

@@ -31,7 +31,9 @@ def dry_run(config: Any) -> None:
     catalog = run_pipeline(config, only="catalog")["catalog"]
     clustered = {}
     if asked(config, "user_clusters"):
-        clustered["user"] = latest_items(Dataset.load(catalog.path), config.mining.cluster_items)
+        clustered["user"] = latest_items(
+            Dataset.load(catalog.path), config.mining.cluster_items, config.multi_interest.hold_out
+        )
     if asked(config, "crowd_clusters"):
         clustered["crowd"] = read_crowd(run_pipeline(config, only="crowd")["crowd"].path)
     names = ("item_interests", "captions", "pictures")

@@ -28,6 +28,19 @@ def sentence(folder: Path, *overrides: str, name: str = "a") -> str:
     return text
 
 
+def test_interests_that_know_what_a_policy_is_to_predict_are_refused(tmp_path: Path) -> None:
+    write(tmp_path, "a", "{}\n")
+    overrides = [
+        f"mining.users=[{MINER}, model: m}}]",
+        "recommender.tasks={next_sid: 1, user_interests_to_sid: 1}",
+        "sft.hold_out=1",
+    ]
+    assert "mining.user_hold_out=0 lets the interests know it; set mining.user_hold_out=2" in sentence(
+        tmp_path, *overrides
+    )
+    load_config("a", [*overrides, "mining.user_hold_out=2"], tmp_path)
+
+
 def test_file_then_base_then_command_line(tmp_path: Path) -> None:
     write(tmp_path, "base", "seed: 1\nsemantic_ids: {levels: 4, codebook_size: 64}\nstore: out\n")
     write(tmp_path, "a", "extends: base\nseed: 2\nsemantic_ids: {codebook_size: 32}\n")

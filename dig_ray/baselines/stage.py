@@ -21,10 +21,9 @@ from dig_ray.baselines import item_knn, popularity
 from dig_ray.baselines.config import BaselinesConfig
 from dig_ray.cluster import beside_the_driver, teller
 from dig_ray.errors import UserError
-from dig_ray.evaluation.recommendations import write_recommendations
+from dig_ray.evaluation.recommendations import EXCLUDES_SEEN, write_recommendations
 
 MOST_THREADS = 8  # SASRec at this size gains little from more
-SEEN = {"seen": False, "unseen": True}  # file suffix -> exclude_seen
 
 
 def run(config: BaselinesConfig, stage: Stage, catalog_dir: Path) -> None:
@@ -109,10 +108,10 @@ def recommend_all(
     else:
         raise UserError(f"baselines.run: there is no baseline {name!r}")
     valid, test = dataset.cases("valid"), dataset.cases("test")
-    lists = {suffix: recommend(test, unseen) for suffix, unseen in SEEN.items()}
+    lists = {suffix: recommend(test, unseen) for suffix, unseen in EXCLUDES_SEEN.items()}
     figures["validation"] = {
         suffix: ranking.mean_metrics(ranking.rank_of_target(recommend(valid, unseen)[0], valid.target))
-        for suffix, unseen in SEEN.items()
+        for suffix, unseen in EXCLUDES_SEEN.items()
     }
     figures["seconds"] = round(time.monotonic() - started, 2)
     return name, lists, figures

@@ -125,16 +125,17 @@ class Dataset:
         total = np.concatenate(([0], np.cumsum(keep)))
         return total[self.offsets].astype(np.int64), self.events[keep]
 
-    def kept_without_latest(self, count: int) -> np.ndarray:
-        """int64 ``(U,)``: a user's training events before the latest ``count``; the first two always stay."""
+    def kept_without_latest(self, count: int, least: int = 2) -> np.ndarray:
+        """int64 ``(U,)``: a user's training events before the latest ``count``; the first ``least`` always stay."""
         lengths = np.diff(self.train_sequences()[0])
-        return np.maximum(np.minimum(lengths, 2), lengths - count)
+        return np.maximum(np.minimum(lengths, least), lengths - count)
 
-    def without_latest(self, count: int) -> Dataset:
-        """The same histories, in which each user's latest ``count`` training events are of no split: nobody learns from them."""
+    def without_latest(self, count: int, least: int = 2) -> Dataset:
+        """The same histories, in which each user's latest ``count`` training events are of no split: nobody learns from them. The first
+        ``least`` always stay: two are the fewest to learn from, and one is what may be told about who is to be predicted."""
         offsets, _ = self.train_sequences()
         lengths = np.diff(offsets)
-        kept = self.kept_without_latest(count)
+        kept = self.kept_without_latest(count, least)
         number = np.arange(offsets[-1]) - np.repeat(offsets[:-1], lengths)  # of an event among its user's
         split = self.split.copy()
         split[np.flatnonzero(self.split == TRAIN)[number >= np.repeat(kept, lengths)]] = NO_SPLIT

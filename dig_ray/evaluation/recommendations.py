@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from dig_ray.catalog.dataset import Cases, Dataset
 
 
+EXCLUDES_SEEN = {"seen": False, "unseen": True}
+"""How a file of lists is called by whether items of the history were left out of them."""
+
+
 def write_recommendations(
     path: str | Path, dataset: Dataset, cases: Cases, recs: np.ndarray, scores: np.ndarray | None = None
 ) -> None:

@@ -258,6 +258,8 @@ class MiningConfig(Config):
             ``descriptors`` is DCIM's, ``item_interests`` MLIM's with its reasoning steps.
         evidence_tokens: of all text shown of one item, or of one user's history.
         user_items: latest events of a history that are shown.
+        user_hold_out: of each user, so many latest training events are not shown to ``users``; a policy that reads their interests while
+            it learns to predict such an event needs that.
         cluster_items: latest items of a user that are allocated to clusters.
         image_side: longest side in pixels of a picture that is sent.
         most: interests of one answer at most.
@@ -278,6 +280,7 @@ class MiningConfig(Config):
     cluster_prompt: str = "clusters"
     evidence_tokens: int = Field(768, ge=16, le=100_000)
     user_items: int = Field(20, ge=1, le=1000)
+    user_hold_out: int = Field(0, ge=0)
     cluster_items: int = Field(50, ge=1, le=200)
     image_side: int = Field(512, ge=16, le=4096)
     most: int = Field(8, ge=1, le=20)

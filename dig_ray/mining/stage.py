@@ -175,7 +175,8 @@ def caption_inputs(
 
 
 def user_inputs(config: MiningConfig, dataset: Dataset, items_dir: Path | None) -> list[Evidence]:
-    """Evidence of users, with the interests of their items where they were mined."""
+    """Evidence of users, from all but the latest ``user_hold_out`` training events, with the interests of items where they were mined."""
+    dataset = dataset.without_latest(config.user_hold_out, least=1)
     items = dataset.items
     titles = (
         dict(zip(items["item_id"].to_pylist(), items["title"].to_pylist(), strict=True))

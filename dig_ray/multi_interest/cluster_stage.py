@@ -26,9 +26,10 @@ from dig_ray.multi_interest.examples import Crowd, pad_sets
 NO_LLM = "no LLM (groups of vectors)"
 
 
-def latest_items(dataset: Dataset, most: int) -> dict[str, list[str]]:
-    """User id -> the distinct items of the latest training events, at most ``most``, oldest first; users without events are left out."""
-    offsets, events = dataset.train_sequences()
+def latest_items(dataset: Dataset, most: int, hold_out: int = 0) -> dict[str, list[str]]:
+    """User id -> the distinct items of the latest training events but the last ``hold_out``, at most ``most``, oldest first; users without
+    such events are left out."""
+    offsets, events = dataset.without_latest(hold_out, least=1).train_sequences()
     ids = dataset.item_ids
     out = {}
     for number, user in enumerate(dataset.user_ids.tolist()):
@@ -46,14 +47,15 @@ def run_user_clusters(
     catalog_dir: Path,
     interests_dir: Path | None,
     vectors_dir: Path | None,
+    hold_out: int = 0,
 ) -> None:
-    """Write ``clusters.parquet``: every user's latest training items in clusters.
+    """Write ``clusters.parquet``: every user's latest training items in clusters, those of the last ``hold_out`` events left out.
 
     Raises:
         UserError: there is nobody to cluster, or too many answers were refused; see also ``miner.ask``.
     """
     dataset = Dataset.load(catalog_dir)
-    subjects = latest_items(dataset, mining.cluster_items)
+    subjects = latest_items(dataset, mining.cluster_items, hold_out)
     _cluster(mining, config, stage, "user", subjects, dataset, interests_dir, vectors_dir)
 
 

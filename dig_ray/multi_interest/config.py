@@ -45,8 +45,8 @@ class CrowdConfig(Config):
         weight: lambda_con of the loss; 0 leaves the level out.
         temperature: of the contrast.
         budget: synthesized users.
-        neighbours: users that join a user in its clique.
-        users_per_item: of an item that more users have, only the latest so many are looked at for neighbours.
+        neighbours: users that join a user in its clique, the ones most like it (they need not be like each other).
+        users_per_item: of an item that more users have, so many are looked at for neighbours, drawn by chance.
         choose: ``cover`` takes the cliques that cover most users (greedily), ``random`` any.
         max_items: of a synthesized user, the ones most of its members have.
         per_step: synthesized users an optimisation step contrasts.
@@ -81,6 +81,8 @@ class MultiInterestConfig(WorkersConfig, ScheduleConfig):
         negatives_power: items are drawn by training frequency to this power.
         search: how the top of each interest is found: ``exact``, or ``faiss``'s HNSW graph for large catalogues.
         batch_targets: of an optimisation step, over all workers.
+        hold_out: of each user, so many latest training events are left out of clusters and of what interests stand for; the model trains on
+            them. A policy that reads the interests while it learns to predict such an event needs that.
     """
 
     alignment: AlignmentConfig = AlignmentConfig()
@@ -101,6 +103,7 @@ class MultiInterestConfig(WorkersConfig, ScheduleConfig):
     search: Literal["exact", "faiss"] = "exact"
     top_k: int = Field(50, ge=1)
     batch_targets: int = Field(1024, ge=1)
+    hold_out: int = Field(0, ge=0)
 
     @property
     def model_name(self) -> str:

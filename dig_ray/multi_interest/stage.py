@@ -19,13 +19,11 @@ from dig_ray.base import Stage
 from dig_ray.catalog.dataset import Dataset
 from dig_ray.embedding.vectors import write_vectors
 from dig_ray.errors import UserError
-from dig_ray.evaluation.recommendations import write_recommendations
+from dig_ray.evaluation.recommendations import EXCLUDES_SEEN, write_recommendations
 from dig_ray.multi_interest.cluster_stage import crowd_of, label_events, read_clusters
 from dig_ray.multi_interest.config import MultiInterestConfig
 from dig_ray.multi_interest.examples import make_examples
 from dig_ray.multi_interest.users import strongest_interests, write_interests
-
-RULES = {"seen": False, "unseen": True}
 
 
 def run(
@@ -52,9 +50,12 @@ def run(
 
     from dig_ray.multi_interest.infer import recommend
     from dig_ray.multi_interest.loop import new_model, read_state, worker
+    from dig_ray.multi_interest.retrieval import need_faiss
     from dig_ray.multi_interest.retrieved import write_retrieved
     from dig_ray.training.ray_train import fit
 
+    if config.search == "faiss":
+        need_faiss()  # before hours of training
     started = time.monotonic()
     dataset = Dataset.load(catalog_dir)
     clusters = None if user_clusters_dir is None else read_clusters(user_clusters_dir)
@@ -77,11 +78,11 @@ def run(
     (stage.out / "curves.json").write_text(json.dumps(state["rows"], indent=1) + "\n", encoding="utf-8")
     write_vectors(stage.out / "embeddings.parquet", dataset.item_ids, model.items.weight.detach().numpy())
     cases = dataset.cases("test")
-    for rule, exclude in RULES.items():
+    for rule, exclude in EXCLUDES_SEEN.items():
         items, scores = recommend(model, dataset.events, cases, config.top_k, exclude)
         path = stage.out / f"recommendations_{config.model_name}_{rule}.parquet"
         write_recommendations(path, dataset, cases, items, scores)
-    strongest, cosine = strongest_interests(model, dataset)
+    strongest, cosine = strongest_interests(model, dataset, config.hold_out)
     figures = write_interests(stage, dataset, strongest, clusters, labels)
     write_retrieved(stage.out / "retrieved.parquet", model, dataset, cases, clusters, labels)
     best = state["rows"][state["best"]["epoch"]]

@@ -27,12 +27,14 @@ def cluster_names(labels: np.ndarray, found: Sequence[Mapping[str, Any]]) -> lis
     return [str(found[label]["name"]) for label in inside[np.argsort(-often, kind="stable")].tolist()]
 
 
-def strongest_interests(model: MultiInterestModel, dataset: Dataset) -> tuple[np.ndarray, float]:
-    """Which interest each training event is strongest in, after all training events of its user.
+def strongest_interests(
+    model: MultiInterestModel, dataset: Dataset, hold_out: int = 0
+) -> tuple[np.ndarray, float]:
+    """Which interest each training event is strongest in, after all training events of its user but the last ``hold_out``.
 
     Returns:
-        int32 ``(E,)``, -1 for events before the latest ``max_length``; and the mean cosine of two different interests that are used by
-        one user.
+        int32 ``(E,)``, -1 for events before the latest ``max_length`` of these and for the last ``hold_out``; and the mean cosine of two
+        different interests that are used by one user.
     """
     import torch
 
@@ -41,11 +43,12 @@ def strongest_interests(model: MultiInterestModel, dataset: Dataset) -> tuple[np
 
     model.eval()
     offsets, events = dataset.train_sequences()
+    kept = dataset.kept_without_latest(hold_out, least=1)
     out = np.full(len(events), -1, np.int32)
     cosines: list[float] = []
     for low in range(0, dataset.n_users, USERS_AT_ONCE):
         high = min(low + USERS_AT_ONCE, dataset.n_users)
-        end = offsets[low + 1 : high + 1]
+        end = offsets[low:high] + kept[low:high]
         start = np.maximum(offsets[low:high], end - model.config.max_length)
         with torch.inference_mode():
             vectors, weights = interests_of(model, events, start, end)
@@ -74,7 +77,7 @@ def write_interests(
         labels: of ``label_events``, with ``clusters``.
 
     Returns:
-        means over users with events: ``clusters`` in, and interests ``used``.
+        means over users with such events: ``clusters`` that these are in, and interests ``used``.
     """
     import pyarrow as pa
 
@@ -120,7 +123,7 @@ def write_interests(
         )
         if len(place):
             used.append(len(kept))
-            groups.append(len(found))
+            groups.append(len(np.unique(labels[place][labels[place] >= 0])))
     text = pa.list_(pa.string())
     schema = pa.schema(
         [

@@ -75,8 +75,4 @@ def interests_of_users(dataset: Dataset, found: Mapping[str, Any], titles: Seque
                 ],
             }
         )
-    return {"users": users, "stats": found["stats"], "hits": sum(_hit(user) for user in users)}
-
-
-def _hit(user: Mapping[str, Any]) -> bool:
-    return any(one["hit_below"] or any(item["hit"] for item in one["found"]) for one in user["interests"])
+    return {"users": users, "stats": found["stats"]}
