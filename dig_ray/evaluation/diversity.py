@@ -4,7 +4,8 @@
   that has no category are left out;
 * interest coverage (our choice): share of the categories of a user's history that the list has an item of.
 
-A category is a whole path: ``Beauty > Makeup > Nails`` and ``Beauty > Makeup > Lips`` are two.
+A category is one entry of an item's ``categories``. Where these are whole paths, ``Beauty > Makeup > Nails`` and
+``Beauty > Makeup > Lips`` are two; where they are levels of one path, items of one department have one in common.
 """
 
 from __future__ import annotations

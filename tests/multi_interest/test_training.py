@@ -82,6 +82,7 @@ def recovered(job: MultiInterestJob, epochs: int) -> float:
 
 
 def test_planted_interests_are_recovered_by_ldmi_and_not_by_the_base_model():
+    """Both losses do what they are for: clusters and crowds are the planted topics, and weights are far above the defaults."""
     shared = {"interests": 8, "agreement": 10.0}
     crowd = {"weight": 2.0, "temperature": 0.1, "budget": 100}
     found = recovered(job_of(**shared, alignment={"weight": 3.0}, crowd=crowd), 20)
