@@ -174,3 +174,14 @@ def test_points_that_differ_in_what_is_not_read_are_one_trial(tmp_path) -> None:
     trials = Trials.of(sweep, CONFIGS)
     space = {key: parse_range(key, text) for key, text in sweep.space.items()}
     assert len(Draws(space, trials.why_not, trials.identity).grid()) == 3
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (CONFIGS / "sweeps").glob("*.yaml")))
+def test_every_named_sweep_varies_what_its_run_has(name: str) -> None:
+    sweep = read_sweep(name, [], CONFIGS)
+    trials = Trials.of(sweep, CONFIGS)
+    space = {key: parse_range(key, text) for key, text in sweep.space.items()}
+    for key, one in space.items():
+        trials.check_key(key, one)
+    some = Draws(space, trials.why_not, json.dumps).random(3, seed=0)
+    assert [trials.config(point).name for point in some]
