@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dig_ray.catalog.dataset import Dataset
-from dig_ray.mining.answers import MOST_CLUSTERS, json_schema
+from dig_ray.mining.answers import json_schema
 from dig_ray.mining.config import MiningConfig, Price
 from dig_ray.mining.engines.contract import worth_asking
 from dig_ray.mining.evidence import Evidence, count_tokens, item_evidence
@@ -16,7 +16,7 @@ from dig_ray.mining.judging import claim_evidence, read_claims, sample
 from dig_ray.mining.miner import Asked, load_known, plan
 from dig_ray.mining.prompts import Prompt, load_prompt
 from dig_ray.mining.read import read_captions
-from dig_ray.mining.stage import caption_inputs, cluster_inputs, user_inputs
+from dig_ray.mining.stage import caption_inputs, cluster_inputs, most_entries, user_inputs
 
 PICTURE_TOKENS = 28 * 28
 """Pixels a token of a picture, as Qwen2.5-VL counts; others take more or less."""
@@ -109,7 +109,7 @@ def estimate(
         note = "" if items_dir is not None or not config.item_miners else "without item interests"
         for subject, subjects in (clustered or {}).items():
             evidence, _ = cluster_inputs(config, subject, subjects, dataset.items, items_dir)
-            asked = plan(config.clusters, prompt, evidence, None, MOST_CLUSTERS)
+            asked = plan(config.clusters, prompt, evidence, None, most_entries(config, prompt))
             found.append(_one(f"{subject}_clusters", asked, prompt, evidence, kept, note=note))
     if config.judge is not None:
         prompt = load_prompt(config.judge_prompt)

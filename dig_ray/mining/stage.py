@@ -207,6 +207,11 @@ def checked_prompt(name: str, kinds: Sequence[str], key: str) -> Prompt:
     return prompt
 
 
+def most_entries(config: MiningConfig, prompt: Prompt) -> int:
+    """Interests, or clusters, of one answer at most; it is part of the key that an answer is kept by."""
+    return MOST_CLUSTERS if prompt.kind == "clusters" else config.most
+
+
 def _ask(
     config: MiningConfig,
     miners: Sequence[Any],
@@ -219,8 +224,7 @@ def _ask(
     kinds = {"caption": ("caption",), "clusters": ("clusters",)}.get(what, ("descriptors", "interests"))
     prompt = checked_prompt(prompt_name, kinds, f"{what.removesuffix('s')}_prompt")
     begun = time.monotonic()
-    most = MOST_CLUSTERS if what == "clusters" else config.most
-    asked = [plan(miner, prompt, evidence, pictures, most) for miner in miners]
+    asked = [plan(miner, prompt, evidence, pictures, most_entries(config, prompt)) for miner in miners]
     ask(asked, prompt, evidence, stage, pictures)
     seconds = time.monotonic() - begun
     with without_collection():
