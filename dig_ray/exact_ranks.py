@@ -7,6 +7,15 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+IN_CACHE = 1 << 20
+"""Scores that a CPU takes at once; what is done to them then stays in its cache."""
+
+
+def rows_at_once(keys: torch.Tensor, each: int = 1) -> int:
+    """Cases that are scored together against all ``keys`` by ``each`` queries a case."""
+    most = IN_CACHE if keys.device.type == "cpu" else 64 * IN_CACHE
+    return max(1, most // max(1, len(keys) * each))
+
 
 def ranks_among_all(
     score: Callable[[int, int], torch.Tensor], targets: np.ndarray, at_once: int
@@ -17,7 +26,7 @@ def ranks_among_all(
     Args:
         score: from ``low`` and ``high`` the scores of all N items for the cases between, float ``(high - low, N)``.
         targets: int ``(C,)``.
-        at_once: cases.
+        at_once: cases, see ``rows_at_once``.
 
     Returns:
         int64 ``(C,)``.
@@ -27,9 +36,16 @@ def ranks_among_all(
         for low in range(0, len(targets), at_once):
             wanted = targets[low : low + at_once]
             scores = score(low, low + len(wanted))
-            target = torch.from_numpy(np.asarray(wanted, np.int64)).to(scores.device)[:, None]
-            own = scores.gather(1, target)
-            number = torch.arange(scores.shape[1], device=scores.device)
-            before = ~(scores <= own) | ((scores == own) & (number < target))
-            ranks.append(before.sum(1).cpu().numpy())
+            target = torch.from_numpy(np.asarray(wanted, np.int64)).to(scores.device)
+            own = scores.gather(1, target[:, None])
+            found = scores.shape[1] - _count(scores <= own)
+            same = scores == own
+            for row in (_count(same) > 1).nonzero().squeeze(1).tolist():
+                found[row] += same[row, : target[row]].sum()
+            ranks.append(found.cpu().numpy())
     return np.concatenate(ranks)
+
+
+def _count(flags: torch.Tensor) -> torch.Tensor:
+    """How many of each row hold; ``sum`` widens every flag to 64 bits first."""
+    return flags.view(torch.uint8).sum(1, dtype=torch.int32).long()

@@ -76,3 +76,18 @@ def test_a_target_whose_score_is_no_number_is_behind_all_others():
     scores = torch.tensor([[0.1, 0.3, 0.3, 0.2], [float("nan")] * 4, [float("nan"), 1.0, 2.0, 0.5]])
     ranks = ranks_among_all(lambda low, high: scores[low:high], np.array([2, 1, 1]), 2)
     assert ranks.tolist() == [1, 4, 2]
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(1, 12), st.integers(1, 15), st.integers(1, 4), st.integers(0, 2**31 - 1))
+def test_ranks_among_all_are_places_in_the_sorted_list(cases, items, values, seed):
+    torch = pytest.importorskip("torch")
+    from dig_ray.exact_ranks import ranks_among_all
+
+    rng = np.random.default_rng(seed)
+    scores = rng.integers(values, size=(cases, items)).astype(np.float32)  # few values: many ties
+    targets = rng.integers(items, size=cases)
+    order = np.lexsort((np.broadcast_to(np.arange(items), scores.shape), -scores))
+    want = [int(np.flatnonzero(row == target)[0]) for row, target in zip(order, targets, strict=True)]
+    found = ranks_among_all(lambda low, high: torch.from_numpy(scores[low:high]), targets, 5)
+    assert found.tolist() == want

@@ -21,7 +21,7 @@ from dig_ray.baselines import checkpoint
 from dig_ray.baselines.config import SASRecConfig
 from dig_ray.catalog.windows import windows
 from dig_ray.errors import UserError
-from dig_ray.evaluation.histories import histories
+from dig_ray.evaluation.histories import histories, without_seen
 
 if TYPE_CHECKING:
     from dig_ray.baselines.sasrec_model import SASRecModel
@@ -149,14 +149,19 @@ def _encode(model: SASRecModel, events: np.ndarray, cases: Cases, low: int, high
     return out
 
 
-def validate(model: SASRecModel, dataset: Dataset, cases: Cases, chunk: int = 1024) -> np.ndarray:
-    """Exact 0-based rank of each target among all items, seen ones included; int64 ``(C,)``."""
-    from dig_ray.exact_ranks import ranks_among_all
+def validate(
+    model: SASRecModel, dataset: Dataset, cases: Cases, valid_seen: str = "allowed", chunk: int | None = None
+) -> np.ndarray:
+    """Exact 0-based rank of each target among all items, or among those that are not in its history (``left_out``); int64 ``(C,)``."""
+    from dig_ray.exact_ranks import ranks_among_all, rows_at_once
 
     model.eval()
-    return ranks_among_all(
-        lambda low, high: model.logits(_encode(model, dataset.events, cases, low, high)), cases.target, chunk
-    )
+
+    def score(low: int, high: int) -> Any:
+        scores = model.logits(_encode(model, dataset.events, cases, low, high))
+        return without_seen(scores, dataset.events, cases, low) if valid_seen == "left_out" else scores
+
+    return ranks_among_all(score, cases.target, chunk or rows_at_once(model.items.weight))
 
 
 def train(
@@ -193,11 +198,15 @@ def train(
         )
     model = new_model(dataset.n_items, config, seed).to(device)
     optimizer = torch.optim.AdamW(
-        model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.98)
+        model.parameters(),
+        lr=config.learning_rate,
+        weight_decay=config.weight_decay,
+        betas=(0.9, 0.98),
+        fused=True,
     )
     targets_total = int((ends - starts - 1).sum())
     steps_total = max(1, math.ceil(targets_total / config.batch_tokens)) * config.max_epochs
-    cases = dataset.cases("valid")
+    cases = dataset.cases("valid").spread(config.valid_users)
     signature = (
         f"{config.model_dump_json(exclude={'device', 'num_cpus'})} seed={seed} items={dataset.n_items}"
     )
@@ -223,7 +232,7 @@ def train(
                 inputs = [torch.from_numpy(packed[n]).to(device) for n in ("items", "positions", "documents")]
                 hidden = model(*inputs).flatten(0, 1)[torch.from_numpy(packed["places"]).to(device)]
                 target = torch.from_numpy(wanted.astype(np.int64)).to(device)
-                loss = linear_cross_entropy(*model.scorable(hidden), target)
+                loss = linear_cross_entropy(*model.scorable(hidden), target, precision=config.precision)
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()
                 optimizer.step()
@@ -235,7 +244,7 @@ def train(
                 f"SASRec's loss is not finite in epoch {epoch + 1}; lower baselines.sasrec.learning_rate"
             )
         trained_in = time.perf_counter() - began
-        metrics = ranking.mean_metrics(validate(model, dataset, cases), (10,))
+        metrics = ranking.mean_metrics(validate(model, dataset, cases, config.valid_seen), (10,))
         score = metrics["NDCG@10"]
         seconds = time.perf_counter() - began
         rows.append({"epoch": epoch + 1, "loss": loss_sum / seen, "seconds": seconds, **metrics})

@@ -11,6 +11,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from dig_ray.fast_dropout import dropout
+from dig_ray.linear_cross_entropy import unit_rows
+
 
 class Block(nn.Module):
     """One transformer block, pre-norm; ``original=True`` normalises as the paper does (queries only, residual of it)."""
@@ -35,15 +38,15 @@ class Block(nn.Module):
         return self.out(mixed.transpose(1, 2).reshape(rows, length, width))
 
     def _feed(self, x: torch.Tensor) -> torch.Tensor:
-        return self.down(F.dropout(F.gelu(self.up(x)), self.dropout, self.training))
+        return self.down(dropout(F.gelu(self.up(x)), self.dropout, self.training))
 
     def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """``x`` float ``(R, T, D)``, ``mask`` bool ``(R, 1, T, T)``, True where a query may look."""
         q = self.norm1(x)
         attended = self._attend(q, x if self.original else q, mask)
-        x = (q if self.original else x) + F.dropout(attended, self.dropout, self.training)
+        x = (q if self.original else x) + dropout(attended, self.dropout, self.training)
         y = self.norm2(x)
-        return (y if self.original else x) + F.dropout(self._feed(y), self.dropout, self.training)
+        return (y if self.original else x) + dropout(self._feed(y), self.dropout, self.training)
 
 
 class SASRecModel(nn.Module):
@@ -94,7 +97,7 @@ class SASRecModel(nn.Module):
         causal = torch.ones(length, length, dtype=torch.bool, device=items.device).tril()
         mask = ((documents[:, :, None] == documents[:, None, :]) & causal)[:, None]
         x = self.items(items) * self.items.embedding_dim**0.5 + self.positions(positions)
-        x = F.dropout(x, self.embedding_dropout, self.training)
+        x = dropout(x, self.embedding_dropout, self.training)
         for block in self.blocks:
             x = block(x, mask)
         return self.norm(x)
@@ -103,7 +106,7 @@ class SASRecModel(nn.Module):
         """``(B, D)`` and ``(N, D)`` whose product is the score."""
         if self.temperature is None:
             return hidden, self.items.weight
-        return F.normalize(hidden, dim=-1) / self.temperature, F.normalize(self.items.weight, dim=-1)
+        return unit_rows(hidden) / self.temperature, unit_rows(self.items.weight)
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Scores of all items, ``(B, D) -> (B, N)``."""

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from dig_ray.catalog.splits import split_hash
 from dig_ray.catalog.text import combined
 from dig_ray.errors import UserError
+from dig_ray.subset import evenly_spaced
 
 TRAIN, VALID, TEST = 0, 1, 2
 SPLITS = ("train", "valid", "test")
@@ -44,6 +45,14 @@ class Cases:
 
     def __len__(self) -> int:
         return len(self.user)
+
+    def take(self, rows: slice | np.ndarray) -> Cases:
+        """Some of them."""
+        return Cases(self.user[rows], self.target[rows], self.start[rows], self.end[rows])
+
+    def spread(self, most: int | None) -> Cases:
+        """At most so many, evenly spaced; all when None."""
+        return self if most is None else self.take(evenly_spaced(len(self), most))
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
+
+if TYPE_CHECKING:
+    import torch
 
 
 class CasesLike(Protocol):
@@ -52,6 +55,15 @@ def histories(
     row = np.repeat(np.arange(len(length)), length)
     age = np.arange(len(row)) - np.repeat(np.cumsum(length) - length, length)
     return row, np.asarray(events)[np.repeat(end, length) - 1 - age], age
+
+
+def without_seen(scores: torch.Tensor, events: np.ndarray, cases: CasesLike, low: int) -> torch.Tensor:
+    """Scores of all items, float ``(B, N)``, for the cases from ``low`` on; in place, items of a case's history are minus infinity."""
+    import torch
+
+    row, item, _ = histories(events, cases, low, low + len(scores))
+    at = (torch.from_numpy(row).to(scores.device), torch.from_numpy(item).long().to(scores.device))
+    return scores.index_put_(at, torch.tensor(-torch.inf, dtype=scores.dtype, device=scores.device))
 
 
 def train_counts(dataset: DatasetLike) -> np.ndarray:

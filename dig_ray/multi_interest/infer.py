@@ -8,8 +8,8 @@ import numpy as np
 import torch
 
 from dig_ray import ranking
-from dig_ray.evaluation.histories import histories
-from dig_ray.exact_ranks import ranks_among_all
+from dig_ray.evaluation.histories import histories, without_seen
+from dig_ray.exact_ranks import ranks_among_all, rows_at_once
 from dig_ray.multi_interest.model import MultiInterestModel
 from dig_ray.multi_interest.retrieval import FaissIndex, top_items, users_at_once
 
@@ -37,7 +37,8 @@ def interests_of(
 
 
 def ranks_of_targets(model: MultiInterestModel, events: np.ndarray, cases: Cases) -> np.ndarray:
-    """Exact 0-based rank of each case's target among all items, seen ones included; ties by the lower index. int64 ``(C,)``."""
+    """Exact 0-based rank of each case's target among all items, less those of the history where ``valid_seen`` leaves them out; ties by the
+    lower index. int64 ``(C,)``."""
     model.eval()
     with torch.inference_mode():
         keys = model.keys()
@@ -45,9 +46,10 @@ def ranks_of_targets(model: MultiInterestModel, events: np.ndarray, cases: Cases
     def score(low: int, high: int) -> torch.Tensor:
         found, _ = interests_of(model, events, cases.start[low:high], cases.end[low:high])
         queries = model.queries(found)
-        return (queries.flatten(0, 1) @ keys.T).unflatten(0, queries.shape[:2]).amax(1)
+        scores = (queries.flatten(0, 1) @ keys.T).unflatten(0, queries.shape[:2]).amax(1)
+        return without_seen(scores, events, cases, low) if model.config.valid_seen == "left_out" else scores
 
-    return ranks_among_all(score, cases.target, users_at_once(model.config.interests, len(keys)))
+    return ranks_among_all(score, cases.target, rows_at_once(keys, model.config.interests))
 
 
 def recommend(

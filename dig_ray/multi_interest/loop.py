@@ -108,7 +108,7 @@ class Objective(nn.Module):
         if not len(target):  # a step of fewer windows than workers
             summed = queries.sum()
         elif config.negatives is None:
-            summed = linear_cross_entropy(queries, keys, target) * len(target)
+            summed = linear_cross_entropy(queries, keys, target, precision=config.precision) * len(target)
         else:
             generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
             drawn = torch.multinomial(self.chance.cpu(), config.negatives, True, generator=generator)
@@ -152,6 +152,7 @@ class Training:
             lr=job.config.learning_rate,
             weight_decay=job.config.weight_decay,
             betas=(0.9, 0.98),
+            fused=True,
         )
         self.rows: list[dict[str, float]] = []
         self.best: dict[str, Any] = {"score": -1.0, "epoch": -1, "weights": {}}
@@ -230,9 +231,8 @@ class Training:
         """Ranks of all validation targets; each worker takes its share of the cases."""
         cases = self.job.valid
         mine = slice(self.rank, None, self.world)
-        part = type(cases)(cases.user[mine], cases.target[mine], cases.start[mine], cases.end[mine])
         ranks = torch.full((len(cases.target),), 0, dtype=torch.int64)
-        ranks[mine] = torch.from_numpy(ranks_of_targets(self.model, self.job.events, part))
+        ranks[mine] = torch.from_numpy(ranks_of_targets(self.model, self.job.events, cases.take(mine)))
         if self.world > 1:
             device = self.model.items.weight.device
             ranks = ranks.to(device)

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from dig_ray.fast_dropout import dropout
+from dig_ray.linear_cross_entropy import unit_rows
 from dig_ray.multi_interest.config import MultiInterestConfig
 
 
@@ -64,7 +65,7 @@ class MultiInterestModel(nn.Module):
             by_age = self.ages[:, age.clamp(0, self.config.max_length - 1)].transpose(
                 0, 1
             )  # (S or 1, K, T, L)
-        events = F.dropout(self.items(items), self.config.dropout, self.training)
+        events = dropout(self.items(items), self.config.dropout, self.training)
         if self.config.routing == "capsules":
             interests, weights = self._route(events, seen[:, None], by_age)
         else:
@@ -102,13 +103,11 @@ class MultiInterestModel(nn.Module):
         """Interests as they are multiplied with ``keys()``."""
         if self.config.temperature is None:
             return interests
-        return F.normalize(interests, dim=-1) / self.config.temperature
+        return unit_rows(interests) / self.config.temperature
 
     def keys(self) -> Tensor:
         """Item vectors ``(N, D)`` as they are scored."""
-        return (
-            self.items.weight if self.config.temperature is None else F.normalize(self.items.weight, dim=-1)
-        )
+        return self.items.weight if self.config.temperature is None else unit_rows(self.items.weight)
 
 
 def read_out(queries: Tensor, targets: Tensor) -> Tensor:

@@ -134,7 +134,7 @@ def build_job(
         raise UserError(
             "multi_interest: no user has two training events; lower catalog.k_core or check the split"
         )
-    valid = dataset.cases("valid")
+    valid = dataset.cases("valid").spread(config.valid_users)
     if not len(valid.target):
         raise UserError(
             "multi_interest: the validation split is empty, so nothing can pick the best epoch; check catalog.split"

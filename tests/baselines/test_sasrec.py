@@ -9,7 +9,6 @@ from dig_ray.baselines.config import SASRecConfig
 from dig_ray.errors import UserError
 
 torch = pytest.importorskip("torch")
-from dig_ray.linear_cross_entropy import linear_cross_entropy  # noqa: E402
 
 TINY = SASRecConfig(
     width=16, hidden=32, layers=1, max_length=8, batch_tokens=32, learning_rate=1e-2, warmup_steps=2,
@@ -19,21 +18,6 @@ TINY = SASRecConfig(
 
 def quiet(line: str) -> None:
     pass
-
-
-def test_loss_equals_torch_with_its_gradient():
-    torch.manual_seed(0)
-    queries, keys = torch.randn(17, 8, requires_grad=True), torch.randn(23, 8, requires_grad=True)
-    targets = torch.randint(0, 23, (17,))
-    for block in (1, 5, 100):
-        ours = torch.autograd.grad(
-            loss := linear_cross_entropy(queries, keys, targets, block), (queries, keys)
-        )
-        plain = torch.nn.functional.cross_entropy(queries @ keys.T, targets)
-        theirs = torch.autograd.grad(plain, (queries, keys))
-        torch.testing.assert_close(loss, plain)
-        for a, b in zip(ours, theirs, strict=True):
-            torch.testing.assert_close(a, b)
 
 
 def test_windows_make_every_event_a_target_once():
@@ -69,6 +53,17 @@ def test_it_learns_and_recommends_like_it_validates(chains):
     ranks = sasrec.validate(trained.model, chains, cases)
     np.testing.assert_array_equal(ranking.rank_of_target(recs, cases.target), np.where(ranks < 10, ranks, -1))
     assert ranking.mean_metrics(ranks, (10,)) == trained.validation
+
+
+def test_validation_can_leave_out_what_was_seen(chains):
+    config = TINY.model_copy(update={"max_epochs": 2, "valid_seen": "left_out"})
+    trained = sasrec.train(chains, config, seed=0, log=quiet)
+    cases = chains.cases("valid")
+    recs, _ = sasrec.recommend(trained.model, chains, cases, 10, exclude_seen=True)
+    found = ranking.rank_of_target(recs, cases.target)
+    assert ranking.mean_metrics(found, (10,)) == pytest.approx(trained.validation)
+    allowed = ranking.mean_metrics(sasrec.validate(trained.model, chains, cases), (10,))
+    assert allowed != trained.validation
 
 
 def test_same_seed_same_weights_and_the_global_generator_is_left_alone(chains):

@@ -189,3 +189,9 @@ def test_lists_and_ranks_agree():
     fresh, _ = recommend(training.model, job.events, job.valid, 20, exclude_seen=True)
     for row, start, end in zip(fresh, job.valid.start, job.valid.end, strict=True):
         assert not set(row.tolist()) & set(job.events[start:end].tolist())
+    training.model.config = job.config.model_copy(update={"valid_seen": "left_out"})
+    left_out = ranks_of_targets(training.model, job.events, job.valid)
+    found, _ = recommend(training.model, job.events, job.valid, job.n_items, exclude_seen=True)
+    for row, target, rank in zip(found.tolist(), job.valid.target.tolist(), left_out.tolist(), strict=True):
+        assert row.index(target) == rank if target in row else rank >= sum(item >= 0 for item in row)
+    assert (left_out < ranks).any()
