@@ -116,6 +116,10 @@ def mean_metrics(ranks: np.ndarray, ks: Sequence[int] = (1, 5, 10, 20)) -> dict[
     return {name: float(value) for name, value in zip(names, means, strict=True)}
 
 
+IN_CACHE = 1 << 18
+"""Scores that are ranked at once: their 64-bit keys then stay in a processor's cache, which is twice as fast."""
+
+
 def top_k(scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     """The k best columns of each row: by score, highest first, and equal scores by lower item index.
 
@@ -129,13 +133,22 @@ def top_k(scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     Returns:
         items int32 ``(B, k)`` padded -1, and their scores float32 ``(B, k)`` padded ``-inf``.
     """
-    scores = np.ascontiguousarray(scores, dtype=np.float32)
     rows, n = scores.shape
     kept = min(k, n)
     items = np.full((rows, k), PAD, np.int32)
     values = np.full((rows, k), -np.inf, np.float32)
     if not rows or not kept:
         return items, values
+    step = max(1, IN_CACHE // n)
+    for low in range(0, rows, step):
+        part = slice(low, low + step)
+        _top_k(np.ascontiguousarray(scores[part], dtype=np.float32), kept, items[part], values[part])
+    return items, values
+
+
+def _top_k(scores: np.ndarray, kept: int, items: np.ndarray, values: np.ndarray) -> None:
+    """``top_k`` of a few rows, into the first ``kept`` columns of ``items`` and ``values``."""
+    n = scores.shape[1]
     bits = (scores + np.float32(0)).view(np.uint32)  # + 0 turns -0.0 into 0.0, which must tie with it
     ordered = np.where(bits >> 31, ~bits, bits | np.uint32(1 << 31))  # same order as the floats
     ordered[np.isnan(scores) | np.isneginf(scores)] = 0
@@ -148,4 +161,3 @@ def top_k(scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     usable = (keys >> np.uint64(32)) != 0
     items[:, :kept] = np.where(usable, found, PAD)
     values[:, :kept] = np.where(usable, np.take_along_axis(scores, found, axis=1), -np.inf)
-    return items, values
