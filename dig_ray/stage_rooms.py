@@ -248,7 +248,7 @@ def multi_interest_unread(config: Any) -> tuple[str, ...]:
     unread += [] if model.clusters_users else ["alignment"]
     unread += [] if model.clusters_crowd else ["crowd"]
     unread += ["hidden"] if model.routing == "capsules" else ["rounds", "agreement"]
-    unread += ["negatives_power"] if model.negatives is None else []
+    unread += ["negatives_power"] if model.negatives is None else ["precision"]
     return tuple(f"multi_interest.{name}" for name in unread)
 
 
