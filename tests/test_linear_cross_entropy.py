@@ -1,7 +1,7 @@
 """The softmax over a catalogue: value and gradient of the plain form, whatever the size of the logits, and nearly so in bfloat16."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch")
@@ -19,6 +19,8 @@ def ours(queries, keys, targets, **options):
 
 
 @settings(deadline=None, max_examples=40)
+@example(rows=1, items=13, size=30.0, seed=200175)  # a loss of 0, from a logit above 100
+@example(rows=12, items=9, size=30.0, seed=791)
 @given(
     st.integers(1, 20), st.integers(1, 30), st.sampled_from([0.1, 1.0, 5.0, 30.0]), st.integers(0, 2**31 - 1)
 )
@@ -28,11 +30,13 @@ def test_value_and_gradient_are_those_of_the_plain_form(rows, items, size, seed)
     keys = torch.randn(items, 6, generator=generator).requires_grad_()
     targets = torch.randint(0, items, (rows,), generator=generator)
     want, wanted = plain(queries, keys, targets)
+    # a logit is known to so much only, whichever order its products are added in
+    rounding = 4 * torch.finfo(torch.float32).eps * float((queries @ keys.T).detach().abs().max())
     for block in (1, 7, None):
         loss, found = ours(queries, keys, targets, block=block)
-        torch.testing.assert_close(loss, want, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(loss, want, rtol=1e-5, atol=1e-5 + rounding)
         for a, b in zip(found, wanted, strict=True):
-            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5 + rounding * size)
 
 
 def test_bfloat16_is_near_and_the_result_stays_exact_in_type():
