@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from sklearn.metrics import adjusted_rand_score
 
 from dig_ray.catalog.dataset import Cases
+from dig_ray.multi_interest import covering
 from dig_ray.multi_interest.config import MultiInterestConfig
 from dig_ray.multi_interest.examples import Crowd, make_examples, pad_sets
 from dig_ray.multi_interest.infer import interests_of, ranks_of_targets, recommend
 from dig_ray.multi_interest.loop import MultiInterestJob, Objective, Training, new_model
+from dig_ray.multi_interest.vector_clusters import group_items
 
 TOPICS, PER_TOPIC = 6, 30
 
@@ -81,11 +85,42 @@ def recovered(job: MultiInterestJob, epochs: int) -> float:
     )
 
 
+def clusters_of_vectors(sets: list[list[int]], vectors: np.ndarray) -> list[dict[int, int]]:
+    """Of each set, item -> the cluster in which its vector was put."""
+    names = [str(item) for item in range(len(vectors))]
+    subjects = {str(n): [names[item] for item in own] for n, own in enumerate(sets)}
+    found = group_items(subjects, {name: row for row, name in enumerate(names)}, vectors, names, 0.2)
+    return [dict(zip(own, one.labels, strict=True)) for own, one in zip(sets, found, strict=True)]
+
+
+def ldmi_of_planted(job: MultiInterestJob) -> MultiInterestJob:
+    """``job`` with users' clusters and synthesized users found in histories and noisy item vectors; topics are not given away."""
+    rng = np.random.default_rng(3)
+    centres = rng.standard_normal((TOPICS, 24))
+    vectors = np.repeat(centres, PER_TOPIC, axis=0) + 0.9 * rng.standard_normal((TOPICS * PER_TOPIC, 24))
+    vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    offsets, events = np.arange(len(job.valid.user) + 1) * 13, job.examples.events
+    own = [list(dict.fromkeys(events[low : low + 13].tolist())) for low in offsets[:-1]]
+    clusters = clusters_of_vectors(own, vectors)
+    labels = np.array([clusters[place // 13][event] for place, event in enumerate(events.tolist())], np.int32)
+    bounds, members = covering.cliques(covering.neighbours(offsets, events, job.n_items, 4, 100))
+    chosen = covering.cover(bounds, members, len(own), job.config.crowd.budget).chosen
+    merged = [
+        covering.merge_users(members[bounds[n] : bounds[n + 1]], offsets, events, 30).tolist() for n in chosen
+    ]
+    together = [list(one.values()) for one in clusters_of_vectors(merged, vectors)]
+    return replace(
+        job,
+        examples=replace(job.examples, labels=labels),
+        crowd=Crowd(pad_sets(merged, 0), pad_sets(together, -1)),
+    )
+
+
 def test_planted_interests_are_recovered_by_ldmi_and_not_by_the_base_model():
-    """Both losses do what they are for: clusters and crowds are the planted topics, and weights are far above the defaults."""
+    """Both levels from end to end without an LLM; weights are far above the defaults."""
     shared = {"interests": 8, "agreement": 10.0}
-    crowd = {"weight": 2.0, "temperature": 0.1, "budget": 100}
-    found = recovered(job_of(**shared, alignment={"weight": 3.0}, crowd=crowd), 20)
+    crowd = {"weight": 2.0, "temperature": 0.1, "budget": 400}
+    found = recovered(ldmi_of_planted(job_of(**shared, alignment={"weight": 3.0}, crowd=crowd)), 20)
     base = recovered(job_of(labels=False, **shared), 20)
     assert found > 0.8
     assert base < 0.4
