@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import re
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
@@ -22,10 +20,10 @@ from typing import Any
 
 from dig_ray import __version__
 from dig_ray.errors import UserError
+from dig_ray.redaction import redact
 from dig_ray.store_files import safe_relative, sha256_file, write_json
 
 FORMAT = 1
-SECRET_NAME = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|PASSWD", re.IGNORECASE)
 _PACKAGES = (
     "accelerate",
     "datasets",
@@ -64,8 +62,8 @@ class Recipe:
     files: Mapping[str, str] = field(default_factory=dict)
 
     def payload(self) -> dict[str, Any]:
-        """What is hashed, with secrets taken out: a new key for the same service is the same recipe."""
-        return redact(
+        """What is hashed, as it is: settings hold the names of secrets and never their values, so nothing is taken out here."""
+        found: dict[str, Any] = plain(
             {
                 "format": FORMAT,
                 "stage": self.stage,
@@ -76,6 +74,7 @@ class Recipe:
                 "files": dict(self.files),
             }
         )
+        return found
 
     @property
     def fingerprint(self) -> str:
@@ -109,7 +108,9 @@ def make_manifest(
         "versions": package_versions(),
         "files": dict(files),
     }
-    body = redact(body) | {"recipe": recipe.payload()}
+    kept = recipe.payload()
+    shown = kept | {"config": redact(kept["config"])}  # a setting may hold by chance what an environment variable holds
+    body |= {"stats": redact(stats), "recipe": shown, "redacted": shown != kept}
     return body | {"checksum": hash_json(body)}
 
 
@@ -153,32 +154,6 @@ def plain(value: Any) -> Any:
     if value is None or isinstance(value, (bool, int, str)):
         return value
     return str(value)
-
-
-def redact(value: Any) -> Any:
-    """A copy in which the value of a secret environment variable reads ``<redacted>``.
-
-    Secret is what is called ``*KEY*``, ``*TOKEN*``, ``*SECRET*`` or ``*PASSWORD*`` and is at least 8
-    characters long; paths are not.
-    """
-    secrets = [
-        text
-        for name, text in os.environ.items()
-        if SECRET_NAME.search(name) and len(text) >= 8 and not text.startswith("/")
-    ]
-
-    def clean(inner: Any) -> Any:
-        if isinstance(inner, str):
-            for secret in secrets:
-                inner = inner.replace(secret, "<redacted>")
-            return inner
-        if isinstance(inner, Mapping):
-            return {clean(key): clean(part) for key, part in inner.items()}
-        if isinstance(inner, (list, tuple)):
-            return [clean(part) for part in inner]
-        return inner
-
-    return clean(plain(value))
 
 
 def hash_input_files(files: Mapping[str, str | Path], verdicts: Path | None = None) -> dict[str, str]:

@@ -259,7 +259,8 @@ class Store:
         cure = f"delete {where} to have it rebuilt, or force the stage {stage}"
         manifest = parse_manifest((path / MANIFEST).read_bytes(), f"{where}/{MANIFEST}", cure)
         recipe = manifest["recipe"]
-        if hash_json(recipe)[:16] != fingerprint or recipe.get("stage") != stage:
+        named = manifest["fingerprint"] if manifest.get("redacted") else hash_json(recipe)[:16]
+        if named != fingerprint or recipe.get("stage") != stage:
             raise UserError(
                 f"{where}/{MANIFEST} describes another artifact than {stage}/{fingerprint}; {cure}"
             )

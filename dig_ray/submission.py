@@ -22,7 +22,8 @@ from typing import Any
 from dig_ray import __version__
 from dig_ray.errors import UserError
 from dig_ray.folders import is_uri
-from dig_ray.manifest import SECRET_NAME, hash_json
+from dig_ray.manifest import hash_json
+from dig_ray.redaction import SECRET_NAME
 from dig_ray.store_files import sha256_file
 
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
