@@ -18,20 +18,25 @@ def rows_at_once(keys: torch.Tensor, each: int = 1) -> int:
 
 
 def ranks_among_all(
-    score: Callable[[int, int], torch.Tensor], targets: np.ndarray, at_once: int
+    score: Callable[[int, int], torch.Tensor],
+    targets: np.ndarray,
+    at_once: int,
+    places: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Exact 0-based rank of each case's target among all items; ties rank the lower item index first, as ``ranking.top_k`` does.
+    """Exact 0-based rank of each case's target among all items; ties rank as in ``ranking.top_k``.
     A target whose score is NaN is behind all others, so that a model that came to nothing is never the best.
 
     Args:
         score: from ``low`` and ``high`` the scores of all N items for the cases between, float ``(high - low, N)``.
         targets: int ``(C,)``.
         at_once: cases, see ``rows_at_once``.
+        places: int ``(N,)``, who comes first of equals; by default the lower index.
 
     Returns:
         int64 ``(C,)``.
     """
     ranks = [np.zeros(0, np.int64)]
+    place = None if places is None else torch.from_numpy(np.asarray(places, np.int64))
     with torch.inference_mode():
         for low in range(0, len(targets), at_once):
             wanted = targets[low : low + at_once]
@@ -41,7 +46,11 @@ def ranks_among_all(
             found = scores.shape[1] - _count(scores <= own)
             same = scores == own
             for row in (_count(same) > 1).nonzero().squeeze(1).tolist():
-                found[row] += same[row, : target[row]].sum()
+                if place is None:
+                    found[row] += same[row, : target[row]].sum()
+                else:
+                    place = place.to(scores.device)
+                    found[row] += (same[row] & (place < place[target[row]])).sum()
             ranks.append(found.cpu().numpy())
     return np.concatenate(ranks)
 

@@ -8,7 +8,8 @@ paired differences.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from hashlib import blake2b
 
 import numpy as np
 
@@ -120,15 +121,31 @@ IN_CACHE = 1 << 18
 """Scores that are ranked at once: their 64-bit keys then stay in a processor's cache, which is twice as fast."""
 
 
-def top_k(scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """The k best columns of each row: by score, highest first, and equal scores by lower item index.
+def tie_places(item_ids: Iterable[str], seed: int) -> np.ndarray:
+    """Who comes first of items with equal scores: a place for each item, by a hash of the seed and its id; int64 ``(N,)``.
+
+    It depends on nothing else, so neither the order of the catalogue nor what else is in it favours an item.
+    """
+    salt = seed.to_bytes(8, "little", signed=True)
+    digests = [
+        blake2b(str(item).encode("utf-8", "surrogatepass"), digest_size=8, key=salt) for item in item_ids
+    ]
+    keys = np.array([int.from_bytes(digest.digest(), "little") for digest in digests], dtype=np.uint64)
+    places = np.empty(len(keys), np.int64)
+    places[np.argsort(keys, kind="stable")] = np.arange(len(keys))
+    return places
+
+
+def top_k(scores: np.ndarray, k: int, places: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """The k best columns of each row: by score, highest first, and equal scores by ``places`` or, without them, by lower item index.
 
     A score of ``-inf`` (or NaN) means "not to be recommended". Exact and deterministic whatever the chunking:
-    score and index are packed into one 64-bit key, so that a plain partition settles ties.
+    score and place are packed into one 64-bit key, so that a plain partition settles ties.
 
     Args:
         scores: float32 ``(B, N)``.
         k: how many; may exceed N.
+        places: int ``(N,)``, a permutation, such as that of ``tie_places``.
 
     Returns:
         items int32 ``(B, k)`` padded -1, and their scores float32 ``(B, k)`` padded ``-inf``.
@@ -139,25 +156,37 @@ def top_k(scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     values = np.full((rows, k), -np.inf, np.float32)
     if not rows or not kept:
         return items, values
+    place = np.arange(n) if places is None else np.asarray(places, np.int64)
+    at = np.empty(n, np.int64)
+    at[place] = np.arange(n)
+    low_bits = (np.uint32(0xFFFFFFFF) - place.astype(np.uint32)).astype(np.uint64)
     step = max(1, IN_CACHE // n)
     for low in range(0, rows, step):
         part = slice(low, low + step)
-        _top_k(np.ascontiguousarray(scores[part], dtype=np.float32), kept, items[part], values[part])
+        chunk = np.ascontiguousarray(scores[part], dtype=np.float32)
+        _top_k(chunk, kept, low_bits, at, items[part], values[part])
     return items, values
 
 
-def _top_k(scores: np.ndarray, kept: int, items: np.ndarray, values: np.ndarray) -> None:
-    """``top_k`` of a few rows, into the first ``kept`` columns of ``items`` and ``values``."""
+def _top_k(
+    scores: np.ndarray,
+    kept: int,
+    low_bits: np.ndarray,
+    at: np.ndarray,
+    items: np.ndarray,
+    values: np.ndarray,
+) -> None:
+    """``top_k`` of a few rows, into the first ``kept`` columns of ``items`` and ``values``; ``at`` says which item has a place."""
     n = scores.shape[1]
     bits = (scores + np.float32(0)).view(np.uint32)  # + 0 turns -0.0 into 0.0, which must tie with it
     ordered = np.where(bits >> 31, ~bits, bits | np.uint32(1 << 31))  # same order as the floats
     ordered[np.isnan(scores) | np.isneginf(scores)] = 0
     keys = ordered.astype(np.uint64) << np.uint64(32)
-    keys |= (np.uint32(0xFFFFFFFF) - np.arange(n, dtype=np.uint32)).astype(np.uint64)
+    keys |= low_bits
     if kept < n:
         keys = np.partition(keys, n - kept, axis=1)[:, n - kept :]
     keys = np.sort(keys, axis=1)[:, ::-1]
-    found = (np.uint64(0xFFFFFFFF) - (keys & np.uint64(0xFFFFFFFF))).astype(np.int64)
+    found = at[(np.uint64(0xFFFFFFFF) - (keys & np.uint64(0xFFFFFFFF))).astype(np.int64)]
     usable = (keys >> np.uint64(32)) != 0
     items[:, :kept] = np.where(usable, found, PAD)
     values[:, :kept] = np.where(usable, np.take_along_axis(scores, found, axis=1), -np.inf)

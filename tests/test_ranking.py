@@ -91,3 +91,19 @@ def test_ranks_among_all_are_places_in_the_sorted_list(cases, items, values, see
     want = [int(np.flatnonzero(row == target)[0]) for row, target in zip(order, targets, strict=True)]
     found = ranks_among_all(lambda low, high: torch.from_numpy(scores[low:high]), targets, 5)
     assert found.tolist() == want
+    places = ranking.tie_places(map(str, range(items)), seed)
+    by_hash = ranks_among_all(lambda low, high: torch.from_numpy(scores[low:high]), targets, 5, places)
+    listed, _ = ranking.top_k(scores, items, places)
+    assert by_hash.tolist() == ranking.rank_of_target(listed, targets).tolist()
+
+
+def test_places_of_equals_come_from_seed_and_id_alone():
+    names = [f"item {n}" for n in range(500)]
+    places = ranking.tie_places(names, 7)
+    assert sorted(places) == list(range(500))
+    backwards = ranking.tie_places(names[::-1], 7)[::-1]
+    assert places.tolist() == backwards.tolist()
+    without = ranking.tie_places(names[1:], 7)
+    assert (np.argsort(without) == [p - 1 for p in np.argsort(places) if p]).all()
+    assert ranking.tie_places(names, 8).tolist() != places.tolist()
+    assert abs(np.corrcoef(places, np.arange(500))[0, 1]) < 0.15

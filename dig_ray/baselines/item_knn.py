@@ -14,7 +14,8 @@ import numpy as np
 
 from dig_ray import ranking
 from dig_ray.baselines.config import ItemKnnConfig
-from dig_ray.baselines.popularity import chunk_rows, filler, popularity_scores
+from dig_ray.baselines.lists import Lists, rank_all
+from dig_ray.baselines.popularity import filler, popularity_scores
 from dig_ray.evaluation.histories import histories, train_counts
 
 if TYPE_CHECKING:
@@ -42,11 +43,14 @@ def cooccurrence(
     return total
 
 
-def similarity(dataset: Dataset, config: ItemKnnConfig = DEFAULT) -> csr_matrix:
+def similarity(
+    dataset: Dataset, config: ItemKnnConfig = DEFAULT, places: np.ndarray | None = None
+) -> csr_matrix:
     """``S[i, j]``, how much an i in the history speaks for j; sparse float32 ``(N, N)``, zero diagonal.
 
     ``S = (C + backward * C') / ((n_i + damping)^source_power * (n_j + damping)^target_power)`` with n the training
-    counts. ``neighbours`` keeps only that many of the largest entries of a row.
+    counts. ``neighbours`` keeps only that many of the largest entries of a row, of equal ones those that come first in ``places``, int
+    ``(N,)`` (by default ``ranking.tie_places`` of seed 0).
     """
     from scipy.sparse import diags
 
@@ -61,15 +65,19 @@ def similarity(dataset: Dataset, config: ItemKnnConfig = DEFAULT) -> csr_matrix:
     out.setdiag(0)
     out.eliminate_zeros()
     out.sort_indices()
-    return out if config.neighbours is None else _prune(out, config.neighbours)
+    if config.neighbours is None:
+        return out
+    return _prune(
+        out, config.neighbours, ranking.tie_places(dataset.item_ids, 0) if places is None else places
+    )
 
 
-def _prune(matrix: csr_matrix, keep: int) -> csr_matrix:
-    """The ``keep`` largest entries of each row; equal ones by lower column."""
+def _prune(matrix: csr_matrix, keep: int, places: np.ndarray) -> csr_matrix:
+    """The ``keep`` largest entries of each row; equal ones by their columns' places."""
     from scipy.sparse import csr_matrix
 
     row = np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))
-    order = np.lexsort((matrix.indices, -matrix.data, row))
+    order = np.lexsort((places[matrix.indices], -matrix.data, row))
     place = np.arange(len(order)) - matrix.indptr[row[order]]
     chosen = np.sort(order[place < keep])
     return csr_matrix((matrix.data[chosen], (row[chosen], matrix.indices[chosen])), shape=matrix.shape)
@@ -82,8 +90,9 @@ def recommend(
     exclude_seen: bool,
     config: ItemKnnConfig = DEFAULT,
     item_similarity: csr_matrix | None = None,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Score ``sum over the history of decay^age * S[item, j]``, whole catalogue; the rest is filled by popularity.
+    places: np.ndarray | None = None,
+) -> Lists:
+    """Score ``sum over the history of decay^age * S[item, j]``, whole catalogue; the rest is filled by popularity, with negative scores.
 
     Args:
         dataset: catalogue, events and split; only training events are counted.
@@ -92,19 +101,14 @@ def recommend(
         exclude_seen: leave out what is in the history.
         config: settings.
         item_similarity: from :func:`similarity`, to count only once for several calls.
-
-    Returns:
-        items int32 ``(C, k)`` padded -1, and scores float32 ``(C, k)``; negative where popularity filled up.
+        places: who comes first of equals, see :func:`rank_all`.
     """
     from scipy.sparse import csr_matrix
 
-    table = similarity(dataset, config) if item_similarity is None else item_similarity
+    table = similarity(dataset, config, places) if item_similarity is None else item_similarity
     base = filler(popularity_scores(dataset))
-    count, step = len(cases.target), chunk_rows(dataset.n_items)
-    items = np.full((count, k), ranking.PAD, np.int32)
-    values = np.full((count, k), -np.inf, np.float32)
-    for low in range(0, count, step):
-        high = min(low + step, count)
+
+    def score(low: int, high: int) -> np.ndarray:
         row, item, age = histories(dataset.events, cases, low, high, config.history)
         weight = np.power(config.decay, age).astype(np.float32)
         profile = csr_matrix((weight, (row, item)), shape=(high - low, dataset.n_items))
@@ -113,8 +117,6 @@ def recommend(
         reached = found.data > 0  # a weight can underflow to 0 deep in a long history
         rows = np.repeat(np.arange(high - low), np.diff(found.indptr))
         scores[rows[reached], found.indices[reached]] = found.data[reached]
-        if exclude_seen:
-            row, item, _ = histories(dataset.events, cases, low, high)
-            scores[row, item] = -np.inf
-        items[low:high], values[low:high] = ranking.top_k(scores, k)
-    return items, values
+        return scores
+
+    return rank_all(score, dataset, cases, k, exclude_seen, places)

@@ -6,20 +6,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dig_ray import ranking
 from dig_ray.baselines.config import PopularityConfig
+from dig_ray.baselines.lists import Lists, rank_all
 from dig_ray.evaluation.histories import histories
 
 if TYPE_CHECKING:
     from dig_ray.catalog.dataset import Cases, Dataset
 
-CHUNK_SCORES = 1 << 24  # dense scores held at once: 64 MB as float32, 128 MB as sort keys
 DEFAULT = PopularityConfig()
-
-
-def chunk_rows(n_items: int) -> int:
-    """How many cases are scored at once; results do not depend on it."""
-    return max(1, CHUNK_SCORES // max(1, n_items))
 
 
 def popularity_scores(dataset: Dataset, config: PopularityConfig = DEFAULT) -> np.ndarray:
@@ -35,51 +29,49 @@ def popularity_scores(dataset: Dataset, config: PopularityConfig = DEFAULT) -> n
 
 
 def filler(popularity: np.ndarray) -> np.ndarray:
-    """Scores that only order the items by popularity and stay below every real score: ``-(place + 1)``, float32.
+    """Scores that only order the items by popularity and stay below every real score: -1 for the highest count, -2 for the next one.
 
-    Equal counts keep item order. A recommender that scores few items positive is filled up by it.
+    Float32 ``(N,)``; items of one count have one score. A recommender that scores few items positive is filled up by it.
     """
-    order = np.argsort(-popularity, kind="stable")
-    scores = np.empty(len(popularity), np.float32)
-    scores[order] = -1.0 - np.arange(len(popularity), dtype=np.float32)
-    return scores
+    return -1.0 - np.unique(-popularity, return_inverse=True)[1].astype(np.float32)
 
 
 def recommend_popular(
-    dataset: Dataset, cases: Cases, k: int, exclude_seen: bool, config: PopularityConfig = DEFAULT
-) -> tuple[np.ndarray, np.ndarray]:
-    """The same most popular items for everybody, minus each one's own history with ``exclude_seen``.
+    dataset: Dataset,
+    cases: Cases,
+    k: int,
+    exclude_seen: bool,
+    config: PopularityConfig = DEFAULT,
+    places: np.ndarray | None = None,
+) -> Lists:
+    """The same most popular items for everybody, minus each one's own history with ``exclude_seen``; scores are those of ``filler``."""
+    base = filler(popularity_scores(dataset, config))
 
-    Returns:
-        items int32 ``(C, k)`` padded -1, and scores float32 ``(C, k)`` (minus the place in the popularity order).
-    """
-    return _fill(dataset, cases, k, exclude_seen, filler(popularity_scores(dataset, config)), repeat=False)
+    def score(low: int, high: int) -> np.ndarray:
+        return np.repeat(base[None], high - low, axis=0)
+
+    return rank_all(score, dataset, cases, k, exclude_seen, places)
 
 
 def recommend_repeat_last(
-    dataset: Dataset, cases: Cases, k: int, exclude_seen: bool, config: PopularityConfig = DEFAULT
-) -> tuple[np.ndarray, np.ndarray]:
+    dataset: Dataset,
+    cases: Cases,
+    k: int,
+    exclude_seen: bool,
+    config: PopularityConfig = DEFAULT,
+    places: np.ndarray | None = None,
+) -> Lists:
     """The items of the history, newest first, each once, then the popular ones.
 
     With ``exclude_seen`` nothing of the history is left, and it equals popularity. Scores of repeated items are
     ``1 / (1 + age)``.
     """
-    return _fill(dataset, cases, k, exclude_seen, filler(popularity_scores(dataset, config)), repeat=True)
+    base = filler(popularity_scores(dataset, config))
 
-
-def _fill(
-    dataset: Dataset, cases: Cases, k: int, exclude_seen: bool, base: np.ndarray, repeat: bool
-) -> tuple[np.ndarray, np.ndarray]:
-    count, step = len(cases.target), chunk_rows(dataset.n_items)
-    items = np.full((count, k), ranking.PAD, np.int32)
-    values = np.full((count, k), -np.inf, np.float32)
-    for low in range(0, count, step):
-        high = min(low + step, count)
+    def score(low: int, high: int) -> np.ndarray:
         scores = np.repeat(base[None], high - low, axis=0)
         row, item, age = histories(dataset.events, cases, low, high)
-        if exclude_seen:
-            scores[row, item] = -np.inf
-        elif repeat:
-            scores[row[::-1], item[::-1]] = (1.0 / (1.0 + age[::-1])).astype(np.float32)  # the newest wins
-        items[low:high], values[low:high] = ranking.top_k(scores, k)
-    return items, values
+        scores[row[::-1], item[::-1]] = (1.0 / (1.0 + age[::-1])).astype(np.float32)  # the newest wins
+        return scores
+
+    return rank_all(score, dataset, cases, k, exclude_seen, places)

@@ -19,9 +19,10 @@ from dig_ray import ranking
 from dig_ray.base import nobody
 from dig_ray.baselines import checkpoint
 from dig_ray.baselines.config import SASRecConfig
+from dig_ray.baselines.lists import Lists, rank_all
 from dig_ray.catalog.windows import windows
 from dig_ray.errors import UserError
-from dig_ray.evaluation.histories import histories, without_seen
+from dig_ray.evaluation.histories import without_seen
 
 if TYPE_CHECKING:
     from dig_ray.baselines.sasrec_model import SASRecModel
@@ -150,9 +151,15 @@ def _encode(model: SASRecModel, events: np.ndarray, cases: Cases, low: int, high
 
 
 def validate(
-    model: SASRecModel, dataset: Dataset, cases: Cases, valid_seen: str = "allowed", chunk: int | None = None
+    model: SASRecModel,
+    dataset: Dataset,
+    cases: Cases,
+    valid_seen: str = "allowed",
+    chunk: int | None = None,
+    places: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Exact 0-based rank of each target among all items, or among those that are not in its history (``left_out``); int64 ``(C,)``."""
+    """Exact 0-based rank of each target among all items, or among those that are not in its history (``left_out``), equal ones by
+    ``places``; int64 ``(C,)``."""
     from dig_ray.exact_ranks import ranks_among_all, rows_at_once
 
     model.eval()
@@ -161,7 +168,8 @@ def validate(
         scores = model.logits(_encode(model, dataset.events, cases, low, high))
         return without_seen(scores, dataset.events, cases, low) if valid_seen == "left_out" else scores
 
-    return ranks_among_all(score, cases.target, chunk or rows_at_once(model.items.weight))
+    places = ranking.tie_places(dataset.item_ids, 0) if places is None else places
+    return ranks_among_all(score, cases.target, chunk or rows_at_once(model.items.weight), places)
 
 
 def train(
@@ -207,6 +215,7 @@ def train(
     targets_total = int((ends - starts - 1).sum())
     steps_total = max(1, math.ceil(targets_total / config.batch_tokens)) * config.max_epochs
     cases = dataset.cases("valid").spread(config.valid_users)
+    places = ranking.tie_places(dataset.item_ids, seed)
     signature = (
         f"{config.model_dump_json(exclude={'device', 'num_cpus'})} seed={seed} items={dataset.n_items}"
     )
@@ -244,7 +253,9 @@ def train(
                 f"SASRec's loss is not finite in epoch {epoch + 1}; lower baselines.sasrec.learning_rate"
             )
         trained_in = time.perf_counter() - began
-        metrics = ranking.mean_metrics(validate(model, dataset, cases, config.valid_seen), (10,))
+        metrics = ranking.mean_metrics(
+            validate(model, dataset, cases, config.valid_seen, places=places), (10,)
+        )
         score = metrics["NDCG@10"]
         seconds = time.perf_counter() - began
         rows.append({"epoch": epoch + 1, "loss": loss_sum / seen, "seconds": seconds, **metrics})
@@ -270,25 +281,24 @@ def train(
 
 
 def recommend(
-    model: SASRecModel, dataset: Dataset, cases: Cases, k: int, exclude_seen: bool, chunk: int = 1024
-) -> tuple[np.ndarray, np.ndarray]:
-    """The k items with the highest score of the whole catalogue.
-
-    Returns:
-        items int32 ``(C, k)`` best first, padded -1, and scores float32 ``(C, k)``.
-    """
+    model: SASRecModel,
+    dataset: Dataset,
+    cases: Cases,
+    k: int,
+    exclude_seen: bool,
+    chunk: int = 1024,
+    places: np.ndarray | None = None,
+) -> Lists:
+    """The k items with the highest score of the whole catalogue; equal ones by ``places``, see :func:`rank_all`."""
     import torch
 
     model.eval()
-    items = np.full((len(cases.target), k), ranking.PAD, np.int32)
-    values = np.full((len(cases.target), k), -np.inf, np.float32)
-    with torch.inference_mode():
-        for low in range(0, len(items), chunk):
-            scores = (
-                model.logits(_encode(model, dataset.events, cases, low, low + chunk)).float().cpu().numpy()
+
+    def score(low: int, high: int) -> np.ndarray:
+        with torch.inference_mode():
+            found: np.ndarray = (
+                model.logits(_encode(model, dataset.events, cases, low, high)).float().cpu().numpy()
             )
-            if exclude_seen:
-                row, item, _ = histories(dataset.events, cases, low, min(low + chunk, len(items)))
-                scores[row, item] = -np.inf
-            items[low : low + chunk], values[low : low + chunk] = ranking.top_k(scores, k)
-    return items, values
+        return found
+
+    return rank_all(score, dataset, cases, k, exclude_seen, places, chunk)

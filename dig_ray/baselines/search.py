@@ -76,7 +76,7 @@ def validation_of_item_knn(dataset: Dataset, exclude_seen: bool = True) -> Calla
     cases = dataset.cases("valid")
 
     def score(config: ItemKnnConfig) -> float:
-        recs, _ = item_knn.recommend(dataset, cases, 10, exclude_seen, config)
+        recs, _, _ = item_knn.recommend(dataset, cases, 10, exclude_seen, config)
         return ranking.mean_metrics(ranking.rank_of_target(recs, cases.target), (10,))["NDCG@10"]
 
     return score

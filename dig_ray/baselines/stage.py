@@ -13,12 +13,11 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from dig_ray import ranking
 from dig_ray.base import Stage
 from dig_ray.baselines import item_knn, popularity
 from dig_ray.baselines.config import BaselinesConfig
+from dig_ray.baselines.lists import Lists
 from dig_ray.cluster import beside_the_driver, teller
 from dig_ray.errors import UserError
 from dig_ray.evaluation.recommendations import EXCLUDES_SEEN, write_recommendations
@@ -41,14 +40,14 @@ def run(config: BaselinesConfig, stage: Stage, catalog_dir: Path) -> None:
     started = time.monotonic()
     for name, lists, figures in _results(config, dataset, stage):
         cases = dataset.cases("test")
-        for suffix, (recs, scores) in lists.items():
+        for suffix, found in lists.items():
             path = Path(stage.out) / f"recommendations_{name}_{suffix}.parquet"
-            write_recommendations(path, dataset, cases, recs, scores)
+            write_recommendations(path, dataset, cases, found.items, found.scores)
         stage.stats[name] = figures
         validation = figures["validation"]["unseen"]
         stage.log(
             f"baselines: {name} done in {figures['seconds']:.0f} s, validation "
-            f"HR@10 {validation['HR@10']:.4f}, NDCG@10 {validation['NDCG@10']:.4f} (seen items left out)"
+            f"HR@10 {validation['HR@10']:.4f}, NDCG@10 {validation['NDCG@10']:.4f} (seen items left out){_ties(figures)}"
         )
     stage.stats.update(
         rows=len(dataset.cases("test").target),
@@ -58,8 +57,20 @@ def run(config: BaselinesConfig, stage: Stage, catalog_dir: Path) -> None:
     )
 
 
-Lists = dict[str, tuple[np.ndarray, np.ndarray]]
-Result = tuple[str, Lists, dict[str, Any]]
+WORTH_SAYING = 0.005
+"""Share of test cases with a tied target from which a line says so."""
+
+
+def _ties(figures: Mapping[str, Any]) -> str:
+    share = figures["ties"].get("unseen", 0.0)
+    if share < WORTH_SAYING:
+        return ""
+    return (
+        f"; {share:.1%} of the test targets have the score of another item, where a hash of the ids decides"
+    )
+
+
+Result = tuple[str, dict[str, Lists], dict[str, Any]]
 
 
 def recommend_all(
@@ -74,27 +85,28 @@ def recommend_all(
     """Train where there is something to train, and recommend for the test and the validation cases.
 
     Returns:
-        name, ``{"seen" | "unseen": (items, scores)}`` of the test cases, and figures for the manifest.
+        name, ``{"seen" | "unseen": lists}`` of the test cases, and figures for the manifest; ``ties`` is the share of test cases in
+        which the target's place was chance among items of its score.
     """
     started = time.monotonic()
     figures: dict[str, Any] = {}
-    recommend: Callable[[Any, bool], tuple[np.ndarray, np.ndarray]]
-    k = config.top_k
+    recommend: Callable[[Any, bool], Lists]
+    k, places = config.top_k, ranking.tie_places(dataset.item_ids, seed)
     if name == "popularity":
 
-        def recommend(cases: Any, unseen: bool) -> tuple[np.ndarray, np.ndarray]:
-            return popularity.recommend_popular(dataset, cases, k, unseen, config.popularity)
+        def recommend(cases: Any, unseen: bool) -> Lists:
+            return popularity.recommend_popular(dataset, cases, k, unseen, config.popularity, places)
 
     elif name == "repeat_last":
 
-        def recommend(cases: Any, unseen: bool) -> tuple[np.ndarray, np.ndarray]:
-            return popularity.recommend_repeat_last(dataset, cases, k, unseen, config.popularity)
+        def recommend(cases: Any, unseen: bool) -> Lists:
+            return popularity.recommend_repeat_last(dataset, cases, k, unseen, config.popularity, places)
 
     elif name == "item_knn":
-        table = item_knn.similarity(dataset, config.item_knn)
+        table = item_knn.similarity(dataset, config.item_knn, places)
 
-        def recommend(cases: Any, unseen: bool) -> tuple[np.ndarray, np.ndarray]:
-            return item_knn.recommend(dataset, cases, k, unseen, config.item_knn, table)
+        def recommend(cases: Any, unseen: bool) -> Lists:
+            return item_knn.recommend(dataset, cases, k, unseen, config.item_knn, table, places)
 
     elif name == "sasrec":
         from dig_ray.baselines import sasrec
@@ -102,17 +114,18 @@ def recommend_all(
         trained = sasrec.train(dataset, config.sasrec, seed, work, log, report)
         figures.update(best_epoch=trained.best_epoch, epochs=trained.epochs)
 
-        def recommend(cases: Any, unseen: bool) -> tuple[np.ndarray, np.ndarray]:
-            return sasrec.recommend(trained.model, dataset, cases, k, unseen)
+        def recommend(cases: Any, unseen: bool) -> Lists:
+            return sasrec.recommend(trained.model, dataset, cases, k, unseen, places=places)
 
     else:
         raise UserError(f"baselines.run: there is no baseline {name!r}")
     valid, test = dataset.cases("valid"), dataset.cases("test")
     lists = {suffix: recommend(test, unseen) for suffix, unseen in EXCLUDES_SEEN.items()}
     figures["validation"] = {
-        suffix: ranking.mean_metrics(ranking.rank_of_target(recommend(valid, unseen)[0], valid.target))
+        suffix: ranking.mean_metrics(ranking.rank_of_target(recommend(valid, unseen).items, valid.target))
         for suffix, unseen in EXCLUDES_SEEN.items()
     }
+    figures["ties"] = {suffix: float(found.tied.mean()) for suffix, found in lists.items() if len(found.tied)}
     figures["seconds"] = round(time.monotonic() - started, 2)
     return name, lists, figures
 

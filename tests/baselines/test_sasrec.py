@@ -49,7 +49,7 @@ def test_it_learns_and_recommends_like_it_validates(chains):
     trained = sasrec.train(chains, TINY.model_copy(update={"max_epochs": 25}), seed=0, log=quiet)
     assert trained.validation["HR@10"] > 0.8
     cases = chains.cases("valid")
-    recs, _ = sasrec.recommend(trained.model, chains, cases, 10, exclude_seen=False, chunk=1024)
+    recs, _, _ = sasrec.recommend(trained.model, chains, cases, 10, exclude_seen=False, chunk=1024)
     ranks = sasrec.validate(trained.model, chains, cases)
     np.testing.assert_array_equal(ranking.rank_of_target(recs, cases.target), np.where(ranks < 10, ranks, -1))
     assert ranking.mean_metrics(ranks, (10,)) == trained.validation
@@ -59,7 +59,7 @@ def test_validation_can_leave_out_what_was_seen(chains):
     config = TINY.model_copy(update={"max_epochs": 2, "valid_seen": "left_out"})
     trained = sasrec.train(chains, config, seed=0, log=quiet)
     cases = chains.cases("valid")
-    recs, _ = sasrec.recommend(trained.model, chains, cases, 10, exclude_seen=True)
+    recs, _, _ = sasrec.recommend(trained.model, chains, cases, 10, exclude_seen=True)
     found = ranking.rank_of_target(recs, cases.target)
     assert ranking.mean_metrics(found, (10,)) == pytest.approx(trained.validation)
     allowed = ranking.mean_metrics(sasrec.validate(trained.model, chains, cases), (10,))
