@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dig_ray.catalog.config import ImagesConfig
+from dig_ray.catalog.pixels import eight_bits, on_white
 from dig_ray.errors import UserError
 
 if TYPE_CHECKING:
@@ -47,7 +48,8 @@ class Picture:
         image: its bytes.
         media: ``image/jpeg``, ``image/png`` or ``image/webp``.
         width, height: of the source, upright.
-        notes: what it was made from: ``animated`` (its first frame), ``cmyk``, ``transparent`` (put on white).
+        notes: what it was made from: ``animated`` (its first frame), ``cmyk``, ``transparent`` (put on white), ``stretched`` (deep grey
+            of no known range, from its lowest value to its highest).
     """
 
     image: bytes
@@ -97,7 +99,8 @@ def _checked(opened: Any, raw: bytes, images: ImagesConfig) -> Picture | str:
     if kind == "TIFF":
         width, height = opened.size  # turned when it was loaded
         small = _size(width, height, images.side)
-    clear = mode in ("RGBA", "LA", "PA") or "transparency" in opened.info
+    image, clear, said = eight_bits(opened, raw)
+    notes.extend(said)
     as_it_is = (mode == "RGB" and kind in MEDIA) or (mode == "P" and kind == "PNG")
     if (
         as_it_is
@@ -106,17 +109,16 @@ def _checked(opened: Any, raw: bytes, images: ImagesConfig) -> Picture | str:
         and len(raw) <= KEPT_BYTES
     ):
         return Picture(raw, MEDIA[kind], width, height)
-    image: Image.Image = opened
     factor = min(image.width // (2 * small[0]), image.height // (2 * small[1]))
     if clear:
-        if mode not in ("RGBA", "LA"):
+        if image.mode not in ("RGBA", "LA"):
             image = image.convert("RGBA")
         lowest = image.getchannel("A").getextrema()[0]
         if isinstance(lowest, (int, float)) and lowest < 255:
             notes.append("transparent")
     if factor > 1 and image.mode in ("L", "LA", "RGB", "RGBA", "CMYK"):
         image = image.reduce(factor)
-    image = _rgb(image, clear)
+    image = on_white(image, clear)
     if image.size != small:
         image = image.resize(small, Image.Resampling.LANCZOS)
     if turn is not None:
@@ -156,21 +158,6 @@ def _turn(opened: Any) -> Image.Transpose | None:
         7: turns.TRANSVERSE,
         8: turns.ROTATE_90,
     }.get(said)
-
-
-def _rgb(image: Image.Image, clear: bool) -> Image.Image:
-    """As RGB; transparency shows white, and 16 bits a channel become 8."""
-    from PIL import Image
-
-    if clear:
-        image = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    if image.mode.startswith("I"):  # Pillow would cut them off at 255
-        import numpy as np
-
-        wide = np.asarray(image).astype(np.int64)
-        image = Image.fromarray((wide.clip(0, 65535) >> 8).astype(np.uint8))
-    return image.convert("RGB")
 
 
 # --- where the bytes lie -----------------------------------------------------------------------------------

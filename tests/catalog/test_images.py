@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import os
+import struct
 import tarfile
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +117,120 @@ def test_sixteen_bits_keep_their_shades() -> None:
     _, image = opened(encoded(Image.fromarray(ramp)))
     shades = np.asarray(image)[4, :, 0].astype(int)
     assert shades[0] < 8 and shades[-1] > 247 and 110 < shades[32] < 146
+
+
+def tiff(values: np.ndarray, **tags: Any) -> bytes:
+    """A grey TIFF of these numbers, as a microscope or a depth camera writes it; tags by name, before the pixels."""
+    named = {"photometric": 262, "lowest": 340, "highest": 341}
+    kind = {"u": 1, "i": 2, "f": 3}[values.dtype.kind]
+    entries: list[tuple[int, int, Any]] = [  # tag, type (3 short, 4 long, 11 float), value
+        (256, 4, values.shape[1]),
+        (257, 4, values.shape[0]),
+        (258, 3, values.itemsize * 8),
+        (259, 3, 1),
+        (262, 3, tags.pop("photometric", 1)),
+        (273, 4, 8),
+        (277, 3, 1),
+        (278, 4, values.shape[0]),
+        (279, 4, values.nbytes),
+        (339, 3, kind),
+        *((named[name], 11, value) for name, value in sorted(tags.items(), reverse=True)),
+    ]
+    directory = struct.pack("<H", len(entries))
+    for tag, of, value in sorted(entries):
+        packed = struct.pack("<f", value) if of == 11 else struct.pack("<I", value)
+        directory += struct.pack("<HHI", tag, of, 1) + packed
+    pixels = values.astype(values.dtype.newbyteorder("<")).tobytes()
+    return struct.pack("<2sHI", b"II", 42, 8 + len(pixels)) + pixels + directory + struct.pack("<I", 0)
+
+
+RAMP = np.tile(np.linspace(0, 1, 64), (8, 1))
+
+
+@pytest.mark.parametrize(
+    ("values", "notes"),
+    [
+        ((RAMP * 65_535).astype(np.uint16), ()),
+        (RAMP.astype(np.float32), ()),
+        ((RAMP * 255).astype(np.float32), ()),
+        ((RAMP * 65_535).astype(np.float32), ()),
+        ((RAMP * 9e6 - 4e6).astype(np.float32), ("stretched",)),
+        ((RAMP * 255).astype(np.uint32), ()),
+        ((RAMP * 65_535).astype(np.int32), ()),
+        ((RAMP * (2**32 - 1)).astype(np.uint32), ()),
+        ((RAMP * 2000 - 1000).astype(np.int16), ("stretched",)),
+    ],
+)
+@pytest.mark.parametrize("inverted", [False, True])
+def test_deep_grey_keeps_what_it_shows(values: np.ndarray, notes: tuple[str, ...], inverted: bool) -> None:
+    raw = tiff(values, photometric=0 if inverted else 1)
+    try:
+        with Image.open(io.BytesIO(raw)) as image:
+            image.load()
+    except OSError:
+        pytest.skip("Pillow knows no such TIFF")
+    found, shown = opened(raw)
+    shades = np.asarray(shown)[4, :, 0].astype(int)
+    if inverted:
+        shades = shades[::-1]
+    assert np.abs(shades - np.linspace(0, 255, 64)).max() < 8
+    assert found.notes == notes
+
+
+def test_a_stated_range_and_values_that_are_no_numbers() -> None:
+    values = (RAMP * 30).astype(np.float32)
+    values[0, 0], values[0, 1] = np.nan, np.inf
+    _, shown = opened(tiff(values, lowest=10.0, highest=20.0))
+    shades = np.asarray(shown)[4, :, 0].astype(int)
+    assert shades[10] < 8 and 110 < shades[31] < 146 and shades[50] > 247
+
+
+def test_grey_that_is_clear_shows_white_whatever_its_depth() -> None:
+    for bits, kind in ((1, ">u1"), (2, ">u1"), (4, ">u1"), (8, ">u1"), (16, ">u2")):
+        most = (1 << bits) - 1
+        half = np.zeros((20, 20), kind)
+        half[:, 10:] = (
+            most  # black on the left, which is clear, and white on the right, or the other way round
+        )
+        for clear in (0, most):
+            found, shown = opened(png(half, bits, 0, struct.pack(">H", clear)))
+            left, right = (np.asarray(shown)[10, x, 0] for x in (3, 16))
+            assert right > 250 and (left > 250) == (clear == 0), (bits, clear)
+            assert found.notes == ("transparent",)
+    third = np.full((20, 20), 0x5555, ">u2")
+    _, shown = opened(png(third, 16, 0, struct.pack(">H", 0x5556)))  # not clear: one of 65,536 shades away
+    assert abs(int(np.asarray(shown)[5, 5, 0]) - 0x55) < 3
+
+
+def test_one_colour_of_sixteen_bits_that_is_clear_shows_white() -> None:
+    pixels = np.zeros((20, 20, 3), ">u2")
+    pixels[:, :10] = (0x1234, 0xABCD, 0x00FF)
+    found, shown = opened(png(pixels, 16, 2, struct.pack(">3H", 0x1234, 0xABCD, 0x00FF)))
+    assert np.asarray(shown)[5, 3].min() > 250 and np.asarray(shown)[5, 16].max() < 5
+    assert found.notes == ("transparent",)
+
+
+def png(pixels: np.ndarray, bits: int, colour: int, clear: bytes) -> bytes:
+    """A PNG of exactly these numbers, which Pillow would not write."""
+
+    def chunk(name: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+
+    height, width = pixels.shape[:2]
+    if bits < 8:
+        flags = np.unpackbits(pixels[..., None], axis=-1)[..., 8 - bits :].reshape(height, -1)
+        rows = np.packbits(flags, axis=1)
+    else:
+        rows = pixels.reshape(height, -1)
+    lines = b"".join(b"\0" + row.tobytes() for row in rows)
+    head = struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", head)
+        + chunk(b"tRNS", clear)
+        + chunk(b"IDAT", zlib.compress(lines))
+        + chunk(b"IEND", b"")
+    )
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "F", "I", "YCbCr", "LAB"])
