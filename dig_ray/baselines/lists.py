@@ -1,8 +1,7 @@
 """Scores of all items into lists: what was seen left out, equal scores in an order that means nothing, and how often that order decided.
 
 Items of one count or one similarity tie, cold ones above all. A catalogue's own order is no accident (it may be by popularity, by
-time, or by the very sequences that are to be predicted), so ties are broken by a hash of the item's id and the seed, and told: ``tied``
-says of which cases the target's place is chance among equals.
+time, or by the very sequences that are to be predicted), so ties are broken by a hash of the item's id and the seed, and told.
 """
 
 from __future__ import annotations
@@ -27,7 +26,8 @@ class Lists(NamedTuple):
     Attributes:
         items: int32 ``(C, k)``, best first, padded -1.
         scores: float32 ``(C, k)``, padded ``-inf``.
-        tied: bool ``(C,)``, whether the target's score is also that of another item that could have been listed.
+        tied: bool ``(C,)``, whether chance decided where in the list the target stands, or whether it does: another item that could be
+            listed has its score, and fewer than k have a higher one.
     """
 
     items: np.ndarray
@@ -69,5 +69,6 @@ def rank_all(
             scores[row, item] = -np.inf
         items[low:high], values[low:high] = ranking.top_k(scores, k, places)
         own = np.take_along_axis(scores, np.asarray(cases.target[low:high], np.int64)[:, None], axis=1)
-        tied[low:high] = ((scores == own) & np.isfinite(own)).sum(axis=1) > 1
+        equal, better = (scores == own).sum(axis=1), (scores > own).sum(axis=1)
+        tied[low:high] = np.isfinite(own[:, 0]) & (equal > 1) & (better < k)
     return Lists(items, values, tied)

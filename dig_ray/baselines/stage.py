@@ -86,7 +86,7 @@ def recommend_all(
 
     Returns:
         name, ``{"seen" | "unseen": lists}`` of the test cases, and figures for the manifest; ``ties`` is the share of test cases in
-        which the target's place was chance among items of its score.
+        which chance among items of one score decided on the target's place.
     """
     started = time.monotonic()
     figures: dict[str, Any] = {}
