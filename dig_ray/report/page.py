@@ -77,6 +77,7 @@ def context(run: RunData) -> dict[str, Any]:
                 "name": results.RULE_NAMES[rule],
                 "verdict": results.verdict(run.metrics or {}, rule),
                 "gain_of_rl": results.gain_of_rl(run.metrics or {}, rule),
+                "chance": results.chance(run.manifests, rule),
                 "metric": results.main_metric(next(iter(found.values()))),
                 "bars": results.bars(found),
                 "accuracy": results.accuracy_table(found),

@@ -63,6 +63,10 @@ class Table:
     groups: list[tuple[str, list[Row]]]
 
 
+WORTH_SAYING = 0.001
+"""Share of cases from which ties are told."""
+
+
 def label(name: str) -> str:
     """A recommender's name for people."""
     return LABELS.get(name, name)
@@ -130,6 +134,20 @@ def gain_of_rl(metrics: Mapping[str, Any], rule: str) -> str:
         f"{words[direction(entry)]}: test {name} {figures.metric(entry['a'])} before, {figures.metric(entry['b'])} after, "
         f"{figures.metric(entry['difference'], signed=True)}, paired 95% interval {between}."
     )
+
+
+def chance(manifests: Mapping[str, Mapping[str, Any]], rule: str) -> str:
+    """One sentence: for how many targets chance among items of one score decided, by baseline; empty where it hardly did."""
+    stats = manifests.get("baselines", {}).get("stats") or {}
+    shares = {
+        label(name): told["ties"].get(rule, 0.0)
+        for name, told in stats.items()
+        if isinstance(told, dict) and isinstance(told.get("ties"), dict)
+    }
+    said = [f"{name} {share:.1%}" for name, share in shares.items() if share >= WORTH_SAYING]
+    if not said:
+        return ""
+    return f"Share of test cases in which the order of items of one score, which is by a hash of their ids, decided: {', '.join(said)}."
 
 
 def _rows(names: Mapping[str, Any], columns: list[list[Cell]]) -> list[Row]:

@@ -47,6 +47,15 @@ def test_every_figure_of_the_evaluation_stands_in_the_table(metrics: dict[str, A
                 assert cell.interval == figures.interval(entry["low"], entry["high"])
 
 
+def test_what_chance_decided_is_told() -> None:
+    ties = {"popularity": {"unseen": 0.25}, "item_knn": {"unseen": 0.0001}, "sasrec": {"unseen": 0.0}}
+    told: dict[str, Any] = {name: {"ties": share} for name, share in ties.items()}
+    manifests = {"baselines": {"stats": told | {"rows": 3}}}
+    assert "popularity 25.0%" in results.chance(manifests, "unseen").lower()
+    assert "knn" not in results.chance(manifests, "unseen").lower()
+    assert results.chance(manifests, "seen") == results.chance({}, "seen") == ""
+
+
 def test_the_best_of_each_column_is_marked(metrics: dict[str, Any]) -> None:
     table = results.accuracy_table(results.by_rule(metrics, "unseen"))
     for _, rows in table.groups:
