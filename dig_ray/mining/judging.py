@@ -15,10 +15,11 @@ from dig_ray.errors import UserError
 from dig_ray.mining.config import MiningConfig
 from dig_ray.mining.evidence import Evidence, item_evidence, json_string
 from dig_ray.mining.miner import ask, plan
+from dig_ray.mining.prompts import checked_prompt
 from dig_ray.mining.quality import item_quality
 from dig_ray.mining.read import read_captions, read_interests
 from dig_ray.mining.rldi import Rldi, assess, features, train
-from dig_ray.mining.stage import check_failures, checked_prompt
+from dig_ray.mining.stage import check_failures
 from dig_ray.mining.tables import model_name, quarantine_table, read_answers, write_table
 
 RLDI = "rldi"

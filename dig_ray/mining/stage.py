@@ -21,7 +21,7 @@ from dig_ray.mining.config import MiningConfig
 from dig_ray.mining.evidence import Evidence, item_evidence, user_evidence
 from dig_ray.mining.miner import Asked, ask, plan
 from dig_ray.mining.pictures import Pictures, list_pictures
-from dig_ray.mining.prompts import Prompt, load_prompt
+from dig_ray.mining.prompts import ANSWERS_OF, Prompt, checked_prompt, prompt_key
 from dig_ray.mining.read import read_captions, read_interests
 from dig_ray.mining.tables import (
     agreement,
@@ -193,20 +193,6 @@ def _shown_interests(items_dir: Path | None) -> dict[str, list[str]]:
     return {item: [i["text"] for i in found[:SHOWN_TO_USERS]] for item, found in known.items() if found}
 
 
-def checked_prompt(name: str, kinds: Sequence[str], key: str) -> Prompt:
-    """A prompt whose answers are of one of ``kinds``.
-
-    Raises:
-        UserError: they are not, or there is no such prompt.
-    """
-    prompt = load_prompt(name)
-    if prompt.kind not in kinds:
-        raise UserError(
-            f"mining.{key}={name!r} asks for {prompt.kind}; name a prompt that asks for {' or '.join(kinds)}"
-        )
-    return prompt
-
-
 def most_entries(config: MiningConfig, prompt: Prompt) -> int:
     """Interests, or clusters, of one answer at most; it is part of the key that an answer is kept by."""
     return MOST_CLUSTERS if prompt.kind == "clusters" else config.most
@@ -221,8 +207,7 @@ def _ask(
     stage: Stage,
     pictures: Pictures | None = None,
 ) -> tuple[list[Asked], list[list[Any]]]:
-    kinds = {"caption": ("caption",), "clusters": ("clusters",)}.get(what, ("descriptors", "interests"))
-    prompt = checked_prompt(prompt_name, kinds, f"{what.removesuffix('s')}_prompt")
+    prompt = checked_prompt(prompt_name, ANSWERS_OF[what], prompt_key(what))
     begun = time.monotonic()
     asked = [plan(miner, prompt, evidence, pictures, most_entries(config, prompt)) for miner in miners]
     ask(asked, prompt, evidence, stage, pictures)
