@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+
+_NUMBER = re.compile(r"\s*[0-9]{1,300}(?:\.[0-9]{0,300})?\s*")
 
 
 def retry_after_seconds(header: str | None, most: float = 3600.0) -> float | None:
@@ -15,11 +18,10 @@ def retry_after_seconds(header: str | None, most: float = 3600.0) -> float | Non
     """
     if header is None:
         return None
+    if _NUMBER.fullmatch(header):
+        return min(float(header), most)
     try:
-        seconds = float(header)
-    except ValueError:
-        try:
-            seconds = (parsedate_to_datetime(header) - datetime.now(UTC)).total_seconds()
-        except (ValueError, TypeError):
-            return None
-    return min(max(0.0, seconds), most) if seconds == seconds else None
+        seconds = (parsedate_to_datetime(header[:100]) - datetime.now(UTC)).total_seconds()
+    except (ValueError, TypeError, ArithmeticError, IndexError):
+        return None
+    return min(max(0.0, seconds), most)

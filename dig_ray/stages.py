@@ -67,6 +67,7 @@ HOW_MINERS_RUN = (  # where a model runs, how fast, and what it costs
     "deadline",
     "max_tries",
     "spend_limit",
+    "hopeless_rows",
     "price",
     "replicas",
     "tensor_parallel",

@@ -15,7 +15,8 @@ import os
 import threading
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,7 +33,12 @@ COMPACT_FROM = 64
 COMPACT_AGE = 600.0
 """Seconds since a file's last change before it may be removed: until then a writer may live that nobody knows of."""
 FLUSH_SECONDS, FLUSH_ROWS = 2.0, 256
-UNREACHED = ("status_", "timeout", "connection", "deadline", "half_body", "error_body", "engine")
+MOST = {"tokens_in": 10**12, "tokens_out": 10**12, "calls": 10**6, "cost": 1e9, "seconds": 1e9}
+"""Of one row, whatever wrote it."""
+UNREACHED = (
+    *("status_", "timeout", "connection", "deadline", "half_body", "error_body", "engine"),
+    *("quota", "throttled", "stream", "html"),
+)
 """Reasons that say nothing about the answer: such a row is worth asking again."""
 
 
@@ -52,6 +58,10 @@ def schema() -> pa.Schema:
             ("calls", pa.int32()),
             ("cost", pa.float64()),
             ("seconds", pa.float64()),
+            (
+                "estimated",
+                pa.int32(),
+            ),  # responses whose tokens are our estimate; null in rows of earlier versions
         ]
     )
 
@@ -110,18 +120,22 @@ class AnswerLog:
                 f"{self.folder}: answers cannot be kept there ({str(error)[:120]}); make it writable, or set store= to a place that is"
             ) from None
 
-    def read(self, compact: bool = False) -> pa.Table:
+    def read(self, compact: bool = False, notes: Counter[str] | None = None) -> pa.Table:
         """All answers, one row a key; of several an ok one wins, then a bad answer, then one that was never reached.
 
         Args:
             compact: write many old files together; for the one who holds the folder's lock.
+            notes: gets ``lines_unreadable`` and ``files_unreadable``, and ``numbers_impossible`` for rows whose tokens or cost were none.
 
         A part that cannot be read, or a line that is not whole, is left out: its answers are asked for again.
         """
         import pyarrow as pa
 
-        found = _read_files(self.folder, schema())
-        rows = _one_per_key(pa.concat_tables(found.values())) if found else schema().empty_table()
+        notes = Counter() if notes is None else notes
+        found = _read_files(self.folder, schema(), notes)
+        rows = schema().empty_table()
+        if found:
+            rows = _one_per_key(_bounded(_whole(pa.concat_tables(found.values()), notes), notes))
         old = [name for name, made in found if time.time() - made > COMPACT_AGE]
         if compact and len(old) >= COMPACT_FROM:
             write_part(self.folder, f"answers-{uuid.uuid4().hex}.parquet", rows)
@@ -130,16 +144,21 @@ class AnswerLog:
         return rows
 
 
-def read_rows(folder: str, columns: pa.Schema) -> list[pa.Table]:
-    """What journals of these columns have written to a folder (local directory or URI); [] where there is none."""
-    return list(_read_files(folder, columns).values())
+def read_rows(folder: str, columns: pa.Schema, notes: Counter[str]) -> list[pa.Table]:
+    """What journals of these columns have written to a folder (local directory or URI); [] where there is none.
+
+    ``notes`` gets ``lines_unreadable`` and ``files_unreadable``.
+    """
+    return list(_read_files(folder, columns, notes).values())
 
 
-def _read_files(folder: str, columns: pa.Schema) -> dict[tuple[str, float], pa.Table]:
+def _read_files(folder: str, columns: pa.Schema, notes: Counter[str]) -> dict[tuple[str, float], pa.Table]:
     """Every file that can be read, as (name, time of its last change), with its rows."""
     for attempt in range(5):
+        lost: Counter[str] = Counter()
         try:
-            tables = {file: _read_file(folder, file[0], columns) for file in _files(folder)}
+            tables = {file: _read_file(folder, file[0], columns, lost) for file in _files(folder)}
+            notes.update(lost)
             break
         except FileNotFoundError:  # somebody wrote files together meanwhile: what they held is in a new one
             if attempt == 4:
@@ -228,7 +247,7 @@ class Journal:
         self.close()
 
 
-def _read_file(folder: str, name: str, columns: pa.Schema) -> pa.Table | None:
+def _read_file(folder: str, name: str, columns: pa.Schema, notes: Counter[str]) -> pa.Table | None:
     """The rows of a file, None where they cannot be read.
 
     Raises:
@@ -241,14 +260,15 @@ def _read_file(folder: str, name: str, columns: pa.Schema) -> pa.Table | None:
     if raw is None:
         raise FileNotFoundError(f"{folder}/{name}")
     if name.endswith(".jsonl"):
-        return _read_lines(raw[: raw.rfind(b"\n") + 1], columns)
+        return _read_lines(raw[: raw.rfind(b"\n") + 1], columns, notes)
     try:
         return pq.read_table(pa.BufferReader(raw), schema=columns)
-    except (OSError, pa.ArrowInvalid):
+    except (OSError, ValueError, TypeError, pa.ArrowException):
+        notes["files_unreadable"] += 1
         return None
 
 
-def _read_lines(raw: bytes, columns: pa.Schema) -> pa.Table:
+def _read_lines(raw: bytes, columns: pa.Schema, notes: Counter[str]) -> pa.Table:
     import pyarrow as pa
     import pyarrow.json as pj
 
@@ -261,15 +281,68 @@ def _read_lines(raw: bytes, columns: pa.Schema) -> pa.Table:
         )
         if table[0].null_count == 0:
             return table
-    except pa.ArrowInvalid:
+    except pa.ArrowException:
         pass
     rows = []
-    for line in raw.splitlines():
-        try:  # one damaged line costs one answer
-            rows.append(pa.Table.from_pylist([json.loads(line)], schema=columns))
-        except (ValueError, TypeError, AttributeError, pa.ArrowInvalid):
-            continue
-    return pa.concat_tables([columns.empty_table(), *(r for r in rows if r[0].null_count == 0)])
+    for line in raw.split(b"\n"):
+        try:
+            row = json.loads(line) if line else None
+        except (ValueError, RecursionError):
+            row = None
+        if isinstance(row, dict) and isinstance(row.get(columns[0].name), str):
+            rows.append(row)
+        elif line:
+            notes["lines_unreadable"] += 1
+    return pa.concat_tables([columns.empty_table(), *_tables(rows, columns, notes)])
+
+
+def _tables(rows: list[dict[str, Any]], columns: pa.Schema, notes: Counter[str]) -> Iterator[pa.Table]:
+    """Rows as tables. One that no table takes, such as a count beyond 64 bits, is found by halving and costs itself."""
+    import pyarrow as pa
+
+    if not rows:
+        return
+    try:
+        yield pa.Table.from_pylist(rows, schema=columns)
+    except (ArithmeticError, ValueError, TypeError, AttributeError, pa.ArrowException):
+        if len(rows) == 1:
+            notes["lines_unreadable"] += 1
+            return
+        half = len(rows) // 2
+        yield from _tables(rows[:half], columns, notes)
+        yield from _tables(rows[half:], columns, notes)
+
+
+def _whole(table: pa.Table, notes: Counter[str]) -> pa.Table:
+    """Rows that say what they must: a key, a status that there is, a reason and what the model wrote."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    there = pc.is_in(table["status"], pa.array(["ok", "failed"]))
+    for name in ("key", "reason", "raw"):
+        there = pc.and_(there, pc.is_valid(table[name]))
+    whole = table.filter(there)
+    if whole.num_rows < table.num_rows:
+        notes["lines_unreadable"] += table.num_rows - whole.num_rows
+    return whole
+
+
+def _bounded(table: pa.Table, notes: Counter[str]) -> pa.Table:
+    """Counts and dollars as they can be: what is missing, negative, infinite or absurd is 0, and the answer beside it still good."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    odd = None
+    for name, most in MOST.items():
+        column = table[name]
+        good = pc.fill_null(pc.and_(pc.greater_equal(column, 0), pc.less_equal(column, most)), False)
+        if pc.all(good).as_py() is False:
+            odd = pc.invert(good) if odd is None else pc.or_(odd, pc.invert(good))
+            zero = pa.scalar(0, column.type)
+            table = table.set_column(table.column_names.index(name), name, pc.if_else(good, column, zero))
+    if odd is not None:
+        notes["numbers_impossible"] += pc.sum(odd).as_py()
+    return table
 
 
 def _one_per_key(table: pa.Table) -> pa.Table:

@@ -59,14 +59,19 @@ class OpenAIConfig(EngineConfig):
         base_url: up to and including ``/v1``.
         model: as the endpoint calls it.
         api_key_env: environment variable that holds the key; the key itself never stands in a config. None sends none.
-        response_format: how the endpoint is told the shape of an answer: its JSON schema, any JSON object, or not at all.
+        response_format: how the endpoint is told the shape of an answer: ``json_schema``, ``json_object`` (with the schema in it where the
+            endpoint takes that, as llama.cpp's server does), or ``none``. ``auto`` begins with ``json_schema`` and learns at the first rows
+            what the endpoint takes.
         max_in_flight: requests at once, over all actors.
         requests_per_minute: sent at most, over all actors; None leaves it to the endpoint's 429s. Miners of one run that ask the same model
             of the same endpoint share both evenly.
         timeout: seconds for one request; ``deadline``: seconds for one row with all its retries.
         max_tries: sends of one request that meets 429, 5xx, a cut connection or a timeout.
         spend_limit: US dollars that may be spent at this endpoint, by ``price``, over all miners, prompts and runs that share a store;
-            then no call is made any more, the run stops cleanly, and goes on when the limit is raised. Calls in flight are finished.
+            then no call is made any more, the run stops cleanly, and goes on when the limit is raised. Calls in flight are finished. Where
+            the endpoint does not say what it used, our own estimate of tokens is counted.
+        hopeless_rows: rows that may fail alike before one was answered; twice as many, or twice ``max_in_flight``, in a row later on. Then
+            the run ends, and they count as not asked. 0 never ends a run.
         actors: processes that send; one carries hundreds of requests a second.
         max_tokens_field: what the endpoint calls the longest answer; reasoning models ask for ``max_completion_tokens``.
         omit: fields of a request that the endpoint does not take, such as ``temperature`` or ``seed``.
@@ -77,13 +82,14 @@ class OpenAIConfig(EngineConfig):
     base_url: str = Field(pattern=r"^https?://[^\s/@?#]+(/[^\s?#]*)?$")
     model: str = Field(min_length=1)
     api_key_env: str | None = "OPENAI_API_KEY"
-    response_format: Literal["json_schema", "json_object", "none"] = "json_schema"
+    response_format: Literal["auto", "json_schema", "json_object", "none"] = "auto"
     max_in_flight: int = Field(64, ge=1, le=4096)
     requests_per_minute: float | None = Field(None, gt=0)
     timeout: float = Field(120.0, gt=0)
     deadline: float = Field(600.0, gt=0)
     max_tries: int = Field(6, ge=1)
     spend_limit: float | None = Field(None, gt=0)
+    hopeless_rows: int = Field(20, ge=0)
     actors: int = Field(1, ge=1)
     max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
     omit: tuple[Literal["temperature", "seed", "max_tokens"], ...] = ()
@@ -209,7 +215,10 @@ def identity(miner: EngineConfig) -> dict[str, Any]:
         "keyphrase": ("engine", "encoder", "phrases", "longest", "candidates", "diversity"),
         "similarity": ("engine", "encoder", "threshold"),
     }[settings["engine"]]
-    return {name: settings[name] for name in decides}
+    found = {name: settings[name] for name in decides}
+    if found.get("response_format") == "auto":  # it begins so, and answers are judged alike
+        found["response_format"] = "json_schema"
+    return found
 
 
 class MergeConfig(Config):

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from dig_ray.catalog.dataset import Dataset
-from dig_ray.mining.answers import json_schema
 from dig_ray.mining.config import MiningConfig, Price
 from dig_ray.mining.engines.contract import worth_asking
 from dig_ray.mining.evidence import Evidence, count_tokens, item_evidence
@@ -17,11 +16,7 @@ from dig_ray.mining.miner import Asked, load_known, plan
 from dig_ray.mining.prompts import Prompt, load_prompt
 from dig_ray.mining.read import read_captions
 from dig_ray.mining.stage import caption_inputs, cluster_inputs, most_entries, user_inputs
-
-PICTURE_TOKENS = 28 * 28
-"""Pixels a token of a picture, as Qwen2.5-VL counts; others take more or less."""
-CHAT_TOKENS = 8
-"""What chat templates add around two messages."""
+from dig_ray.mining.tokens import PICTURE_TOKENS, shared_tokens
 
 
 @dataclass(frozen=True)
@@ -157,12 +152,8 @@ def _one(
     todo = [(key, one) for key, one in rows if worth_asking(asked.answers.get(key))]
     miner: Any = asked.miner
     llm = miner.engine in ("openai", "vllm")
-    schema = (
-        count_tokens(str(json_schema(asked.kind, asked.most)))
-        if getattr(miner, "response_format", "") == "json_schema"
-        else 0
-    )
-    shared = count_tokens(prompt.system) + CHAT_TOKENS + extra + schema
+    schema = getattr(miner, "response_format", "none") != "none" and asked.kind != "judgement"
+    shared = shared_tokens(asked.kind, asked.most, prompt.system, schema) + extra
     tokens_in = sum(count_tokens(one.text) + shared for _, one in todo) if llm else 0
     earlier = [
         row["tokens_out"] / max(row["calls"], 1) for row in asked.answers.values() if row["tokens_out"]

@@ -134,14 +134,25 @@ def folder_name(asked: Asked) -> str:
     return f"{asked.kind}-{hash_json([asked.prompt[2], identity(asked.miner)])[:16]}"
 
 
+def damage(notes: Counter[str]) -> str:
+    """What was wrong with the files of a log, and what becomes of it."""
+    means = {
+        "files_unreadable": "{} files cannot be read, and their answers are asked for again",
+        "lines_unreadable": "{} lines are no answers and are left out; what they were about is asked again",
+        "numbers_impossible": "{} answers have counts or costs that cannot be, which count as 0",
+        "payments_ignored": "{} entries are no payments and are left out",
+    }
+    return "; ".join(means[name].format(f"{count:,}") for name, count in sorted(notes.items()))
+
+
 def answer_log(asked: Asked, kept: str) -> AnswerLog:
     """Where a miner's answers to a prompt are kept."""
     return AnswerLog(f"{kept}/answers/{folder_name(asked)}")
 
 
-def load_known(asked: Asked, kept: str, compact: bool = False) -> None:
-    """Fill in what the log knows."""
-    log = answer_log(asked, kept).read(compact)
+def load_known(asked: Asked, kept: str, compact: bool = False, notes: Counter[str] | None = None) -> None:
+    """Fill in what the log knows; ``notes`` as in :meth:`AnswerLog.read`."""
+    log = answer_log(asked, kept).read(compact, notes)
     wanted = set(asked.keys)
     asked.answers = {
         row["key"]: row
@@ -169,7 +180,10 @@ def ask(
             locks.enter_context(stage.hold(f"answers-{name}"))
         for asked in plans:
             answer_log(asked, stage.kept).check_writable()
-            load_known(asked, stage.kept, compact=True)
+            notes: Counter[str] = Counter()
+            load_known(asked, stage.kept, compact=True, notes=notes)
+            if notes:
+                stage.log(f"{asked.miner.name}: in {answer_log(asked, stage.kept).folder}, {damage(notes)}")
         for again in (False, True):
             one = partial(_one_pass, plans, prompt, evidence, stage, pictures, again)
             stopped = _outliving(one, plans, stage)
@@ -236,7 +250,7 @@ def _one_pass(
             log=answer_log(asked, stage.kept).folder,
             marks=marks,
             pace=1 / same_model[_served_by(asked.miner)],
-            spent=total_paid(payments) if getattr(asked.miner, "spend_limit", None) is not None else 0.0,
+            spent=_paid_before(asked, payments, stage),
             payments=payments,
             secret=Secret(key) if key else None,
             stage=stage.name,
@@ -255,10 +269,28 @@ def _one_pass(
             replace(job, board=board), ray.put(todo)
         )
         pending[task] = (asked, todo.num_rows, asked.asked_now)
+    before = {asked.miner.name: asked.asked_now for asked, _, _ in jobs}
     stopped = _watch(pending, board, stage.log)
     for asked, _, _ in jobs:
         load_known(asked, stage.kept)
+        guessed = asked.asked_now.estimated - before[asked.miner.name].estimated
+        if guessed:
+            calls = asked.asked_now.calls - before[asked.miner.name].calls
+            stage.log(
+                f"{asked.miner.name}: usage is missing or impossible in {guessed:,} of {calls:,} calls; tokens and cost are our estimate"
+            )
     return stopped
+
+
+def _paid_before(asked: Asked, payments: str, stage: Stage) -> float:
+    """US dollars that earlier runs spent at a miner's endpoint, where a limit counts them."""
+    if getattr(asked.miner, "spend_limit", None) is None:
+        return 0.0
+    notes: Counter[str] = Counter()
+    spent = total_paid(payments, notes)
+    if notes:
+        stage.log(f"{asked.miner.name}: in {payments}, {damage(notes)}")
+    return spent
 
 
 def _served_by(miner: Any) -> tuple[str, str]:
@@ -312,18 +344,17 @@ def _run_engine(job: Job, requests: pa.Table) -> str:
     return ""
 
 
-def _read_board(board: Any) -> dict[str, Totals]:
-    """What the board has counted; {} where calls to it are lost again and again."""
+def _ask_board(call: Any) -> Any:
+    """What the board has counted or was told; None where calls to it are lost again and again."""
     import ray
     from ray.exceptions import ActorUnavailableError
 
     for _ in range(CRASHES + 1):
         try:
-            found: dict[str, Totals] = ray.get(board.read.remote())
-            return found
+            return ray.get(call.remote())
         except ActorUnavailableError:
             time.sleep(0.1)
-    return {}
+    return None
 
 
 def _watch(
@@ -337,15 +368,27 @@ def _watch(
     stopped: dict[str, str] = {}
     crashed: BaseException | None = None
     totals: dict[str, Totals] = {}
+    last = dict.fromkeys(
+        miners, (0, begun)
+    )  # rows of a miner's latest line, and when they were that many first
+    told = 0
     while pending:
         ready, _ = ray.wait(list(pending), num_returns=1, timeout=SECONDS_BETWEEN_LINES)
-        totals = _read_board(board) or totals
-        elapsed = time.monotonic() - begun
+        totals = _ask_board(board.read) or totals
+        learnt = _ask_board(board.said) or []
+        for line in learnt[told:]:
+            say(line)
+        told = max(told, len(learnt))
+        now = time.monotonic()
         for task, (asked, todo, before) in list(pending.items()):
-            new = totals.get(asked.miner.name, Totals())
+            name = asked.miner.name
+            new = totals.get(name, Totals())
             asked.asked_now = before.plus(new)
+            rows, since = last[name]
+            if new.rows != rows:
+                rows, since = last[name] = new.rows, now
             if task in ready or not ready:
-                say(progress_line(asked.miner.name, todo, new, elapsed))
+                say(progress_line(name, todo, new, now - begun, 0.0 if task in ready else now - since))
         for task in ready:
             asked, _, _ = pending.pop(task)
             try:

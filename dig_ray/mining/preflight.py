@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -41,11 +42,9 @@ def problems(config: MiningConfig, fields: Sequence[str] = FIELDS, local: bool =
         if not miners:
             continue
         key = prompt_key(field)
-        _collect(
-            found, lambda key=key, field=field: checked_prompt(getattr(config, key), ANSWERS_OF[field], key)
-        )  # type: ignore[misc]
+        _collect(found, partial(checked_prompt, getattr(config, key), ANSWERS_OF[field], key))
         for miner in miners:
-            _collect(found, lambda miner=miner: _check(miner, local))  # type: ignore[misc]
+            _collect(found, partial(_check, miner, local))
     return list(dict.fromkeys(found))
 
 

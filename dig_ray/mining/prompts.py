@@ -81,9 +81,9 @@ def load_prompt(name: str) -> Prompt:
         )
     for key, kind in wanted.items():
         value = fields[key]
-        if type(value) is not kind or (kind is str and not value.strip()):
+        if type(value) is not kind or (isinstance(value, str) and not value.strip()):
             raise UserError(f"{path}: {key} is {value!r:.60}, not {'a number' if kind is int else 'text'}")
-        if kind is str and value.encode("utf-8", "replace").decode() != value:
+        if isinstance(value, str) and value.encode("utf-8", "replace").decode() != value:
             raise UserError(f"{path}: {key} holds half a character (a lone surrogate); remove it")
     if not 0 <= fields["version"] <= HIGHEST_VERSION:
         raise UserError(f"{path}: version {fields['version']} is not from 0 to {HIGHEST_VERSION}")

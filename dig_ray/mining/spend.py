@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import uuid
+from collections import Counter
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -26,9 +28,35 @@ def endpoint_name(base_url: str) -> str:
     return hash_json(base_url.rstrip("/"))[:16]
 
 
-def total_paid(folder: str) -> float:
-    """US dollars in a folder of payments."""
-    return sum(sum(table["dollars"].to_pylist()) for table in read_rows(folder, payments_schema()))
+MOST_OF_ONE_CALL = 1e6
+"""US dollars above which an entry is no payment for one call, whatever wrote it."""
+
+
+def payment(dollars: float | None) -> float | None:
+    """A payment as it may be: None where it is not a number, negative or absurd. Nothing that an endpoint says gives money back."""
+    if dollars is None or not math.isfinite(dollars) or not 0 <= dollars <= MOST_OF_ONE_CALL:
+        return None
+    return dollars
+
+
+def total_paid(folder: str, notes: Counter[str] | None = None) -> float:
+    """US dollars in a folder of payments.
+
+    Args:
+        folder: local directory or URI.
+        notes: gets ``payments_ignored``: entries that are no payments, and lines that cannot be read.
+    """
+    notes = Counter() if notes is None else notes
+    lost: Counter[str] = Counter()
+    found = [
+        payment(dollars)
+        for table in read_rows(folder, payments_schema(), lost)
+        for dollars in table["dollars"].to_pylist()
+    ]
+    ignored = found.count(None) + lost.total()
+    if ignored:
+        notes["payments_ignored"] += ignored
+    return sum(dollars for dollars in found if dollars is not None)
 
 
 class Purse:
@@ -60,7 +88,8 @@ class Purse:
         return self.limit is not None and self.spent >= self.limit
 
     async def pay(self, dollars: float) -> None:
-        """Write a payment down, and learn what the others have spent meanwhile; 0 only learns."""
+        """Write a payment down, and learn what the others have spent meanwhile; 0 only learns, and so does what is no payment."""
+        dollars = min(dollars, MOST_OF_ONE_CALL) if dollars > 0 else 0.0
         self.spent += dollars
         if dollars and self._journal is not None:
             self._journal.append({"key": uuid.uuid4().hex, "dollars": dollars})

@@ -1,53 +1,63 @@
 """Asking an OpenAI-compatible endpoint: many requests in flight, patient with a busy server, strict with its answers.
 
-The status is looked at before a body is believed. 429, 408, 5xx, cut connections and timeouts are tried again with full jitter, not before
-``Retry-After``, and 429s slow all requests of the process once they are frequent; 401, 403 and 404 end the run, since every other row would
-meet the same; other 4xx fail the row. An answer that is not what was asked for is asked for once more with another seed. Redirects are not
-followed, so that a key goes nowhere else, and neither key nor headers are part of any message.
+The first row is sent alone, so that what the endpoint takes is learnt before many are sent (``response_format``), and few are sent until
+one was answered. 429, 408, 5xx, cut connections and timeouts are tried again with full jitter, not before ``Retry-After``, and 429s slow
+all requests of the process once they are frequent; a used-up quota is none of them. 401, 403 and 404 end the run at once before any answer
+came, and so does any failure that enough rows meet alike (``endings``). An answer that is not what was asked for is asked for once more
+with another seed. What comes back is read by ``completion``, what does not by ``failures``; both bound what they read. Redirects are not
+followed, so that a key goes nowhere else, and neither key nor headers are part of any message or any answer that is kept.
+docs/ENDPOINTS.md has the whole of it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-import os
 import random
 import time
-from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from dig_ray.errors import UserError
-from dig_ray.mining.answers import MOST, json_schema
+from dig_ray.mining.answers import MOST
 from dig_ray.mining.config import OpenAIConfig
+from dig_ray.mining.engines.completion import Completion
+from dig_ray.mining.engines.completion import read_completion as _completion
 from dig_ray.mining.engines.contract import Request, Result, SpendLimit, judge_answer, reason_word
+from dig_ray.mining.engines.endings import Endings
+from dig_ray.mining.engines.failures import (
+    Hopeless,
+    NoAnswer,
+    Refused,
+    Retry,
+    no_answer,
+    server_words,
+)
 from dig_ray.mining.engines.pace import Pace
+from dig_ray.mining.engines.response_format import AnswerShape
+from dig_ray.mining.evidence import count_tokens
+from dig_ray.mining.keys import read_key
 from dig_ray.mining.prompts import chat_messages
 from dig_ray.mining.spend import Purse
-from dig_ray.retry_after import retry_after_seconds
+from dig_ray.mining.tokens import picture_tokens, shared_tokens
+from dig_ray.redaction import hide
 
 if TYPE_CHECKING:
     import aiohttp
 
 LONGEST_BODY = 1 << 20  # bytes read of one response
-AGAIN = {408, 409, 425, 429, 500, 502, 503, 504, 529}
-HOPELESS = {401, 403, 404}
 FIRST_WAIT, THROTTLED_WAIT, LONGEST_WAIT = 0.5, 2.0, 60.0
-HOPELESS_ROWS = 20
-"""Rows that may end in one and the same refusal before any was answered."""
+FEW = 20
+"""Rows in work at once until one was answered."""
+FIRST_ROW, FIRST_ANSWER = 10.0, 60.0
+"""Seconds that the others wait for the first row to end, and most of them for the first answer."""
+SHORTEST_KEY = 8
+"""Characters below which a key is a placeholder, such as those that local servers take, and may stand in an answer by chance."""
 
 
-class _Retry(Exception):
-    def __init__(
-        self, reason: str, after: float | None = None, busy: bool = False, throttled: bool = False
-    ) -> None:
-        super().__init__(reason)
-        self.after, self.busy, self.throttled = after, busy, throttled
-
-
-class _Refused(Exception):
-    """The endpoint will not answer this row."""
+def _nobody(word: str) -> None:
+    """Nobody listens."""
 
 
 class ChatClient:
@@ -59,6 +69,8 @@ class ChatClient:
         most: entries that an answer's schema allows.
         secret: the key, where this process's environment has none.
         purse: the endpoint's money; by default one that knows of this process only.
+        say: gets a line where something about the endpoint was learnt.
+        trouble: gets the word of every failure that is tried again.
     """
 
     def __init__(
@@ -68,62 +80,93 @@ class ChatClient:
         most: int = MOST,
         secret: str | None = None,
         purse: Purse | None = None,
+        say: Callable[[str], None] = _nobody,
+        trouble: Callable[[str], None] = _nobody,
     ) -> None:
         self.config, self.most, self._secret = config, most, secret
         self.in_flight = max(1, round(config.max_in_flight * share))
         rate = config.requests_per_minute
         self.pace = Pace(self.in_flight, rate * share if rate else None)
         self.purse = purse or Purse(config.spend_limit)
+        self.shape = AnswerShape(config.response_format, say)
+        self._trouble = trouble
         self._random = random.Random()  # noqa: S311 - jitter is no secret
+        self._key: str | None = None
 
     def ask_all(self, requests: Iterable[Request], done: Callable[[Result], None]) -> None:
-        """Ask everything; ``done`` gets each result as it comes.
+        """Ask everything; ``done`` gets each result, those that fail alike only once it is clear that the run goes on.
 
         Raises:
-            UserError: the endpoint refuses the key or does not know the model or the address.
+            UserError: the key is not set or refused, the address or model is unknown, or enough rows have failed alike; their rows get no
+                result then.
             SpendLimit: the limit was reached; requests that had begun are finished and given to ``done`` first.
         """
+        self._key = read_key(self.config.name, self.config.api_key_env, self._secret)
         asyncio.run(self._ask_all(requests, done))
 
     async def _ask_all(self, requests: Iterable[Request], done: Callable[[Result], None]) -> None:
         todo = iter(requests)
         self._stop: BaseException | None = None
-        self._answers = False  # whether the endpoint has ever answered a row
-        self._unanswered: Counter[str] = Counter()
+        self._endings = Endings(self.config.hopeless_rows, self.in_flight)
+        self._paid = Result("")  # sums over all that was sent
+        first, answered = asyncio.Event(), asyncio.Event()
 
         await self.purse.pay(0.0)
         async with self._session() as session:
 
-            async def worker() -> None:
+            async def worker(number: int) -> None:
+                if number:
+                    await _wait(first, FIRST_ROW)
+                if number >= FEW:
+                    await _wait(answered, FIRST_ANSWER)
                 for request in todo:  # one iterator for all: whoever is free takes the next
                     if self._stop is not None:
-                        return
+                        break
                     try:
                         result = await self._ask(session, request)
                     except BaseException as error:
                         self._stop = self._stop or error
-                        return
-                    done(result)
-                    self._look_for_an_end(result)
+                        break
+                    self._keep(result, done)
+                    first.set()
+                    if self._endings.answered:
+                        answered.set()
+                first.set()
+                answered.set()
 
             # rows that wait for another try give their place in flight to others, so there are more rows than places
-            await asyncio.gather(*(worker() for _ in range(2 * self.in_flight)))
+            try:
+                await asyncio.gather(*(worker(number) for number in range(2 * self.in_flight)))
+            finally:
+                for result in self._endings.rest():
+                    done(result)
         if self._stop is not None:
             raise self._stop
+
+    def _keep(self, result: Result, done: Callable[[Result], None]) -> None:
+        for one in self._endings.seen(result):
+            done(one)
+        self._look_for_an_end()
+
+    def _look_for_an_end(self) -> None:
+        if self._endings.reason and self._stop is None:
+            self._stop = UserError(self._endings.sentence(self.config.name, self._paid_so_far()))
+
+    def _paid_so_far(self) -> str:
+        paid, about = self._paid, "about " if self._paid.estimated else ""
+        if not paid.tokens_in:
+            return "nothing was paid"
+        who = " by one of its processes" if self.config.actors > 1 else ""
+        dollars = f"paid so far{who}: {about}${paid.cost:,.2f} for" if paid.cost else f"used so far{who}:"
+        return f"{dollars} {about}{paid.tokens_in:,} tokens in and {paid.tokens_out:,} out"
 
     @asynccontextmanager
     async def _session(self) -> AsyncIterator[aiohttp.ClientSession]:
         import aiohttp
 
         headers = {"Accept": "application/json"}
-        name = self.config.api_key_env
-        if name is not None:
-            key = os.environ.get(name) or self._secret
-            if not key:
-                raise UserError(
-                    f"miner {self.config.name}: the environment variable {name} is not set; set it to the endpoint's key"
-                )
-            headers["Authorization"] = f"Bearer {key}"
+        if self._key:
+            headers["Authorization"] = f"Bearer {self._key}"
         connector = aiohttp.TCPConnector(limit=self.in_flight)
         async with aiohttp.ClientSession(
             headers=headers, connector=connector, auto_decompress=True
@@ -138,24 +181,47 @@ class ChatClient:
             async with asyncio.timeout(None) as deadline:  # set when the row is first sent
                 for attempt in range(2):
                     try:
-                        raw, finish = await self._send(session, request, attempt, result, deadline)
-                    except _Refused as refusal:
+                        answer = await self._send(session, request, attempt, result, deadline)
+                    except Refused as refusal:
                         result.reason = str(refusal)
                         break
-                    result.raw = raw
-                    answer, result.reason = judge_answer(request.kind, raw, self.most, request.system)
-                    if answer is not None:
-                        result.status = "ok"
+                    if not self._judge(request, result, answer):
                         break
-                    if finish == "length":
-                        result.reason = (
-                            f"cut_off: the answer ends at max_tokens={self.config.sampling.max_tokens}"
-                        )
         except TimeoutError:
             last = f", at last {result.reason}" if result.reason else ""
             result.reason = f"deadline: no answer within {self.config.deadline:g} s{last}"
         result.seconds = time.monotonic() - begun
         return result
+
+    def _judge(self, request: Request, result: Result, answer: Completion) -> bool:
+        """Judge an answer; whether another one is worth its price."""
+        result.raw = answer.text
+        read, result.reason = judge_answer(request.kind, answer.text, self.most, request.system)
+        if self._repeats_the_key(
+            answer.text, "" if read is None else " ".join((*read.texts, *read.reasoning.values()))
+        ):
+            result.raw = hide(answer.text, self._key) if self._key and self._key in answer.text else ""
+            result.reason = "secret: the answer repeats the endpoint's key"
+            return False
+        if read is not None:
+            result.status = "ok"
+            return False
+        if answer.end.finish == "length":
+            lost = (
+                "while the model still thought"
+                if result.reason.startswith("thinking") or answer.end.why.startswith("thinking")
+                else ""
+            )
+            result.reason = f"cut_off: the answer ends at max_tokens={self.config.sampling.max_tokens}{lost and ', ' + lost}"
+        elif answer.end.why:
+            result.reason = answer.end.why
+        return not result.reason.startswith(("refusal", "content_filter", "thinking"))
+
+    def _repeats_the_key(self, *texts: str) -> bool:
+        key = self._key
+        if key is None or len(key) < SHORTEST_KEY:
+            return False
+        return any(key in text or ("\\" in text and key in text.replace("\\/", "/")) for text in texts)
 
     async def _send(
         self,
@@ -164,61 +230,73 @@ class ChatClient:
         attempt: int,
         result: Result,
         deadline: asyncio.Timeout,
-    ) -> tuple[str, str]:
-        """(text, finish reason) of one answer, through as many tries as it takes; what it cost is paid and counted.
+    ) -> Completion:
+        """One answer, through as many tries as it takes; what it cost is paid and counted.
 
         A 429 is no try: it costs the row's time only.
         """
-        body = json.dumps(self._body(request, attempt)).encode()
-        tries = waits = 0
+        tries = waits = same = 0
+        before = ""
         while True:
+            way = self.shape.at
+            body = json.dumps(self._body(request, attempt)).encode()
             try:
                 async with self.pace.place():
                     self._check_limit()
                     if deadline.when() is None:
                         deadline.reschedule(asyncio.get_running_loop().time() + self.config.deadline)
                     result.calls += 1
-                    text, tokens_in, tokens_out, finish = await self._post(session, body)
-                    cost = self.config.price.of(tokens_in, tokens_out)
-                    result.tokens_in += tokens_in
-                    result.tokens_out += tokens_out
-                    result.cost += cost
-                    # before the place is free: whoever takes it knows what is left, so no more than what is in flight goes over the limit
-                    await self.purse.pay(cost)
+                    # paid before the place is free: whoever takes it knows what is left, so no more than what is in flight goes over the
+                    # limit
+                    answer = await self._post(session, body, request, result)
                 self.pace.answered()
-                return text, finish
-            except _Retry as retry:
-                result.reason = str(retry)
-                tries += not retry.throttled
-                waits += 1
-                # a throttled row waits a little: the common pause and the smaller window do the rest
-                ceiling = min(
-                    THROTTLED_WAIT if retry.throttled else LONGEST_WAIT, FIRST_WAIT * 2 ** min(waits - 1, 10)
-                )
-                wait = (
-                    self._random.uniform(0, ceiling)
-                    if retry.after is None
-                    else retry.after + self._random.uniform(0, 0.1 * ceiling)
-                )
-                if retry.busy:
-                    self.pace.told_to_wait(min(wait, LONGEST_WAIT))
+                self._endings.alive()
+                self.shape.took(way)
+                return answer
+            except Hopeless as error:
+                if self._endings.answered:  # it has answered others: this row alone is meant
+                    raise Refused(str(error)) from None
+                raise UserError(self._nobody_is_answered(error)) from None
+            except NoAnswer as error:
+                retry = error if isinstance(error, Retry) else None
+                tries += retry is not None and not retry.throttled
+                same = same + 1 if str(error) == before else 1
+                before = result.reason = str(error)
+                if self.shape.another(way, error, same, tries >= self.config.max_tries):
+                    tries = same = 0
+                    continue
+                if retry is None:
+                    raise
+                self._trouble(reason_word(str(error)))
                 if tries >= self.config.max_tries:
-                    raise _Refused(f"{retry} ({tries} tries)") from None
-                await asyncio.sleep(wait)
+                    raise Refused(f"{error} ({tries} tries)") from None
+                waits += 1
+                await self._wait_for_another_try(retry, waits, request)
 
-    def _look_for_an_end(self, result: Result) -> None:
-        """Stop when the first rows all ended in the same refusal: the others would, too."""
-        word = reason_word(result.reason)
-        if result.status == "ok" or not word.startswith(("status_4", "connection")):
-            self._answers = True
-        if self._answers:
-            return
-        self._unanswered[word] += 1
-        if self._unanswered[word] >= HOPELESS_ROWS:
-            self._stop = self._stop or UserError(
-                f"miner {self.config.name}: the first {HOPELESS_ROWS} rows all ended in {result.reason!r}; check base_url, model, "
-                "response_format, max_tokens_field and omit"
-            )
+    async def _wait_for_another_try(self, retry: Retry, waits: int, request: Request) -> None:
+        # a throttled row waits a little: the common pause and the smaller window do the rest
+        ceiling = min(
+            THROTTLED_WAIT if retry.throttled else LONGEST_WAIT, FIRST_WAIT * 2 ** min(waits - 1, 10)
+        )
+        wait = (
+            self._random.uniform(0, ceiling)
+            if retry.after is None
+            else retry.after + self._random.uniform(0, 0.1 * ceiling)
+        )
+        if retry.busy:
+            self.pace.told_to_wait(min(wait, LONGEST_WAIT))
+        if retry.throttled:
+            self._endings.throttled(request.key, str(retry))
+            self._look_for_an_end()
+        await asyncio.sleep(wait)
+
+    def _nobody_is_answered(self, error: Hopeless) -> str:
+        url = self.config.base_url.rstrip("/") + "/chat/completions"
+        _, _, said = str(error).partition(": ")
+        return (
+            f"miner {self.config.name}: {url} answers {error.status}, {said}; check base_url, model and "
+            f"{self.config.api_key_env or 'api_key_env'}, then run the same command to go on; {self._paid_so_far()}"
+        )
 
     def _check_limit(self) -> None:
         """Send nothing more once a row has stopped the run or the money is spent."""
@@ -227,7 +305,14 @@ class ChatClient:
         if self.purse.empty:
             raise SpendLimit
 
-    async def _post(self, session: aiohttp.ClientSession, body: bytes) -> tuple[str, int, int, str]:
+    async def _post(
+        self, session: aiohttp.ClientSession, body: bytes, request: Request, result: Result
+    ) -> Completion:
+        """Send once and pay.
+
+        Raises:
+            NoAnswer: there is none.
+        """
         import aiohttp
 
         url = self.config.base_url.rstrip("/") + "/chat/completions"
@@ -240,44 +325,52 @@ class ChatClient:
                 timeout=timeout,
                 allow_redirects=False,
             ) as response:
-                status, retry_after = response.status, response.headers.get("Retry-After")
+                status, headers = response.status, response.headers
                 content = await _read(response)
         except TimeoutError:
-            raise _Retry(f"timeout: no response within {self.config.timeout:g} s") from None
+            raise Retry(f"timeout: no response within {self.config.timeout:g} s") from None
         except (aiohttp.ClientError, OSError) as error:
-            raise _Retry(f"connection: {type(error).__name__}") from None
-        if status in HOPELESS:
-            hint = {
-                401: "the key is refused",
-                403: "the key may not do this",
-                404: "the address or the model is unknown",
-            }[status]
-            raise UserError(
-                f"miner {self.config.name}: {url} answers {status}, {hint}; check base_url, model and "
-                f"{self.config.api_key_env or 'api_key_env'}"
-            )
-        if status in AGAIN or status >= 500:
-            raise _Retry(
-                f"status_{status}",
-                retry_after_seconds(retry_after),
-                busy=status in (429, 503, 529),
-                throttled=status == 429,
-            )
-        if status != 200:
-            raise _Refused(f"status_{status}: the endpoint refuses this request{self._why(content)}")
-        if content is None:
-            raise _Refused(f"too_long: the response has more than {LONGEST_BODY:,} bytes")
-        return _completion(content)
+            said = server_words(str(error).encode("utf-8", "replace"), self._key)
+            raise Retry(f"connection: {type(error).__name__}{f' ({said})' if said else ''}") from None
+        try:
+            if status != 200:
+                raise no_answer(status, headers, content, url, self.config.deadline, self._key)
+            if content is None:
+                tokens = self._tokens_sent(request), self.config.sampling.max_tokens
+                raise Refused(f"too_long: the response has more than {LONGEST_BODY:,} bytes", tokens)
+            answer = _completion(content, lambda: self._tokens_sent(request), self._key)
+        except NoAnswer as error:
+            if error.tokens is not None:
+                await self._pay(result, *error.tokens, estimated=True)
+            raise
+        except Exception as error:  # whatever a body can do to a reader costs its own row
+            await self._pay(result, self._tokens_sent(request), 0, estimated=True)
+            raise Retry(f"half_body: the response cannot be read ({type(error).__name__})") from None
+        await self._pay(result, answer.tokens_in, answer.tokens_out, answer.end.estimated)
+        return answer
+
+    async def _pay(self, result: Result, tokens_in: int, tokens_out: int, estimated: bool) -> None:
+        cost = self.config.price.of(tokens_in, tokens_out)
+        for sums in (result, self._paid):
+            sums.tokens_in += tokens_in
+            sums.tokens_out += tokens_out
+            sums.cost += cost
+            sums.estimated += estimated
+        await self.purse.pay(cost)
+
+    def _tokens_sent(self, request: Request) -> int:
+        """Our estimate, as the dry run's."""
+        schema = "schema" in self.shape.ways[self.shape.at] and request.kind != "judgement"
+        shared = shared_tokens(request.kind, self.most, request.system, schema)
+        picture = picture_tokens(request.image[0]) if request.image is not None else 0
+        return shared + count_tokens(request.evidence) + picture
 
     def _why(self, content: bytes | None) -> str:
         """What a refusal says about itself, short, and never the key."""
-        try:
-            error = json.loads(content or b"")["error"]
-            said = " ".join(str(error["message"] if isinstance(error, dict) else error).split())[:160]
-        except (ValueError, TypeError, KeyError, RecursionError):
-            return ""
-        key = os.environ.get(self.config.api_key_env or "") or self._secret
-        return f" ({said.replace(key, '***') if key else said})"
+        said = server_words(
+            content, self._key or read_key(self.config.name, self.config.api_key_env, self._secret)
+        )
+        return f" ({said})" if said else ""
 
     def _body(self, request: Request, attempt: int) -> dict[str, Any]:
         config = self.config
@@ -290,12 +383,12 @@ class ChatClient:
                 if name not in config.omit
             },
         }
-        if config.response_format == "json_schema" and request.kind != "judgement":
-            schema = {"name": request.kind, "schema": json_schema(request.kind, self.most), "strict": True}
-            body["response_format"] = {"type": "json_schema", "json_schema": schema}
-        elif config.response_format == "json_object" and request.kind != "judgement":
-            body["response_format"] = {"type": "json_object"}
-        return body | config.extra_body
+        return body | self.shape.field(request.kind, self.most) | config.extra_body
+
+
+async def _wait(event: asyncio.Event, seconds: float) -> None:
+    with suppress(TimeoutError):
+        await asyncio.wait_for(event.wait(), seconds)
 
 
 async def _read(response: aiohttp.ClientResponse) -> bytes | None:
@@ -308,19 +401,3 @@ async def _read(response: aiohttp.ClientResponse) -> bytes | None:
             return None
         chunks.append(chunk)
     return b"".join(chunks)
-
-
-def _completion(content: bytes) -> tuple[str, int, int, str]:
-    try:
-        body = json.loads(content)
-        if "error" in body and body["error"]:
-            raise _Retry("error_body: status 200 with an error inside")
-        choice = body["choices"][0]
-        text = choice["message"]["content"]
-        usage = body.get("usage") or {}
-        tokens = int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0)
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
-        raise _Retry("half_body: the response is not a whole chat completion") from None
-    if not isinstance(text, str):
-        text = ""  # a refusal or a tool call: no answer
-    return text, *tokens, str(choice.get("finish_reason"))

@@ -6,6 +6,7 @@ job's answer log before it returns. What it raises ends the miner, not the other
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache, lru_cache
@@ -17,6 +18,7 @@ from dig_ray.mining.answers import LONGEST_ANSWER, MOST, Answer, AnswerError, Ki
 if TYPE_CHECKING:
     import pyarrow as pa
 
+_THOUGHT = re.compile(r"</?(?:think|thinking|reasoning|thought)>|\[/?THINK\]|<\|channel\|>|◁/?think▷", re.I)
 ECHO = 10
 """Words in a row that no answer shares with its instructions by chance."""
 
@@ -118,7 +120,7 @@ class Job:
 class Result:
     """What came of it; the columns of ``answer_log.schema``.
 
-    ``status`` is ``ok`` only for an answer that reads whole.
+    ``status`` is ``ok`` only for an answer that reads whole; ``estimated`` are responses whose tokens are our estimate.
     """
 
     key: str
@@ -130,6 +132,7 @@ class Result:
     calls: int = 0
     cost: float = 0.0
     seconds: float = 0.0
+    estimated: int = 0
 
     def row(self) -> dict[str, Any]:
         raw = self.raw.encode("utf-8", "replace").decode()[:LONGEST_ANSWER]
@@ -157,7 +160,14 @@ def judge_answer(kind: Kind, raw: str, most: int = MOST, system: str = "") -> tu
     try:
         answer = read_answer(kind, raw, most)
     except AnswerError as error:
+        if _THOUGHT.search(raw):
+            return (
+                None,
+                "thinking: the model's thoughts stand in the answer, which is not taken apart by guessing",
+            )
         return None, f"{error.reason}: {error}"
+    except (ArithmeticError, RecursionError, UnicodeError, MemoryError) as error:
+        return None, f"not_json: the answer cannot be read ({type(error).__name__})"
     if system and (echo := _echo((*answer.texts, *answer.reasoning.values()), system)):
         return None, f"echo: the answer repeats the instructions, {echo!r}"
     return answer, ""

@@ -25,7 +25,7 @@ def run(job: Job, requests: pa.Table) -> None:
     """Ask every row.
 
     Raises:
-        UserError: the key is not set or refused, or the address or model is unknown.
+        UserError: the key is not set or refused, the address or model is unknown, or enough rows failed alike.
         SpendLimit: the limit was reached.
     """
     import ray
@@ -67,8 +67,10 @@ class Asker:
         secret = job.secret.reveal() if job.secret is not None else None
         endpoint = endpoint_name(job.miner.base_url)
         purse = Purse(job.miner.spend_limit, job.spent, job.payments, job.board, endpoint)
-        client = ChatClient(job.miner, self.share * job.pace, job.most, secret, purse)
         meter = Meter(job.board, job.miner.name, job.stage)
+        client = ChatClient(
+            job.miner, self.share * job.pace, job.most, secret, purse, meter.say, meter.trouble
+        )
         stopped = ""
         with log.writer() as journal:
 

@@ -1,0 +1,128 @@
+"""When an endpoint has failed enough rows alike that no other will fare better: the run ends before the rest is paid for.
+
+Equal are failures of one word (``status_500``, ``quota``, ``thinking``, ``not_json`` ...), of distinct rows, with no good answer in
+between. So a few bad rows among good ones never end a run. Such failures are held back until a good answer comes: if the run ends for
+them, their rows count as not asked, and the same command asks them again once the endpoint is mended.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+
+from dig_ray.mining.engines.contract import Result, reason_word
+
+AT_ONCE = 3
+"""Rows that may meet a used-up quota."""
+PATIENCE = 120.0
+"""Seconds without any answer after which a server that only says "too many requests" is no busy one."""
+
+_CURES = (
+    ("quota", "raise the quota or pay at the endpoint, or name another"),
+    (
+        "throttled",
+        "wait until the endpoint's limit is renewed, or lower requests_per_minute and max_in_flight",
+    ),
+    (
+        "status_429",
+        "wait until the endpoint's limit is renewed, or lower requests_per_minute and max_in_flight",
+    ),
+    ("status_3", "set base_url to the address that answers"),
+    ("status_4", "check base_url, model, response_format, max_tokens_field and omit"),
+    ("status_5", "look at the server's log, and check model and response_format"),
+    (
+        "connection",
+        "check base_url, and that the server runs and can be reached from here (address, proxy, certificate)",
+    ),
+    ("timeout", "raise timeout, or lower max_in_flight"),
+    ("deadline", "raise timeout and deadline, or lower max_in_flight"),
+    ("stream", "switch streaming off at the server, or send extra_body={stream: false}"),
+    ("html", "check base_url: a web page, such as a proxy's login, stands where the endpoint should"),
+    ("half_body", "check base_url: what answers there is no chat endpoint"),
+    ("error_body", "look at the server's log, and check model"),
+    ("too_long", "check base_url: what answers there is no chat endpoint"),
+    (
+        "thinking",
+        "start the server with a parser for reasoning (vLLM: --reasoning-parser), switch thinking off (such as "
+        "extra_body={chat_template_kwargs: {enable_thinking: false}}), raise sampling.max_tokens, or name another model",
+    ),
+    ("refusal", "name another model or prompt"),
+    ("content_filter", "relax the endpoint's filter, or name another model or prompt"),
+    ("tool_call", "switch tools off at the server"),
+    ("cut_off", "raise sampling.max_tokens"),
+    ("secret", "check base_url: the endpoint sends the key back, as a debugging proxy does"),
+)
+_OTHERWISE = "look at what the model writes, and try another model, prompt or response_format"
+
+
+class Endings:
+    """Watches the results of one endpoint.
+
+    Args:
+        rows: that may fail alike before any was answered; 0 never ends a run. After a good answer it takes twice as many, or twice the
+            places in flight if that is more: what was in flight together fails together.
+        in_flight: places.
+    """
+
+    def __init__(self, rows: int, in_flight: int) -> None:
+        self.rows, self.in_flight = rows, in_flight
+        self.answered = False
+        self.met, self.reason = 0, ""
+        self._held: dict[str, list[Result]] = defaultdict(list)
+        self._throttled: set[str] = set()
+        self._since = 0.0
+
+    def seen(self, result: Result) -> list[Result]:
+        """The results that are to be kept now: all that were held, after a good one. ``reason`` is set once enough have failed alike."""
+        if result.status == "ok" or not self.rows:
+            self.answered = self.answered or result.status == "ok"
+            return [*self.rest(), result]
+        word = reason_word(result.reason)
+        alike = self._held[word]
+        alike.append(result)
+        if self.reason:  # the run has ended: what was in flight meets the same
+            return []
+        many, often = self._bound(word), max(self._held.values(), key=len)
+        if len(alike) >= many:
+            self.met, self.reason = len(alike), result.reason
+        elif sum(map(len, self._held.values())) >= 3 * self._bound(""):  # in many ways, and never a good one
+            self.met, self.reason = len(often), often[-1].reason
+        if self.reason:
+            self._held.pop(reason_word(self.reason))
+            return self.rest()
+        return []
+
+    def rest(self) -> list[Result]:
+        """What is still held, which is to be kept when the rows are at their end; nothing is held then."""
+        held, self._held = self._held, defaultdict(list)
+        return [result for alike in held.values() for result in alike if not self._ended_by(result)]
+
+    def alive(self) -> None:
+        """The endpoint has answered something."""
+        self._throttled.clear()
+
+    def throttled(self, key: str, reason: str) -> None:
+        """A row was told that there are too many requests."""
+        if not self._throttled:
+            self._since = time.monotonic()
+        self._throttled.add(key)
+        enough = 0 < self._bound("") <= len(self._throttled)
+        if enough and time.monotonic() - self._since > PATIENCE and not self.reason:
+            self.met, self.reason = len(self._throttled), reason
+
+    def _bound(self, word: str) -> int:
+        rows = max(2 * self.rows, 2 * self.in_flight) if self.answered else self.rows
+        return min(AT_ONCE, rows) if word == "quota" else rows
+
+    def _ended_by(self, result: Result) -> bool:
+        return bool(self.reason) and reason_word(result.reason) == reason_word(self.reason)
+
+    def sentence(self, miner: str, paid: str) -> str:
+        """Why the run ends, what was paid, and how to go on."""
+        word = reason_word(self.reason)
+        cure = next((cure for begin, cure in _CURES if word.startswith(begin)), _OTHERWISE)
+        which = "latest" if self.answered else "first"
+        return (
+            f"miner {miner}: the {which} {self.met} rows all ended in {self.reason!r}, so the others would, too; {paid}; {cure}; then run "
+            "the same command to go on: what was answered is kept, and these rows count as not asked (hopeless_rows=0 asks all the same)"
+        )
