@@ -79,7 +79,7 @@ class OpenAIConfig(EngineConfig):
     """
 
     engine: Literal["openai"] = "openai"
-    base_url: str = Field(pattern=r"^https?://[^\s/@?#]+(/[^\s?#]*)?$")
+    base_url: str
     model: str = Field(min_length=1)
     api_key_env: str | None = "OPENAI_API_KEY"
     response_format: Literal["auto", "json_schema", "json_object", "none"] = "auto"
@@ -94,6 +94,21 @@ class OpenAIConfig(EngineConfig):
     max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
     omit: tuple[Literal["temperature", "seed", "max_tokens"], ...] = ()
     extra_body: dict[str, Any] = {}
+
+    @field_validator("base_url")
+    @classmethod
+    def _an_address(cls, value: str) -> str:
+        """An address without secrets; what is refused is not repeated."""
+        if re.match(r"[^/]*//[^/]*@", value) or re.search(r"[?#]", value):
+            raise ValueError(
+                "base_url holds a user, a key or parameters, and addresses stand in files and reports; give the bare address, such as "
+                "https://host/v1, and the key in the environment variable that api_key_env names"
+            )
+        if not re.fullmatch(r"https?://[^\s/]+(/\S*)?", value):
+            raise ValueError(
+                "base_url is no address of an endpoint; it begins with http:// or https:// and goes up to /v1, such as http://127.0.0.1:8000/v1"
+            )
+        return value
 
     @field_validator("api_key_env")
     @classmethod
@@ -273,6 +288,8 @@ class MiningConfig(Config):
         image_side: longest side in pixels of a picture that is sent.
         most: interests of one answer at most.
         max_failed: share of asked rows that may fail before the stage is not published.
+        copies: of texts of an answer that are the prompt's own words, a title or a whole sentence of the evidence: ``count`` says how many
+            there are, ``drop`` leaves them out, ``refuse`` takes no answer that has one. Answers kept before are read by it, too.
         self_judging: let a model judge what it mined itself, with a warning.
         merge, rldi: see there.
     """
@@ -294,6 +311,7 @@ class MiningConfig(Config):
     image_side: int = Field(512, ge=16, le=4096)
     most: int = Field(8, ge=1, le=20)
     max_failed: float = Field(0.1, ge=0, le=1)
+    copies: Literal["count", "drop", "refuse"] = "count"
     self_judging: bool = False
     merge: MergeConfig = MergeConfig()
     rldi: RldiConfig = RldiConfig()

@@ -23,6 +23,10 @@ from dig_ray.mining.stage import check_failures
 from dig_ray.mining.tables import model_name, quarantine_table, read_answers, write_table
 
 RLDI = "rldi"
+NEARLY_ALL = 0.05
+"""Share of the rarer label below which a judge says nearly always the same."""
+FEW = 20
+"""Labels of the rarer kind below which an AUC, or a judge's habit, is little more than chance."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +75,11 @@ def run(
     for number, answer in zip(judged, read_answers(asked), strict=True):
         if answer is not None and answer.label is not None:
             label[number] = answer.label
+    warnings = [_habit(judge.name, label)]
     probability, facts = _classify(config, stage, claims, label, set(judged), len(config.item_miners))
+    warnings.append(_chance(facts))
+    for warning in filter(None, warnings):
+        stage.log(f"warning: {warning}")
     _write(config, stage, items["item_id"].to_pylist(), claims, label, probability)
     write_table(stage, "quarantine", quarantine_table([asked], evidence))
     stage.stats.update(
@@ -82,6 +90,30 @@ def run(
         prompt={"name": prompt.name, "version": prompt.version, "hash": prompt.hash},
         miners={judge.name: asked.figures()},
         rldi=facts,
+        warnings=[warning for warning in warnings if warning],
+    )
+
+
+def _habit(judge: str, label: dict[int, int]) -> str:
+    """What is to be said of a judge that gives nearly always the same label; "" of any other."""
+    ones = sum(label.values())
+    rarer = min(ones, len(label) - ones)
+    if len(label) < FEW or rarer >= NEARLY_ALL * len(label):
+        return ""
+    return (
+        f"judge {judge} says nearly always the same: 1 for {ones:,} and 0 for {len(label) - ones:,} of {len(label):,} interests; its "
+        "labels tell interests hardly apart, so look at some, and try another judge or prompt"
+    )
+
+
+def _chance(facts: dict[str, Any] | None) -> str:
+    """What is to be said of an AUC on few labels of one kind; "" of any other."""
+    if facts is None or facts["auc"] is None or facts["rarer"] >= FEW:
+        return ""
+    which = "positive" if facts["positive"] < 0.5 else "negative"
+    return (
+        f"RLDI's AUC {facts['auc']:.3f} rests on {facts['rarer']} {which} labels of {facts['rows']:,} held out, too few to trust it; raise "
+        "mining.rldi.share or mining.rldi.held_out"
     )
 
 

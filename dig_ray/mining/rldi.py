@@ -138,8 +138,8 @@ def assess(probability: np.ndarray, labels: np.ndarray, threshold: float) -> dic
     """How good probabilities are on labels that were held out: AUC, accuracy, calibration.
 
     Returns:
-        ``auc`` (None where only one label occurs), ``accuracy``, ``expected_calibration_error``, ``positive``, ``rows``, and
-        ``calibration``: per bin of probability its mean, the share of label 1, and its rows.
+        ``auc`` (None where only one label occurs), ``accuracy``, ``expected_calibration_error``, ``positive``, ``rows``, ``rarer`` (rows of
+        the label that occurs less), and ``calibration``: per bin of probability its mean, the share of label 1, and its rows.
     """
     from sklearn.metrics import roc_auc_score
 
@@ -161,5 +161,6 @@ def assess(probability: np.ndarray, labels: np.ndarray, threshold: float) -> dic
         "expected_calibration_error": round(off, 4),
         "positive": round(float(labels.mean()), 4),
         "rows": len(labels),
+        "rarer": int(min(labels.sum(), len(labels) - labels.sum())),
         "calibration": calibration,
     }

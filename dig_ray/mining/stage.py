@@ -17,7 +17,8 @@ from dig_ray.catalog.dataset import Dataset
 from dig_ray.errors import UserError
 from dig_ray.mining.answers import MOST_CLUSTERS
 from dig_ray.mining.clusters import REPAIRS, Clusters, cluster_evidence, clusters_table, repair
-from dig_ray.mining.config import MiningConfig
+from dig_ray.mining.config import NO_LLM, MiningConfig
+from dig_ray.mining.copies import copies_line, judge_copies
 from dig_ray.mining.evidence import Evidence, item_evidence, user_evidence
 from dig_ray.mining.miner import Asked, ask, plan
 from dig_ray.mining.pictures import Pictures, list_pictures
@@ -214,11 +215,20 @@ def _ask(
     seconds = time.monotonic() - begun
     with without_collection():
         answers = [read_answers(one) for one in asked]
+        repeated = {}
+        for number, one in enumerate(asked):
+            answers[number], repeated[one.miner.name] = _without_copies(
+                config, one, answers[number], prompt, evidence, stage
+            )
     for one in asked:
         check_failures(one, config.max_failed)
     stage.stats.update(
         prompt={"name": prompt.name, "version": prompt.version, "hash": prompt.hash},
-        miners={one.miner.name: one.figures() | {"now": one.asked_now.as_dict()} for one in asked},
+        miners={
+            one.miner.name: one.figures()
+            | {"now": one.asked_now.as_dict(), "copies": dict(repeated[one.miner.name])}
+            for one in asked
+        },
         seconds_asking=round(seconds, 2),
         nothing_to_ask=asked[0].keys.count(""),
         cut=sum(bool(one.cut) for one in evidence),
@@ -228,6 +238,27 @@ def _ask(
             f"{stage.stats['cut']:,} of {len(evidence):,} evidences were cut at {config.evidence_tokens} tokens"
         )
     return asked, answers
+
+
+def _without_copies(
+    config: MiningConfig,
+    asked: Asked,
+    answers: list[Any],
+    prompt: Prompt,
+    evidence: Sequence[Evidence],
+    stage: Stage,
+) -> tuple[list[Any], Counter[str]]:
+    """A miner's answers under ``config.copies``, and how many texts are copies; phrases that a text was searched for are none."""
+    counts: Counter[str] = Counter()
+    if asked.miner.engine in NO_LLM:
+        return answers, counts
+    valid = sum(answer is not None for answer in answers)
+    kept, refused = judge_copies(asked.kind, answers, prompt.system, evidence, config.copies, counts)
+    for number, reason in refused.items():
+        asked.answers[asked.keys[number]].update(status="failed", reason=reason)
+    if line := copies_line(asked.miner.name, counts, valid, config.copies):
+        stage.log(line)
+    return kept, counts
 
 
 def check_failures(asked: Asked, allowed: float) -> None:

@@ -32,6 +32,23 @@ def gather_mining(inputs: Mapping[str, Path], manifests: Mapping[str, Any]) -> d
             for name, stats in stages.items()
             for pair, share in stats.get("agreement", {}).items()
         ],
+        "copies": [
+            {
+                "stage": STAGES[name],
+                "miner": miner,
+                "answers": sums["copies"]["answers"],
+                "ok": sums["all"]["ok"],
+            }
+            for name, stats in stages.items()
+            for miner, sums in stats["miners"].items()
+            if sums.get("copies", {}).get("answers")
+        ],
+        "estimated": [
+            {"stage": STAGES[name], "miner": miner, "calls": sums["all"]["estimated"]}
+            for name, stats in stages.items()
+            for miner, sums in stats["miners"].items()
+            if sums["all"].get("estimated")
+        ],
         "cut": {STAGES[name]: stats["cut"] for name, stats in stages.items() if stats.get("cut")},
         "judge": judgements or None,
         "calibration": _calibration(judgements.get("rldi")),

@@ -22,7 +22,7 @@ class Endpoint(LoopbackServer):
 
     ``behave(evidence, number)`` says what to do with the ``number``-th request about an evidence: text to answer, or a dict with any of
     ``status``, ``headers``, ``body`` (bytes), ``sleep``, ``cut`` (close the connection in the middle), ``drip`` (seconds between bytes),
-    ``finish``.
+    ``finish``, ``message`` (instead of one with the text), ``usage`` (JSON text, "" for none).
     """
 
     good = GOOD
@@ -63,9 +63,13 @@ class Endpoint(LoopbackServer):
             return web.Response(
                 status=what.get("status", 200), body=what.get("body", b""), headers=what.get("headers")
             )
-        choice = {"message": {"content": what["text"]}, "finish_reason": what.get("finish", "stop")}
+        message = what.get("message") or {"content": what["text"]}
+        choice = {"message": message, "finish_reason": what.get("finish", "stop")}
         usage = {"prompt_tokens": 100, "completion_tokens": 10}
         whole = {"choices": [choice], "usage": usage}
+        if "usage" in what:
+            told = f', "usage": {what["usage"]}' if what["usage"] else ""
+            return web.Response(body=f'{{"choices": {json.dumps([choice])}{told}}}'.encode())
         if "drip" in what:
             response = web.StreamResponse()
             await response.prepare(request)

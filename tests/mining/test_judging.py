@@ -80,7 +80,7 @@ def test_a_judge_that_says_more_than_a_digit_fails_and_one_that_always_says_1_te
 ) -> None:
     catalog, miner, items = mined(serve, world, in_store, 30)
     chatty = serve(lambda evidence, number: "true" if number % 2 else "1.0")
-    with pytest.raises(UserError, match=r"miner judge: the first 20 rows all ended in 'wrong_type"):
+    with pytest.raises(UserError, match=r"miner judge: the first 20 rows all ended in wrong_type"):
         in_store(lambda stage: run(judged(chatty.url, miner), stage, catalog, items, None))
     yes = serve(lambda evidence, number: "1")
     settings = judged(yes.url, miner, rldi={"share": 0.5}, judge_prompt="judge")

@@ -8,7 +8,7 @@ them, their rows count as not asked, and the same command asks them again once t
 from __future__ import annotations
 
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 
 from dig_ray.mining.engines.contract import Result, reason_word
 
@@ -69,7 +69,7 @@ class Endings:
         self.answered = False
         self.met, self.reason = 0, ""
         self._held: dict[str, list[Result]] = defaultdict(list)
-        self._throttled: set[str] = set()
+        self._throttled: Counter[str] = Counter()
         self._since = 0.0
 
     def seen(self, result: Result) -> list[Result]:
@@ -105,8 +105,8 @@ class Endings:
         """A row was told that there are too many requests."""
         if not self._throttled:
             self._since = time.monotonic()
-        self._throttled.add(key)
-        enough = 0 < self._bound("") <= len(self._throttled)
+        self._throttled[key] += 1
+        enough = len(self._throttled) > 1 and 0 < self.rows <= self._throttled.total()
         if enough and time.monotonic() - self._since > PATIENCE and not self.reason:
             self.met, self.reason = len(self._throttled), reason
 
@@ -123,6 +123,6 @@ class Endings:
         cure = next((cure for begin, cure in _CURES if word.startswith(begin)), _OTHERWISE)
         which = "latest" if self.answered else "first"
         return (
-            f"miner {miner}: the {which} {self.met} rows all ended in {self.reason!r}, so the others would, too; {paid}; {cure}; then run "
+            f"miner {miner}: the {which} {self.met} rows all ended in {self.reason}, so the others would, too; {paid}; {cure}; then run "
             "the same command to go on: what was answered is kept, and these rows count as not asked (hopeless_rows=0 asks all the same)"
         )
