@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import os
+import tempfile
 import time
+from collections import Counter
+from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from dig_ray.errors import UserError
-from dig_ray.mining.answer_log import AnswerKeys, AnswerLog, write_rows
+from dig_ray.mining.answer_log import AnswerKeys, AnswerLog, schema, write_rows
 from dig_ray.mining.deaths import Marks
 from dig_ray.mining.engines.contract import Result
+from dig_ray.mining.miner import damage
+from dig_ray.mining.progress import Totals
 
 
 def rows(*keys: str, status: str = "ok", raw: str = "{}") -> list[dict]:
@@ -89,6 +99,82 @@ def test_a_damaged_file_costs_its_own_answers_only(tmp_path) -> None:
     lines = journal.read_bytes().splitlines(keepends=True)
     journal.write_bytes(lines[0] + b'{"key": nonsense\n[1]\n{"status": "ok"}\n' + lines[1] + lines[2][:20])
     assert AnswerLog(str(tmp_path)).read()["key"].to_pylist() == ["b", "c"]
+
+
+ROW = {
+    "status": "ok",
+    "reason": "",
+    "raw": "{}",
+    "tokens_in": 1,
+    "tokens_out": 1,
+    "calls": 1,
+    "cost": 0.0,
+    "seconds": 0.1,
+}
+POISON = [
+    '"tokens_in": 10000000000000000000',
+    '"tokens_in": 1' + "0" * 400,
+    '"tokens_in": 1' + "0" * 5000,
+    '"tokens_out": Infinity',
+    '"tokens_out": "many"',
+    '"cost": {}',
+    '"calls": 99999999999',
+    '"raw": 5',
+    '"raw": "\\ud800"',
+    '"reason": null',
+    '"status": "perhaps"',
+    '"key": null',
+    '"key": ' + "[" * 100_000,
+]
+
+
+@pytest.mark.parametrize("poison", POISON, ids=lambda text: text[:30])
+def test_no_line_makes_a_log_unreadable(poison, tmp_path) -> None:
+    good = [json.dumps({"key": key, **ROW}) for key in "abc"]
+    bad = json.dumps({"key": "bad", **ROW})[:-1] + f", {poison}}}"
+    (tmp_path / "answers-1.jsonl").write_text("\n".join([good[0], bad, *good[1:]]) + "\n")
+    notes: Counter[str] = Counter()
+    assert AnswerLog(str(tmp_path)).read(notes=notes)["key"].to_pylist() == ["a", "b", "c"]
+    assert notes == {"lines_unreadable": 1} and "1 lines are no answers" in damage(notes)
+
+
+@given(
+    st.lists(
+        st.one_of(
+            st.binary(max_size=60),
+            st.text(max_size=60).map(lambda text: json.dumps({"key": text, **ROW}).encode()),
+        )
+    )
+)
+def test_any_bytes_in_a_journal_leave_its_good_lines(lines) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "answers-1.jsonl").write_bytes(
+            b"\n".join([json.dumps({"key": "good", **ROW}).encode(), *lines, b""])
+        )
+        Path(folder, "answers-2.parquet").write_bytes(b"".join(lines))
+        assert "good" in AnswerLog(folder).read()["key"].to_pylist()
+
+
+def test_numbers_that_cannot_be_count_as_0_and_their_answers_stay(tmp_path) -> None:
+    odd = [{"tokens_in": -5}, {"cost": -6.0}, {"cost": 1e300}, {"tokens_out": 2**62}, {"seconds": -1.0}, {}]
+    write_rows(str(tmp_path), [{"key": str(n), **ROW, **more} for n, more in enumerate(odd)])
+    notes: Counter[str] = Counter()
+    rows = AnswerLog(str(tmp_path)).read(notes=notes).to_pylist()
+    assert len(rows) == 6 and notes == {"numbers_impossible": 5}
+    totals = Totals()
+    for row in rows:
+        totals.add(row)
+    assert totals.ok == 6 and totals.tokens_in == 5 and totals.tokens_out == 5 and totals.cost == 0
+
+
+def test_parts_of_earlier_versions_are_read(tmp_path) -> None:
+    columns = pa.schema([field for field in schema() if field.name != "estimated"])
+    pq.write_table(
+        pa.Table.from_pylist([{"key": "a", **ROW}], schema=columns), tmp_path / "answers-1.parquet"
+    )
+    (tmp_path / "answers-2.jsonl").write_text(json.dumps({"key": "b", **ROW}) + "\n")
+    write(str(tmp_path), "c")
+    assert sorted(AnswerLog(str(tmp_path)).read()["key"].to_pylist()) == ["a", "b", "c"]
 
 
 def test_many_old_files_become_one_and_say_the_same(tmp_path) -> None:

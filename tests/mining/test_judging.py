@@ -11,7 +11,7 @@ from safetensors.numpy import load_file, save_file
 
 from dig_ray.errors import UserError
 from dig_ray.mining.config import MiningConfig
-from dig_ray.mining.judging import run
+from dig_ray.mining.judging import _chance, _habit, run
 from dig_ray.mining.rldi import HEADER, WEIGHTS, Rldi, assess, train
 from dig_ray.mining.stage import run_items
 
@@ -90,6 +90,9 @@ def test_a_judge_that_says_more_than_a_digit_fails_and_one_that_always_says_1_te
     whole = settings.model_copy(update={"rldi": settings.rldi.model_copy(update={"share": 1.0})})
     stage = in_store(lambda stage: run(whole, stage, catalog, items, None))
     assert stage.stats["rldi"] is None and stage.stats["mean_quality"] == 1.0
+    (warning,) = stage.stats["warnings"]
+    assert "judge judge says nearly always the same: 1 for 60 and 0 for 0 of 60 interests" in warning
+    assert f"warning: {warning}" in stage.stats["lines"]
     assert not (stage.out / WEIGHTS).exists()
 
 
@@ -145,4 +148,28 @@ def test_calibration_adds_up() -> None:
     found = assess(probability, np.array([0, 0, 1, 1]), 0.5)
     assert found["auc"] == 1 and found["accuracy"] == 1 and sum(b["rows"] for b in found["calibration"]) == 4
     assert found["expected_calibration_error"] == pytest.approx(0.1)
-    assert assess(probability, np.ones(4), 0.5)["auc"] is None
+    assert assess(probability, np.ones(4), 0.5)["auc"] is None and found["rarer"] == 2
+
+
+@pytest.mark.parametrize(
+    "ones, zeros, warns",
+    [
+        (99, 1, True),
+        (1, 99, True),
+        (400, 4, True),
+        (0, 30, True),
+        (94, 6, False),
+        (50, 50, False),
+        (12, 0, False),
+    ],
+)
+def test_a_judge_that_says_nearly_always_the_same_is_named_with_its_counts(ones, zeros, warns) -> None:
+    said = _habit("j", dict(enumerate([1] * ones + [0] * zeros)))
+    assert bool(said) == warns and (not warns or f"1 for {ones} and 0 for {zeros} of {ones + zeros}" in said)
+
+
+def test_an_auc_on_a_few_labels_of_one_kind_comes_with_their_number() -> None:
+    facts = {"auc": 0.91, "rarer": 4, "positive": 0.96, "rows": 100}
+    assert "AUC 0.910 rests on 4 negative labels of 100 held out" in _chance(facts)
+    assert "4 positive labels" in _chance(facts | {"positive": 0.04})
+    assert not _chance(facts | {"rarer": 20}) and not _chance(facts | {"auc": None}) and not _chance(None)
