@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 
 from dig_ray.errors import UserError
 from dig_ray.mining.config import MiningConfig, OpenAIConfig, identity
-from dig_ray.mining.engines import endings
 from dig_ray.mining.engines.chat_client import ChatClient, SpendLimit
 from dig_ray.mining.engines.completion import read_completion
 from dig_ray.mining.engines.contract import Request, Result
@@ -122,10 +121,10 @@ def test_a_quota_that_runs_out_on_the_way_ends_the_run_and_keeps_what_was_answer
 
 
 def test_a_server_that_only_says_too_many_requests_is_given_up(serve, monkeypatch) -> None:
-    monkeypatch.setattr(endings, "PATIENCE", 0.5)
+    monkeypatch.setattr("dig_ray.mining.engines.chat_client.PATIENCE", 0.5)
     monkeypatch.setattr("dig_ray.mining.engines.chat_client.FIRST_ROW", 0.2)
     endpoint = serve(lambda e, n: {"status": 429, "body": error_body("come back later")})
-    asked = Asked(endpoint, 400, hopeless_rows=8, deadline=600.0)
+    asked = Asked(endpoint, 400, deadline=600.0)
     assert "'come back later'" in asked.said and "requests_per_minute" in asked.said and not asked.results
 
 
@@ -167,6 +166,23 @@ def test_what_all_rows_meet_alike_ends_the_run_after_a_bounded_number(serve, nam
     assert "run the same command to go on" in asked.said and len(asked.said) < 900
     assert "hunter2" not in asked.said and "p4ssw0rd" not in asked.said
     assert not asked.results and sum(endpoint.calls.values()) <= 70
+
+
+def test_a_wait_that_the_server_asks_for_is_believed_once() -> None:
+    watch = Endings(20, 4, patience=0.05)
+    watch.throttled("a", "status_429", 0.2)
+    time.sleep(0.1)
+    watch.throttled("b", "status_429", 0.2)
+    assert not watch.reason  # it is not over yet
+    time.sleep(0.25)
+    watch.throttled("b", "status_429", 0.2)
+    assert watch.reason and watch.met == 2
+    watch = Endings(20, 4, patience=0.05)
+    watch.throttled("a", "status_429", None)
+    time.sleep(0.1)
+    watch.alive()
+    watch.throttled("b", "status_429", None)
+    assert not watch.reason
 
 
 def test_nobody_listens_and_no_such_host(monkeypatch) -> None:

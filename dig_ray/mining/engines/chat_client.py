@@ -25,7 +25,7 @@ from dig_ray.mining.config import OpenAIConfig
 from dig_ray.mining.engines.completion import Completion
 from dig_ray.mining.engines.completion import read_completion as _completion
 from dig_ray.mining.engines.contract import Request, Result, SpendLimit, judge_answer, reason_word
-from dig_ray.mining.engines.endings import Endings
+from dig_ray.mining.engines.endings import PATIENCE, Endings
 from dig_ray.mining.engines.failures import (
     Hopeless,
     NoAnswer,
@@ -107,7 +107,8 @@ class ChatClient:
     async def _ask_all(self, requests: Iterable[Request], done: Callable[[Result], None]) -> None:
         todo = iter(requests)
         self._stop: BaseException | None = None
-        self._endings = Endings(self.config.hopeless_rows, self.in_flight)
+        patience = min(PATIENCE, 2 * self.config.deadline)
+        self._endings = Endings(self.config.hopeless_rows, self.in_flight, patience)
         self._paid = Result("")  # sums over all that was sent
         first, answered = asyncio.Event(), asyncio.Event()
 
@@ -286,7 +287,7 @@ class ChatClient:
         if retry.busy:
             self.pace.told_to_wait(min(wait, LONGEST_WAIT))
         if retry.throttled:
-            self._endings.throttled(request.key, str(retry))
+            self._endings.throttled(request.key, str(retry), retry.after)
             self._look_for_an_end()
         await asyncio.sleep(wait)
 

@@ -123,7 +123,11 @@ def _why(message: dict[str, Any], finish: str, text: str, thought: str, *keys: s
     if not text.strip() and thought:
         return "thinking: the response holds the model's reasoning and no answer"
     if not text.strip():
-        return f"empty: the response has no text (finish_reason {finish})"
+        content = message.get("content")
+        what = (
+            "has no text" if isinstance(content, (str, list, type(None))) else "holds a value that is no text"
+        )
+        return f"empty: the response {what} (finish_reason {finish})"
     return ""
 
 

@@ -8,14 +8,14 @@ them, their rows count as not asked, and the same command asks them again once t
 from __future__ import annotations
 
 import time
-from collections import Counter, defaultdict
+from collections import defaultdict
 
 from dig_ray.mining.engines.contract import Result, reason_word
 
 AT_ONCE = 3
 """Rows that may meet a used-up quota."""
 PATIENCE = 120.0
-"""Seconds without any answer after which a server that only says "too many requests" is no busy one."""
+"""Seconds at most, see ``Endings``."""
 
 _CURES = (
     ("quota", "raise the quota or pay at the endpoint, or name another"),
@@ -30,6 +30,7 @@ _CURES = (
     ("status_3", "set base_url to the address that answers"),
     ("status_4", "check base_url, model, response_format, max_tokens_field and omit"),
     ("status_5", "look at the server's log, and check model and response_format"),
+    ("status_", "check base_url and the server's log"),
     (
         "connection",
         "check base_url, and that the server runs and can be reached from here (address, proxy, certificate)",
@@ -62,15 +63,18 @@ class Endings:
         rows: that may fail alike before any was answered; 0 never ends a run. After a good answer it takes twice as many, or twice the
             places in flight if that is more: what was in flight together fails together.
         in_flight: places.
+        patience: seconds without any answer after which a server that only says "too many requests" is no busy one, if it did not ask for
+            a longer wait at first.
     """
 
-    def __init__(self, rows: int, in_flight: int) -> None:
+    def __init__(self, rows: int, in_flight: int, patience: float = PATIENCE) -> None:
         self.rows, self.in_flight = rows, in_flight
         self.answered = False
         self.met, self.reason = 0, ""
         self._held: dict[str, list[Result]] = defaultdict(list)
-        self._throttled: Counter[str] = Counter()
-        self._since = 0.0
+        self._patience = patience
+        self._throttled: set[str] = set()
+        self._until = 0.0
 
     def seen(self, result: Result) -> list[Result]:
         """The results that are to be kept now: all that were held, after a good one. ``reason`` is set once enough have failed alike."""
@@ -101,13 +105,13 @@ class Endings:
         """The endpoint has answered something."""
         self._throttled.clear()
 
-    def throttled(self, key: str, reason: str) -> None:
-        """A row was told that there are too many requests."""
+    def throttled(self, key: str, reason: str, after: float | None) -> None:
+        """A row was told that there are too many requests, and to wait ``after`` seconds."""
+        now = time.monotonic()
         if not self._throttled:
-            self._since = time.monotonic()
-        self._throttled[key] += 1
-        enough = len(self._throttled) > 1 and 0 < self.rows <= self._throttled.total()
-        if enough and time.monotonic() - self._since > PATIENCE and not self.reason:
+            self._until = now + max(self._patience, 1.5 * (after or 0.0))
+        self._throttled.add(key)
+        if now > self._until and len(self._throttled) > 1 and self.rows and not self.reason:
             self.met, self.reason = len(self._throttled), reason
 
     def _bound(self, word: str) -> int:
@@ -119,7 +123,8 @@ class Endings:
 
     def sentence(self, miner: str, paid: str) -> str:
         """Why the run ends, what was paid, and how to go on."""
-        word = reason_word(self.reason)
+        _, _, cause = self.reason.partition(", at last ")  # of a deadline
+        word = reason_word(cause or self.reason)
         cure = next((cure for begin, cure in _CURES if word.startswith(begin)), _OTHERWISE)
         which = "latest" if self.answered else "first"
         return (

@@ -22,7 +22,7 @@ HOPELESS = {
     404: "the address or the model is unknown",
 }
 SHOWN = 160  # characters of a server's words
-LONGEST_WAIT_ASKED = 1e7  # seconds
+LONGEST_WAIT_ASKED = 1e9  # seconds
 _SENT_BY_FILTERS = re.compile(
     r"content[_ ](?:filter|policy|management)|moderation|flagged|responsible ?ai", re.I
 )
@@ -187,9 +187,10 @@ def no_answer(
         )
     if status in AGAIN or status >= 500:
         after = retry_after_seconds(header, LONGEST_WAIT_ASKED)
-        if status == 429 and after is not None and after > patience:
+        if after is not None and after > patience:  # the row would end before it could be asked again
+            word = "throttled" if status == 429 else f"status_{status}"
             return Refused(
-                f"throttled: the endpoint asks to wait {after:,.0f} s, more than deadline={patience:g}{quoted}",
+                f"{word}: the endpoint asks to wait {after:,.0f} s, more than deadline={patience:g}{quoted}",
                 **facts,
             )
         return Retry(
