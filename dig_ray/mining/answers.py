@@ -107,7 +107,7 @@ def read_answer(kind: Kind, text: str, most: int = MOST) -> Answer:
         if type(value) is not int:
             raise AnswerError("wrong_type", f"the judge answers a bare integer, not {_named(value)}")
         if value not in (0, 1):
-            raise AnswerError("out_of_range", f"the judge answers 0 or 1, not {value}")
+            raise AnswerError("out_of_range", f"the judge answers 0 or 1, not {str(value)[:20]}")
         return Answer(label=value)
     if kind == "caption":
         _check_keys(value, ("caption",), "the answer")

@@ -254,6 +254,8 @@ def _one_pass(
             payments=payments,
             secret=Secret(key) if key else None,
             stage=stage.name,
+            known=any(row["status"] == "ok" for row in asked.answers.values()),
+            second=again or asked.answers.keys() >= set(todo["key"].to_pylist()),
         )
         jobs.append((asked, job, todo))
     if not jobs:

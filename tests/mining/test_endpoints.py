@@ -210,6 +210,15 @@ def test_a_few_bad_rows_in_a_row_never_end_a_run(serve) -> None:
     assert not asked.said and Counter(r.status for r in asked.results.values()) == {"ok": 85, "failed": 35}
 
 
+def test_a_small_catalogue_that_fails_alike_is_not_asked_either(serve) -> None:
+    endpoint = serve(lambda e, n: {"message": {"content": None, "reasoning_content": "hm"}})
+    asked = Asked(endpoint, 5)
+    assert "the first 5 rows all ended in thinking" in asked.said and not asked.results
+    assert not Asked(endpoint, 2).said and len(Asked(endpoint, 5, hopeless_rows=0).results) == 5
+    two = serve(lambda e, n: "no JSON" if '"1"' in e else {"text": ""})
+    assert not Asked(two, 5).said
+
+
 def test_hopeless_rows_0_never_ends_a_run(serve) -> None:
     asked = Asked(serve(lambda e, n: "no JSON"), 60, hopeless_rows=0)
     assert not asked.said and len(asked.results) == 60
@@ -503,6 +512,30 @@ def test_an_address_with_a_secret_is_refused_and_not_repeated(url) -> None:
 
 
 # --- the whole stage ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("ray_here")
+def test_rows_that_fail_twice_do_not_end_a_run_that_answered_the_others(serve, world, in_store) -> None:
+    def behave(evidence: str, number: int):
+        poison = int(json.loads(evidence)["title"].split()[-1]) % 2
+        return {"status": 400, "body": error_body("too long for me")} if poison else GOOD
+
+    endpoint = serve(behave)
+    miner = {
+        "engine": "openai",
+        "name": "gpt",
+        "model": "m",
+        "base_url": endpoint.url,
+        "api_key_env": None,
+        "max_in_flight": 4,
+    }
+    catalog = world(100)
+    config = MiningConfig.model_validate({"items": [miner], "max_failed": 0.1})
+    with pytest.raises(UserError, match="50 of 100 rows failed .*too long for me"):
+        in_store(lambda stage: run_items(config, stage, catalog, None))
+    raised = config.model_copy(update={"max_failed": 0.6})
+    stage = in_store(lambda stage: run_items(raised, stage, catalog, None))
+    assert stage.stats["miners"]["gpt"]["all"]["reasons"] == {"status_400": 50}
 
 
 @pytest.mark.usefixtures("ray_here")

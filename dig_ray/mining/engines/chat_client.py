@@ -71,6 +71,7 @@ class ChatClient:
         purse: the endpoint's money; by default one that knows of this process only.
         say: gets a line where something about the endpoint was learnt.
         trouble: gets the word of every failure that is tried again.
+        known: whether the endpoint has answered such rows well in an earlier run.
     """
 
     def __init__(
@@ -82,6 +83,7 @@ class ChatClient:
         purse: Purse | None = None,
         say: Callable[[str], None] = _nobody,
         trouble: Callable[[str], None] = _nobody,
+        known: bool = False,
     ) -> None:
         self.config, self.most, self._secret = config, most, secret
         self.in_flight = max(1, round(config.max_in_flight * share))
@@ -89,7 +91,7 @@ class ChatClient:
         self.pace = Pace(self.in_flight, rate * share if rate else None)
         self.purse = purse or Purse(config.spend_limit)
         self.shape = AnswerShape(config.response_format, say)
-        self._trouble = trouble
+        self._trouble, self._known = trouble, known
         self._random = random.Random()  # noqa: S311 - jitter is no secret
         self._key: str | None = None
 
@@ -108,7 +110,7 @@ class ChatClient:
         todo = iter(requests)
         self._stop: BaseException | None = None
         patience = min(PATIENCE, 2 * self.config.deadline)
-        self._endings = Endings(self.config.hopeless_rows, self.in_flight, patience)
+        self._endings = Endings(self.config.hopeless_rows, self.in_flight, patience, self._known)
         self._paid = Result("")  # sums over all that was sent
         first, answered = asyncio.Event(), asyncio.Event()
 
@@ -138,6 +140,9 @@ class ChatClient:
             # rows that wait for another try give their place in flight to others, so there are more rows than places
             try:
                 await asyncio.gather(*(worker(number) for number in range(2 * self.in_flight)))
+                if self._stop is None:
+                    self._endings.at_the_end()
+                    self._look_for_an_end()
             finally:
                 for result in self._endings.rest():
                     done(result)

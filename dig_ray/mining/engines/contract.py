@@ -95,6 +95,8 @@ class Job:
         payments: folder where what is spent is written down.
         secret: the endpoint's key as the driver's environment has it, for workers whose environment has none.
         stage: that asks, for the dashboard.
+        known: whether the model has answered some rows well before.
+        second: whether all these rows have failed before; where the model is known to answer, that says nothing about it.
     """
 
     miner: Any
@@ -109,6 +111,8 @@ class Job:
     payments: str = ""
     secret: Secret | None = None
     stage: str = "mining"
+    known: bool = False
+    second: bool = False
 
     def request(self, row: dict[str, Any]) -> Request:
         """A row of the table as a request."""

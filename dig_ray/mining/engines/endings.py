@@ -13,7 +13,7 @@ from collections import defaultdict
 from dig_ray.mining.engines.contract import Result, reason_word
 
 AT_ONCE = 3
-"""Rows that may meet a used-up quota."""
+"""Rows that may meet a used-up quota, and of which all may fail alike where there are no more."""
 PATIENCE = 120.0
 """Seconds at most, see ``Endings``."""
 
@@ -65,11 +65,12 @@ class Endings:
         in_flight: places.
         patience: seconds without any answer after which a server that only says "too many requests" is no busy one, if it did not ask for
             a longer wait at first.
+        known: whether it has answered such rows well in an earlier run.
     """
 
-    def __init__(self, rows: int, in_flight: int, patience: float = PATIENCE) -> None:
-        self.rows, self.in_flight = rows, in_flight
-        self.answered = False
+    def __init__(self, rows: int, in_flight: int, patience: float = PATIENCE, known: bool = False) -> None:
+        self.rows, self.in_flight, self._known = rows, in_flight, known
+        self.answered = False  # well, in this run
         self.met, self.reason = 0, ""
         self._held: dict[str, list[Result]] = defaultdict(list)
         self._patience = patience
@@ -101,6 +102,14 @@ class Endings:
         held, self._held = self._held, defaultdict(list)
         return [result for alike in held.values() for result in alike if not self._ended_by(result)]
 
+    def at_the_end(self) -> None:
+        """All rows were asked. Where there were few of them, and all failed alike without any good answer ever, that is an end, too."""
+        if self.answered or self._known or self.reason or len(self._held) != 1:
+            return
+        (alike,) = self._held.values()
+        if len(alike) >= AT_ONCE:
+            self.met, self.reason = len(alike), alike[-1].reason
+
     def alive(self) -> None:
         """The endpoint has answered something."""
         self._throttled.clear()
@@ -115,7 +124,7 @@ class Endings:
             self.met, self.reason = len(self._throttled), reason
 
     def _bound(self, word: str) -> int:
-        rows = max(2 * self.rows, 2 * self.in_flight) if self.answered else self.rows
+        rows = max(2 * self.rows, 2 * self.in_flight) if self.answered or self._known else self.rows
         return min(AT_ONCE, rows) if word == "quota" else rows
 
     def _ended_by(self, result: Result) -> bool:
@@ -128,6 +137,6 @@ class Endings:
         cure = next((cure for begin, cure in _CURES if word.startswith(begin)), _OTHERWISE)
         which = "latest" if self.answered else "first"
         return (
-            f"miner {miner}: the {which} {self.met} rows all ended in {self.reason}, so the others would, too; {paid}; {cure}; then run "
+            f"miner {miner}: the {which} {self.met} rows all ended in {self.reason[:300]}, so the others would, too; {paid}; {cure}; then run "
             "the same command to go on: what was answered is kept, and these rows count as not asked (hopeless_rows=0 asks all the same)"
         )

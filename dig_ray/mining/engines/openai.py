@@ -68,8 +68,10 @@ class Asker:
         endpoint = endpoint_name(job.miner.base_url)
         purse = Purse(job.miner.spend_limit, job.spent, job.payments, job.board, endpoint)
         meter = Meter(job.board, job.miner.name, job.stage)
+        lenient = job.second and job.known
+        miner = job.miner.model_copy(update={"hopeless_rows": 0}) if lenient else job.miner
         client = ChatClient(
-            job.miner, self.share * job.pace, job.most, secret, purse, meter.say, meter.trouble
+            miner, self.share * job.pace, job.most, secret, purse, meter.say, meter.trouble, job.known
         )
         stopped = ""
         with log.writer() as journal:
