@@ -313,6 +313,7 @@ def grpo(config: Any, stage: Stage, inputs: Inputs) -> None:
         inputs.get("item_interests"),
         inputs.get("user_interests"),
         config.embedding.model,
+        config.recommender.trust_remote_code,
     )
 
 
@@ -338,7 +339,8 @@ def recommend(trained_by: tuple[str, ...], name: str) -> Callable[[Any, Stage, I
         from dig_ray.evaluation.decode_stage import run
 
         policy = next(inputs[one] for one in trained_by if one in inputs) / "policy"
-        run(config.evaluation, stage, inputs["catalog"], inputs["semantic_ids"], policy, name)
+        trusted = config.recommender.trust_remote_code
+        run(config.evaluation, stage, inputs["catalog"], inputs["semantic_ids"], policy, name, trusted)
 
     return begin
 

@@ -322,7 +322,7 @@ STAGES: tuple[StageSpec, ...] = (
         run=stage_rooms.sft,
         uses_interactions=True,
         reads=stage_rooms.sft_reads,
-        ignore=tuple(f"sft.{name}" for name in WHERE_WORKERS_RUN),
+        ignore=(*(f"sft.{name}" for name in WHERE_WORKERS_RUN), "recommender.trust_remote_code"),
     ),
     StageSpec(
         name="grpo",

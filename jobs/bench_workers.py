@@ -113,7 +113,7 @@ def prepare_worker() -> None:
 
     set_threads = torch.set_num_threads
     torch.set_num_threads = lambda nthreads: set_threads(1)
-    Decoder.load = staticmethod(lambda folder, sids, use_gpu: untrained(sids))  # type: ignore[method-assign, assignment]
+    Decoder.load = staticmethod(lambda folder, sids, *_, **__: untrained(sids))  # type: ignore[method-assign, assignment]
 
 
 def evaluation(folder: Path, url: str) -> Run:

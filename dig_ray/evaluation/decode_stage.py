@@ -56,12 +56,14 @@ class Decoder:
     _searchers: dict[int, BeamSearcher] = field(default_factory=dict, init=False, repr=False)
 
     @staticmethod
-    def load(policy_dir: Path, sids: SidCatalog, use_gpu: bool = False) -> Decoder:
+    def load(
+        policy_dir: Path, sids: SidCatalog, use_gpu: bool = False, trust_remote_code: bool = False
+    ) -> Decoder:
         """Read a policy; UserError when it is damaged or was trained on other Semantic IDs."""
         from dig_ray.recommender.backbone import load_policy
         from dig_ray.semantic_ids.prefix_table import build_prefix_table
 
-        policy, _, about = load_policy(policy_dir, sids)
+        policy, _, about = load_policy(policy_dir, sids, trust_remote_code=trust_remote_code)
         if use_gpu:
             policy.model.to("cuda")
         return Decoder(
@@ -141,6 +143,7 @@ def run(
     semantic_ids_dir: Path,
     policy_dir: Path,
     name: str = "policy",
+    trust_remote_code: bool = False,
 ) -> None:
     """Write ``recommendations_<name>_<seen|unseen>.parquet`` for every test case and ``decoding.json``.
 
@@ -158,7 +161,8 @@ def run(
     cases = dataset.cases("test")
     if not len(cases):
         raise UserError("evaluation: the test split is empty; check catalog.split")
-    Decoder.load(policy_dir, sids)  # a damaged policy is said here, in one sentence, not by a worker
+    # a damaged policy is said here, in one sentence, not by a worker
+    Decoder.load(policy_dir, sids, trust_remote_code=trust_remote_code)
     k = max(config.ks)
     order = np.argsort(cases.end - cases.start, kind="stable")
     batches = [order[i : i + config.batch_size] for i in range(0, len(order), config.batch_size)]
@@ -175,7 +179,7 @@ def run(
     )
     line = Progress(stage, "users", len(order), resumed)
     for number, result in _decode_on_ray(
-        config, stage.name, dataset, cases, sids, policy_dir, order, todo, k
+        config, stage.name, dataset, cases, sids, policy_dir, order, todo, k, trust_remote_code
     ):
         results[number] = result
         write_part(stage.work, f"decoded-{number:06d}.parquet", _to_table(result))
@@ -241,8 +245,8 @@ class _Worker:
         import torch
 
         torch.set_num_threads(threads)
-        sids, self.users = ray.get(shared)
-        self.decoder = Decoder.load(Path(policy_dir), sids, use_gpu)
+        sids, self.users, trusted = ray.get(shared)
+        self.decoder = Decoder.load(Path(policy_dir), sids, use_gpu, trusted)
         self.stage, self.beam, self.k = stage, beam, k
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, Any]:
@@ -272,6 +276,7 @@ def _decode_on_ray(
     order: np.ndarray,
     todo: list[int],
     k: int,
+    trust_remote_code: bool,
 ) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
     """Yield (batch number, arrays) in the order they come back."""
     if not todo:
@@ -296,7 +301,7 @@ def _decode_on_ray(
     if config.unconstrained:
         free[evenly_spaced(len(cases), INVALID_SAMPLE)] = True
     users = _Users(dataset.events, cases.start[order], cases.end[order], free[order], config.batch_size)
-    shared = ray.put((sids, users))
+    shared = ray.put((sids, users, trust_remote_code))
     context = DataContext.get_current()
     bars, context.enable_progress_bars = context.enable_progress_bars, False
     logger = logging.getLogger("ray.data")

@@ -256,7 +256,7 @@ class Training:
 
 def worker(config: dict[str, Any]) -> None:
     """Ray Train worker: train, report a checkpoint after every epoch, resume from the latest one."""
-    from dig_ray.training.ray_train import run_worker
+    from dig_ray.training.worker import run_worker
 
     run_worker(config, "multi_interest", train)
 
@@ -266,7 +266,8 @@ def train(job: MultiInterestJob, say: Callable[[Any], None], _: Stretch) -> None
     import ray.train
     import ray.train.torch
 
-    from dig_ray.training.ray_train import Hopeless
+    from dig_ray.training.said import doing
+    from dig_ray.training.worker import Hopeless
 
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
@@ -281,6 +282,8 @@ def train(job: MultiInterestJob, say: Callable[[Any], None], _: Stretch) -> None
         if rank == 0:
             say(f"multi_interest: going on after epoch {len(training.rows)}")
     while not training.over:
+        if rank == 0:
+            doing(say, f"epoch {len(training.rows) + 1} of at most {job.config.max_epochs} is being trained")
         row = training.epoch()
         if not all(math.isfinite(row[name]) for name in PARTS if name in row):
             raise Hopeless(

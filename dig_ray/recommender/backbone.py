@@ -3,11 +3,24 @@
 The vocabulary is always [text tokens][SID tokens] or, from scratch, [bos, pad, eos][SID tokens][text tokens]: SID tokens are one
 contiguous range. A saved policy is a Hugging Face directory plus ``policy.json``, which names the SID catalogue it was trained on, so
 that a policy is never decoded against another.
+
+**Types.** One rule from SFT over validation, saving, loading and reinforcement learning to decoding:
+
+* the base's weights are in ``recommender.dtype``, whatever type their files are in, and its layers compute in it, in training and in
+  decoding alike (``precision=bfloat16`` of a training stage lets float32 weights compute in bfloat16 while they train);
+* what an adapter trains (LoRA's matrices and the SID rows) is float32 in memory and on disk, because small updates vanish in bfloat16;
+  where a layer reads them it casts them to the base's type;
+* without an adapter all weights train in ``recommender.dtype``; their moving average is float32 and is published in ``recommender.dtype``;
+* at the head states are cast to the type of the SID rows (``sid_logits``), and probabilities are float32.
+
+``policy.json`` keeps ``dtype``, so that a policy is read back in the types it was trained in. One without it was saved before this rule:
+its base is then in the type of its files, as it was read then.
 """
 
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +29,7 @@ import numpy as np
 from dig_ray.errors import UserError
 from dig_ray.recommender.config import RecommenderConfig
 from dig_ray.recommender.policy import SidPolicy
+from dig_ray.recommender.pretrained import check_targets, explained, load_causal_lm, load_tokenizer
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -26,6 +40,7 @@ if TYPE_CHECKING:
     from dig_ray.semantic_ids.sid_catalog import SidCatalog
 
 BOS, PAD, EOS = "<bos>", "<pad>", "<eos>"
+DTYPES = ("float32", "bfloat16", "float16")
 TEXT_TASKS = {"title_to_sid", "sid_to_title", "interests_to_sid", "sid_to_interests", "user_interests_to_sid"}
 
 
@@ -44,15 +59,14 @@ def build_tokenizer(
     """
     names = sids.token_strings
     if config.backbone != "decoder":
-        from transformers import AutoTokenizer
-
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(config.backbone, revision=config.revision)
-        except (OSError, ValueError) as error:
-            raise _cannot_load(config, error) from None
+        tokenizer = load_tokenizer(config)
         tokenizer.add_tokens(names, special_tokens=True)
-        if tokenizer.pad_token is None:
-            tokenizer.pad_token = tokenizer.eos_token
+        ids = tokenizer.convert_tokens_to_ids(names)
+        if ids != list(range(ids[0], ids[0] + len(names))):
+            raise UserError(
+                f"recommender.backbone={config.backbone!r}: its vocabulary has some of the SID tokens already, so they cannot lie side by "
+                "side; name the model itself and not one that was trained on other Semantic IDs"
+            )
         return tokenizer
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
@@ -104,16 +118,12 @@ def build_policy(
                 matrices.append(model.get_output_embeddings().weight)
             start_from_codebooks(matrices, sid_start, codebooks, config.decoder.codebook_init)
     else:
-        from transformers import AutoModelForCausalLM
-
         try:
-            model = AutoModelForCausalLM.from_pretrained(
-                config.backbone, revision=config.revision, dtype=getattr(torch, config.dtype)
+            model = load_causal_lm(
+                config.backbone, config.revision, getattr(torch, config.dtype), config.trust_remote_code
             )
-        except (
-            Exception
-        ) as error:  # missing, damaged, or a pickle that torch refuses to read: each has its own type
-            raise _cannot_load(config, error) from None
+        except Exception as error:  # missing, damaged, or of another kind: each has its own type
+            raise explained(config, error) from None
         if len(tokenizer) > model.get_input_embeddings().num_embeddings:
             model.resize_token_embeddings(len(tokenizer), mean_resizing=True)
         if config.lora is not None:
@@ -204,42 +214,76 @@ def _with_lora(model: Any, config: RecommenderConfig, sid_ids: range) -> Any:
     import peft
 
     assert config.lora is not None
+    check_targets(model, config)
     names = {id(module): name.rsplit(".", 1)[-1] for name, module in model.named_modules()}
     trainable = {names[id(model.get_input_embeddings())]: list(sid_ids)}
     if not model.config.tie_word_embeddings:
         trainable[names[id(model.get_output_embeddings())]] = list(sid_ids)
     target = config.lora.target_modules
-    return peft.get_peft_model(
-        model,
-        peft.LoraConfig(
-            task_type="CAUSAL_LM",
-            r=config.lora.rank,
-            lora_alpha=config.lora.alpha,  # type: ignore[arg-type]
-            lora_dropout=config.lora.dropout,
-            target_modules=target if isinstance(target, str) else list(target),
-            trainable_token_indices=trainable,
-        ),
+    return _saved_small(
+        peft.get_peft_model(
+            model,
+            peft.LoraConfig(
+                task_type="CAUSAL_LM",
+                r=config.lora.rank,
+                lora_alpha=config.lora.alpha,  # type: ignore[arg-type]
+                lora_dropout=config.lora.dropout,
+                target_modules=target if isinstance(target, str) else list(target),
+                trainable_token_indices=trainable,
+            ),
+        )
     )
+
+
+def _saved_small(model: Any) -> Any:
+    """Make a PEFT model save its adapter and the SID rows alone.
+
+    The vocabulary has grown, so PEFT would add both matrices of it, whole: ten times what was trained. Rows of new tokens are all among
+    those that train, and the others are the base's.
+    """
+    model.save_pretrained = partial(model.save_pretrained, save_embedding_layers=False)
+    return model
 
 
 def write_about(directory: Path, about: dict[str, Any]) -> None:
     """Write ``policy.json``: what a reader needs besides the weights.
 
-    Keys: sid_fingerprint, n_sid, first_sid_token, normalizer, max_history, held_out, levels, base_model (None without LoRA), base_revision.
+    Keys: sid_fingerprint, n_sid, first_sid_token, normalizer, max_history, held_out, levels, dtype, base_model (None without LoRA),
+    base_revision.
     """
     (directory / "policy.json").write_text(json.dumps(about, indent=1, sort_keys=True) + "\n")
 
 
 def load_policy(
-    directory: Path, sids: SidCatalog, trainable: bool = False
+    directory: Path, sids: SidCatalog, trainable: bool = False, trust_remote_code: bool = False
 ) -> tuple[SidPolicy, PreTrainedTokenizerBase, dict[str, Any]]:
-    """Read a policy back in eval mode, refusing one trained on another SID catalogue; ``trainable`` leaves an adapter ready to train on.
+    """Read a policy back in eval mode and in the types it was trained in, refusing one trained on another SID catalogue.
+
+    Args:
+        directory: of the policy.
+        sids: the catalogue it is to speak.
+        trainable: leave an adapter ready to train on.
+        trust_remote_code: run code that comes with an adapter's base; never taken from the policy's own files.
 
     Returns the policy, its tokenizer and the content of ``policy.json``.
     """
-    from safetensors import SafetensorError
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoTokenizer
 
+    about = _read_about(directory, sids)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
+        model = _read_model(directory, about, len(tokenizer), trainable, trust_remote_code)
+    except Exception as error:  # safetensors, tokenizers, PEFT and torch have errors of their own
+        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+        raise UserError(
+            f"{directory}: the policy's files cannot be read ({reason}); train it again"
+        ) from None
+    model.eval()
+    sid_start = token_id(tokenizer, about["first_sid_token"])
+    return policy_of(model, tokenizer, sid_start, about["n_sid"]), tokenizer, about
+
+
+def _read_about(directory: Path, sids: SidCatalog) -> dict[str, Any]:
     about_path = directory / "policy.json"
     try:
         about = json.loads(about_path.read_text())
@@ -249,41 +293,33 @@ def load_policy(
         ) from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{about_path}: not valid JSON ({error}); train the policy again") from None
-    if not isinstance(about, dict) or not {"base_model", "base_revision", "first_sid_token", "n_sid"} <= set(
-        about
-    ):
+    needed = {"base_model", "base_revision", "first_sid_token", "n_sid"}
+    if not isinstance(about, dict) or not needed <= set(about):
         raise UserError(f"{about_path}: not the policy.json of a saved policy; train the policy again")
     if about.get("sid_fingerprint") != sids.fingerprint:
         raise UserError(
             f"{directory}: this policy was trained on Semantic IDs {str(about.get('sid_fingerprint'))[:12]}, not on "
             f"{sids.fingerprint[:12]}; use the semantic_ids artifact it was trained with, or train again"
         )
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(directory)
-        if about["base_model"] is not None:
-            import peft
-
-            base: Any = AutoModelForCausalLM.from_pretrained(
-                about["base_model"], revision=about["base_revision"], dtype="auto"
-            )
-            if len(tokenizer) > base.get_input_embeddings().num_embeddings:
-                base.resize_token_embeddings(len(tokenizer), mean_resizing=False)
-            model: Any = peft.PeftModel.from_pretrained(base, str(directory), is_trainable=trainable)
-        else:
-            model = AutoModelForCausalLM.from_pretrained(directory, dtype="auto", use_safetensors=True)
-    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
-        reason = str(error).splitlines()[0][:200]
-        raise UserError(
-            f"{directory}: the policy's files cannot be read ({reason}); train it again"
-        ) from None
-    model.eval()
-    sid_start = token_id(tokenizer, about["first_sid_token"])
-    return policy_of(model, tokenizer, sid_start, about["n_sid"]), tokenizer, about
+    return about
 
 
-def _cannot_load(config: RecommenderConfig, error: Exception) -> UserError:
-    reason = str(error).splitlines()[0][:200]
-    return UserError(
-        f"recommender.backbone={config.backbone!r} could not be loaded ({reason}); give 'decoder', a directory, or a model id "
-        "that this machine can download"
-    )
+def _read_model(
+    directory: Path, about: dict[str, Any], tokens: int, trainable: bool, trust_remote_code: bool
+) -> Any:
+    """The weights; of an adapter, the base as ``policy.json`` names it with the adapter on it."""
+    import torch
+
+    if about["base_model"] is None:
+        return load_causal_lm(str(directory), None, "auto", False)
+    import peft
+
+    if not (directory / "adapter_model.safetensors").is_file():
+        raise OSError("adapter_model.safetensors is missing")
+    named = about.get("dtype", "auto")
+    dtype = getattr(torch, named) if named in DTYPES else "auto"
+    base = load_causal_lm(about["base_model"], about["base_revision"], dtype, trust_remote_code)
+    if tokens > base.get_input_embeddings().num_embeddings:
+        base.resize_token_embeddings(tokens, mean_resizing=False)
+    adapted: Any = peft.PeftModel.from_pretrained(base, str(directory), is_trainable=trainable)
+    return _saved_small(adapted)

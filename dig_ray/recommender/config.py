@@ -77,7 +77,13 @@ class RecommenderConfig(Config):
     revision: str | None = None
     decoder: DecoderConfig = DecoderConfig()
     lora: LoraConfig | None = None
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    dtype: Literal["float32", "bfloat16", "float16"] = Field(
+        "float32",
+        description="of the backbone's weights and arithmetic; see recommender.backbone for what trains",
+    )
+    trust_remote_code: bool = Field(
+        False, description="run Python code that comes with the backbone, as the user who runs this"
+    )
     max_history: int = Field(20, ge=1, description="items of history the policy reads, the latest ones")
     normalizer: Literal["trie", "head"] = Field(
         "trie",

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from dig_ray.recommender.policy import SidPolicy
+from dig_ray.recommender.policy import SidPolicy, sid_logits
 from dig_ray.recommender.slim_weights import SlimWeights
 from dig_ray.recommender.tree_cache import TreeCache
 from dig_ray.recommender.trie import Trie
@@ -142,10 +142,10 @@ class BeamSearcher:
         first, end = self.table.level_ranges[depth]
         child, token, missing = self._trie.children(depth, node)
         if self.normalizer == "head":
-            every = torch.matmul(hidden, rows.T).float().log_softmax(-1)
+            every = sid_logits(hidden, rows).log_softmax(-1)
             log_prob = every.gather(-1, token.clamp(min=0))
         else:
-            logits = torch.matmul(hidden, rows[first:end].T).float()
+            logits = sid_logits(hidden, rows[first:end])
             log_prob = logits.gather(-1, (token - first).clamp(min=0))
         if depth == self.table.depth - 1:  # an item that ended a level earlier stays, at no cost
             log_prob = log_prob.masked_fill(token < 0, 0.0)
@@ -195,7 +195,7 @@ def unconstrained_invalid(
         score = torch.zeros(len(prompts), 1, device=prompts.device)
         paths = torch.zeros(len(prompts), 1, 0, dtype=torch.long, device=prompts.device)
         for step in range(levels):
-            log_prob = torch.matmul(hidden, rows.T).float().log_softmax(-1)
+            log_prob = sid_logits(hidden, rows).log_softmax(-1)
             flat = (log_prob + score[..., None]).flatten(1)
             score, pick = flat.topk(min(beam, flat.shape[1]), dim=1)
             parent, token = pick // policy.n_sid, pick % policy.n_sid

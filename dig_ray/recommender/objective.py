@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from dig_ray.recommender.policy import sid_logits
 from dig_ray.semantic_ids.prefix_table import STAY, PrefixTable
 
 if TYPE_CHECKING:
@@ -68,14 +69,14 @@ class SidLoss:
         from torch.nn.functional import cross_entropy
 
         if self.normalizer == "head":
-            logits = (hidden @ rows.T).float()
+            logits = sid_logits(hidden, rows)
             return cross_entropy(logits, token, reduction="sum", label_smoothing=self.label_smoothing)
         total = hidden.sum() * 0.0
         for d, (first, end) in enumerate(self.table.level_ranges):
             at = (depth == d).nonzero().squeeze(1)
             if not len(at):
                 continue
-            logits = (hidden[at] @ rows[first:end].T).float()
+            logits = sid_logits(hidden[at], rows[first:end])
             forbidden = self._forbidden[d]
             count: float | Tensor = end - first
             if forbidden is not None:

@@ -39,6 +39,13 @@ class SidPolicy:
         return inner.get_base_model() if hasattr(inner, "get_base_model") else inner
 
     @property
+    def dtype(self) -> torch.dtype:
+        """Of the base: what its layers compute in, whatever an adapter keeps its own weights in."""
+        embedding = self.causal_lm.get_input_embeddings()
+        weight: Tensor = getattr(embedding, "original_module", embedding).weight
+        return weight.dtype
+
+    @property
     def device(self) -> torch.device:
         return next(self.causal_lm.parameters()).device
 
@@ -49,6 +56,14 @@ class SidPolicy:
     def sid_rows(self) -> Tensor:
         """The head's rows of the SID tokens, (n_sid, d), with whatever adapter trains them applied; differentiable."""
         return sid_rows(self.causal_lm, self.sid_start, self.n_sid)
+
+
+def sid_logits(hidden: Tensor, rows: Tensor) -> Tensor:
+    """Scores of SID tokens, float32 (..., n): states (..., d) against head rows (n, d), in the type of the rows.
+
+    Under an adapter the rows are float32 beside a base of another type, so states are cast here, at the head, and nowhere else.
+    """
+    return (hidden.to(rows.dtype) @ rows.T).float()
 
 
 def sid_rows(causal_lm: Any, sid_start: int, n_sid: int) -> Tensor:

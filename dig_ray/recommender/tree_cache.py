@@ -42,7 +42,7 @@ class TreeCache:
         self.lengths = lengths
         self.batch, self.width = prompts.shape
         self.device = prompts.device
-        self.dtype = policy.causal_lm.get_input_embeddings().weight.dtype
+        self.dtype = policy.dtype
         self.blocked = torch.finfo(self.dtype).min
         decoder = policy.causal_lm.get_decoder()
         self.weights: SlimWeights | None = None
@@ -111,9 +111,9 @@ class _GeneralDecoder:
         width = self.prompts.shape[1]
         at = torch.arange(width, device=last.device)
         # Padding comes after all that is real, so a causal mask hides it; what padded columns compute is never read.
-        weight = self.policy.causal_lm.get_input_embeddings().weight
-        causal = torch.zeros(width, width, dtype=weight.dtype, device=last.device)
-        causal.masked_fill_(at[None, :] > at[:, None], torch.finfo(weight.dtype).min)
+        dtype = self.policy.dtype
+        causal = torch.zeros(width, width, dtype=dtype, device=last.device)
+        causal.masked_fill_(at[None, :] > at[:, None], torch.finfo(dtype).min)
         out = self._run(self.prompts, at.expand(len(last), -1), causal.expand(len(last), 1, -1, -1))
         return out[torch.arange(len(last), device=last.device), last][:, None]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from dig_ray.recommender.policy import sid_logits
 from dig_ray.semantic_ids.prefix_table import PrefixTable
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ class TrieDistribution(Trie):
 
         first, end = self.table.level_ranges[depth]
         _, token, missing = self.children(depth, node)
-        logits = torch.matmul(hidden, rows[first:end].T).float() / temperature
+        logits = sid_logits(hidden, rows[first:end]) / temperature
         logits = logits.gather(1, (token - first).clamp_(min=0))
         return logits.masked_fill(missing, -torch.inf).log_softmax(1)
 
@@ -86,6 +87,6 @@ class TrieDistribution(Trie):
         import torch
 
         _, token, missing = self.children(depth, node)
-        every = torch.matmul(hidden, rows.T).float().log_softmax(1)
+        every = sid_logits(hidden, rows).log_softmax(1)
         inside = every.gather(1, token.clamp(min=0))
         return 1 - inside.masked_fill(missing, -torch.inf).exp().sum(1)

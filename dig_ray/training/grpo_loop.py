@@ -16,8 +16,8 @@ import numpy as np
 from dig_ray.base import Stretch
 from dig_ray.semantic_ids.prefix_table import PrefixTable
 from dig_ray.training.config import GrpoConfig, RewardsConfig
-from dig_ray.training.ray_train import run_worker, train_in_parts
-from dig_ray.training.ray_train import trainer_arguments as common_arguments
+from dig_ray.training.worker import run_worker, train_in_parts
+from dig_ray.training.worker import trainer_arguments as common_arguments
 
 if TYPE_CHECKING:
     from dig_ray.training.rewards import Reward
@@ -34,6 +34,7 @@ class GrpoJob:
         quality: float (N,) of every item, where the rewards read it.
         item_interests, user_interests: unit vectors of each one's interests, where the rewards read them.
         threads: torch threads per worker.
+        trust_remote_code: run code that comes with an adapter's base.
     """
 
     grpo: GrpoConfig
@@ -51,6 +52,7 @@ class GrpoJob:
     quality: np.ndarray | None = None
     item_interests: Sequence[np.ndarray] | None = None
     user_interests: Sequence[np.ndarray] | None = None
+    trust_remote_code: bool = False
 
 
 def steps_per_epoch(job: GrpoJob) -> int:
@@ -132,7 +134,9 @@ def make_trainer(job: GrpoJob, output: str, callbacks: Sequence[Any] = ()) -> An
     start.mkdir(parents=True, exist_ok=True)
     for name, content in job.policy.items():
         (start / name).write_bytes(content)
-    policy, tokenizer, _ = load_policy(start, job.sids, trainable=True)
+    policy, tokenizer, _ = load_policy(
+        start, job.sids, trainable=True, trust_remote_code=job.trust_remote_code
+    )
     trainer = SidGrpoTrainer(
         policy=policy,
         table=job.table,
@@ -161,11 +165,14 @@ def _train(job: GrpoJob, say: Callable[[Any], None], stretch: Stretch) -> None:
     from ray.train.huggingface.transformers import RayTrainReportCallback, prepare_trainer
 
     from dig_ray.training.figures import Figures
+    from dig_ray.training.said import doing
     from dig_ray.training.validation import ProgressLines
 
     lead = ray.train.get_context().get_world_rank() == 0
 
     def make(settings: GrpoConfig, folder: str) -> tuple[Any, Any]:
+        if lead:
+            doing(say, "loading the policy that SFT trained")
         callbacks: list[Any] = [RayTrainReportCallback()]
         if lead:
             per_step = settings.prompts_per_step

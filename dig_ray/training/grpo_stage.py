@@ -35,6 +35,7 @@ def run(
     item_interests_dir: Path | None = None,
     user_interests_dir: Path | None = None,
     encoder: str = "minilm",
+    trust_remote_code: bool = False,
 ) -> None:
     """Train a policy on and write ``stage.out/policy`` and ``stage.out/curves.json``; of a stretch see ``training.stage.write_stretch``.
 
@@ -45,6 +46,7 @@ def run(
         judgements_dir: items' quality, where the rewards read it.
         item_interests_dir, user_interests_dir: where the rewards compare them; of an item's, those that a judge called positive.
         encoder: of interests.
+        trust_remote_code: run code that comes with an adapter's base.
 
     Raises:
         UserError: a policy of other Semantic IDs, no training prompts, missing quality, a reward that fails, or a loss that became NaN.
@@ -69,7 +71,9 @@ def run(
             dataset, item_interests_dir, user_interests_dir, judgements_dir, encoder, stage
         )
     policy_dir = sft_dir / "policy"
-    job = build_job(grpo, dataset, sids, policy_dir, stage.seed, quality, *interests)
+    job = build_job(
+        grpo, dataset, sids, policy_dir, stage.seed, quality, *interests, trust_remote_code=trust_remote_code
+    )
     steps = steps_per_epoch(job) * grpo.epochs
     stage.log(
         f"grpo: {len(job.targets):,} prompts, {grpo.num_generations} rollouts each ({grpo.method}), {steps:,} steps of "
@@ -93,7 +97,8 @@ def run(
     about = json.loads((policy_dir / "policy.json").read_text())
     # it was trained under the trie's mask, whatever SFT's normalizer was, and so it is decoded
     write_about(stage.out / "policy", about | ({"normalizer": "trie"} if helped else {}))
-    load_policy(stage.out / "policy", sids)  # what is published can be read back
+    # what is published can be read back
+    load_policy(stage.out / "policy", sids, trust_remote_code=trust_remote_code)
     (stage.out / "curves.json").write_text(json.dumps(history, indent=1))
     stage.stats.update(
         prompts=len(job.targets),
@@ -122,6 +127,7 @@ def build_job(
     quality: np.ndarray | None = None,
     item_interests: list[np.ndarray] | None = None,
     user_interests: list[np.ndarray] | None = None,
+    trust_remote_code: bool = False,
 ) -> GrpoJob:
     """Prompts, validation cases and the policy's files: everything the workers need.
 
@@ -138,7 +144,7 @@ def build_job(
         raise UserError(
             f"grpo.num_generations={grpo.num_generations}: the catalogue has only {dataset.n_items} items to roll out; lower it"
         )
-    policy, _, about = load_policy(policy_dir, sids)
+    policy, _, about = load_policy(policy_dir, sids, trust_remote_code=trust_remote_code)
     max_history = int(about["max_history"])
     stream = SidStream(sids, policy.sid_start)
     held_out = int(about.get("held_out", 0))
@@ -180,6 +186,7 @@ def build_job(
         quality=quality,
         item_interests=item_interests,
         user_interests=user_interests,
+        trust_remote_code=trust_remote_code,
     )
 
 

@@ -29,10 +29,10 @@ from dig_ray.semantic_ids.prefix_table import PrefixTable
 from dig_ray.subset import evenly_spaced
 from dig_ray.training.config import GrpoConfig
 from dig_ray.training.grpo_objective import advantages, k3, published_objective
-from dig_ray.training.ray_train import Hopeless
 from dig_ray.training.rewards import Reward, RewardError, batch_of_items, weighted_rewards
 from dig_ray.training.rollout_log_probs import Reference, attach_log_probs
 from dig_ray.training.validation import FiniteGradients, ValidationSet, validate
+from dig_ray.training.worker import Hopeless
 
 
 class Prompts:

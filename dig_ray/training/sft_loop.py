@@ -16,8 +16,8 @@ from dig_ray.base import Stretch
 from dig_ray.recommender.config import RecommenderConfig
 from dig_ray.semantic_ids.prefix_table import PrefixTable
 from dig_ray.training.config import SftConfig
-from dig_ray.training.ray_train import run_worker, train_in_parts
-from dig_ray.training.ray_train import trainer_arguments as common_arguments
+from dig_ray.training.worker import run_worker, train_in_parts
+from dig_ray.training.worker import trainer_arguments as common_arguments
 
 
 @dataclass(frozen=True)
@@ -120,11 +120,14 @@ def _train(job: SftJob, say: Callable[[Any], None], stretch: Stretch) -> None:
     from ray.train.huggingface.transformers import RayTrainReportCallback, prepare_trainer
 
     from dig_ray.training.figures import Figures
+    from dig_ray.training.said import doing
     from dig_ray.training.validation import ProgressLines
 
     lead = ray.train.get_context().get_world_rank() == 0
 
     def make(settings: SftConfig, folder: str) -> tuple[Any, Any]:
+        if lead:
+            doing(say, f"loading {job.recommender.backbone}, with {len(job.sids.token_strings):,} new tokens")
         callbacks: list[Any] = [RayTrainReportCallback()]
         if lead:
             per_step = job.useful_tokens / steps_per_epoch(job)

@@ -64,6 +64,7 @@ def run(
     dataset = Dataset.load(catalog_dir)
     sids = SidCatalog.load(semantic_ids_dir / "semantic_ids.parquet")
     check_same_items(sids, dataset, semantic_ids_dir)
+    stage.log(f"sft: packing {len(dataset.events):,} events of {len(dataset.offsets) - 1:,} users")
     job = build_job(
         sft,
         recommender,
@@ -90,7 +91,8 @@ def run(
         copy_policy(Path(directory) / "checkpoint", stage.out / "policy")
     write_policy_facts(stage.out / "policy", recommender, sids, sft.hold_out)
     (stage.out / "curves.json").write_text(json.dumps(history, indent=1))
-    load_policy(stage.out / "policy", sids)  # what is published can be read back
+    # what is published can be read back
+    load_policy(stage.out / "policy", sids, trust_remote_code=recommender.trust_remote_code)
     scores = [h for h in history if "eval_ndcg@10" in h]
     top = max(scores, key=lambda h: h["eval_ndcg@10"])
     stage.stats.update(
@@ -145,10 +147,13 @@ def build_job(
     """
     from dig_ray.recommender.backbone import build_tokenizer, token_id
     from dig_ray.recommender.packing import fill_rows, pack, packed_arrays
+    from dig_ray.recommender.pretrained import check_adapter, check_backbone
     from dig_ray.recommender.tasks import SidStream, TaskInputs, build_documents
     from dig_ray.semantic_ids.prefix_table import build_prefix_table
     from dig_ray.training.sft_loop import SftJob
 
+    check_backbone(recommender)
+    check_adapter(recommender)
     dataset = dataset.without_latest(sft.hold_out)
     titles = dataset.items.column("title").to_pylist()
     texts = [t for t in (*titles, *(item_interests or ()), *(user_interests or ())) if t]
@@ -270,6 +275,7 @@ def write_policy_facts(
             "max_history": recommender.max_history,
             "held_out": held_out,
             "levels": int(sids.codes.shape[1]),
+            "dtype": recommender.dtype,
             "base_model": recommender.backbone if recommender.lora is not None else None,
             "base_revision": recommender.revision,
         },

@@ -14,6 +14,10 @@ from transformers import TrainerCallback
 from dig_ray.ranking import ndcg, rank_of_target
 from dig_ray.recommender.decoding import BeamSearcher, pad_prompts
 from dig_ray.recommender.policy import SidPolicy
+from dig_ray.training.said import SECONDS, doing
+
+TELL_EVERY = 2.0
+"""Seconds between words of a worker on what it does."""
 
 
 class ValidationSet:
@@ -158,17 +162,26 @@ class ProgressLines(TrainerCallback):
         name: str,
         per_step: float,
         unit: str = "tokens",
-        seconds: float = 15.0,
+        seconds: float = SECONDS,
     ) -> None:
         self.say, self.name, self.per_step, self.unit, self.seconds = say, name, per_step, unit, seconds
         self._start: tuple[float, int] | None = None
         self._last = 0.0
+        self._told = 0.0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if state.global_step:
             self.say(f"{self.name}: going on after step {state.global_step}, epoch {state.epoch or 0:.1f}")
 
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        now = time.monotonic()
+        if now - self._told > TELL_EVERY:  # a call to another process, and steps may be short
+            self._told = now
+            doing(self.say, f"step {state.global_step + 1} of {state.max_steps} is being computed")
+
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if control.should_evaluate:
+            doing(self.say, f"validating and saving after step {state.global_step} of {state.max_steps}")
         now = time.monotonic()
         if self._start is None:
             self._start, self._last = (now, state.global_step), now
