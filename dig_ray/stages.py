@@ -10,6 +10,7 @@ from typing import Any
 
 from dig_ray import stage_rooms
 from dig_ray.base import Stage
+from dig_ray.mining.config import MEMORY_AND_SPEED
 from dig_ray.stage_spec import Inputs, StageSpec
 
 ROOMS = (
@@ -75,6 +76,8 @@ HOW_MINERS_RUN = (  # where a model runs, how fast, and what it costs
     "device",
     "batch_size",
     "max_concurrent_batches",
+    "kv_cache_gib",
+    *(f"engine_kwargs.{name}" for name in MEMORY_AND_SPEED),
     "path",
     "actors",
     "num_cpus",

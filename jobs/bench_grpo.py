@@ -156,7 +156,9 @@ def stock_trainer(items: int, groups: int, steps: int, folder: str) -> Any:
     policy.model.save_pretrained(start)
     tokenizer.save_pretrained(start)
     tokenizer.padding_side = "left"
-    model = AutoModelForCausalLM.from_pretrained(start, dtype=torch.float32)
+    model = AutoModelForCausalLM.from_pretrained(
+        start, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
+    )
     past, targets = histories(items, PROMPTS * steps)
     words = [sids.text_of(item) for item in range(N_ITEMS)]
     texts = [tokenizer.bos_token + "".join(words[item] for item in row) for row in past.tolist()]

@@ -10,6 +10,9 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FILES = sorted([*(ROOT / "dig_ray").rglob("*.py"), *(ROOT / "jobs").rglob("*.py")])
+LOADERS = {"SentenceTransformer", "CrossEncoder", "SparseEncoder", "pipeline"}
+WEIGHTS = ("AutoModel", "transformers.AutoModel")
+"""Beginnings of the classes that read weights."""
 PICKLERS = {"pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
 
 
@@ -39,6 +42,16 @@ def forbidden(tree: ast.AST) -> Iterator[str]:
             yield f"{name} with allow_pickle, trust_remote_code or shell"
         if options.get("verify") is False:
             yield f"{name} with verify=False"
+        last = name.rpartition(".")[2]
+        loads = last == "from_pretrained" and not name.startswith("peft.") or last in LOADERS
+        if loads and "trust_remote_code" not in options:  # else transformers asks on standard input
+            yield f"{name} without trust_remote_code"
+        if (
+            name.startswith(WEIGHTS)
+            and last == "from_pretrained"
+            and options.get("use_safetensors") is not True
+        ):
+            yield f"{name} without use_safetensors=True"
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
@@ -55,7 +68,12 @@ def test_a_module_runs_and_unpickles_nothing(path: Path) -> None:
         "torch.load(f, weights_only=False)",
         "yaml.load(f)",
         "np.load(f, allow_pickle=True)",
-        "AutoModel.from_pretrained(x, trust_remote_code=True)",
+        "AutoModel.from_pretrained(x, trust_remote_code=True, use_safetensors=True)",
+        "AutoModel.from_pretrained(x, trust_remote_code=False)",
+        "AutoModelForCausalLM.from_pretrained(x, use_safetensors=True)",
+        "AutoTokenizer.from_pretrained(x)",
+        "transformers.AutoConfig.from_pretrained(x, revision=r)",
+        "SentenceTransformer(x)",
         "subprocess.run(x, shell=True)",
         "requests.get(x, verify=False)",
     ],

@@ -20,11 +20,17 @@ from typing import Any
 import numpy as np
 
 from dig_ray.embedding.config import ImageEmbeddingConfig
+from dig_ray.encoder import ask_nobody
 from dig_ray.errors import UserError
+from dig_ray.whole_files import damage_at
 
 SETTING = "image_embedding"
 RANDOM = "random"
 PIXELS = "pixels"
+POSSIBLE = (
+    "a model of open_clip such as ViT-B-32 or ViT-L-14 with a tag in pretrained (open_clip.list_pretrained() names all), "
+    "local-dir:FOLDER or hf-hub:ORG/NAME that open_clip saved, and pixels, which needs no weights"
+)
 GRID = 8
 """Side of what ``pixels`` reduces a picture to (our choice)."""
 SEED = 0
@@ -46,19 +52,29 @@ def check_weights(config: ImageEmbeddingConfig) -> None:
     name, weights = config.model, config.pretrained
     if name.startswith("local-dir:"):
         folder = Path(name.removeprefix("local-dir:"))
-        if not (folder / "open_clip_config.json").is_file():
+        about = folder / "open_clip_config.json"
+        if not about.is_file():
             raise UserError(
                 f"{SETTING}.model={name!r}: {folder} has no open_clip_config.json; name a folder that open_clip saved"
             )
+        for path in (about, *sorted(folder.glob("*.safetensors"))):
+            if wrong := damage_at(path):
+                raise UserError(f"{SETTING}.model={name!r}: {path.name} {wrong}; fetch the folder again")
         return
     if name.startswith("hf-hub:"):
         return  # its config and weights come together, when the tower is loaded
+    if name.startswith(("timm/", "timm:")) or (name not in list_models() and _is_timm(name)):
+        raise UserError(
+            f"{SETTING}.model={name!r}: encoders of timm alone are not read; possible are {POSSIBLE}, or your own vectors "
+            f"({SETTING}.path)"
+        )
     known = list_models()
     if name.replace("/", "-") not in known:
         close = difflib.get_close_matches(name, known, 3)
         raise UserError(
-            f"{SETTING}.model={name!r}: open_clip has no such model; "
-            + (f"near are {', '.join(close)}" if close else "see open_clip.list_models()")
+            f"{SETTING}.model={name!r}: open_clip has no such model"
+            + (f", near are {', '.join(close)}" if close else "")
+            + f"; possible are {POSSIBLE}"
         )
     if weights == RANDOM or Path(weights).is_file():
         return
@@ -75,6 +91,13 @@ def check_weights(config: ImageEmbeddingConfig) -> None:
             download_pretrained(tag, cache_dir=config.cache_dir)
     except Exception as error:  # a hub, a proxy, a disk: each has its own errors
         raise UserError(_unavailable(config, error)) from None
+
+
+def _is_timm(name: str) -> bool:
+    """Whether timm has an encoder of that name, with or without a tag of its weights behind a point."""
+    from timm import is_model
+
+    return bool(is_model(name.partition(".")[0]))
 
 
 def _is_cached(tag: dict[str, Any], config: ImageEmbeddingConfig) -> bool:
@@ -122,6 +145,7 @@ def import_open_clip() -> None:
     from dig_ray.torchvision_ops import install
 
     install()
+    ask_nobody()  # open_clip builds text towers, which nobody reads here, by transformers
     import open_clip  # noqa: F401
 
 

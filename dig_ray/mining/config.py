@@ -141,7 +141,10 @@ class VllmConfig(EngineConfig):
         device: ``auto`` takes GPUs when the cluster has some.
         max_model_len: tokens of prompt and answer together.
         batch_size, max_concurrent_batches: rows a batch and batches in flight per engine; many small ones keep it busy.
-        engine_kwargs: further settings of the engine.
+        kv_cache_gib: memory for keys and values of one engine, in GiB, beside the model's weights. None leaves a GPU to vLLM
+            (``engine_kwargs.gpu_memory_utilization``, .92 of it) and takes a quarter of what is free on a CPU's machine, at most 32,
+            shared between the replicas; what stands in ``engine_kwargs`` or VLLM_CPU_KVCACHE_SPACE goes before.
+        engine_kwargs: further settings of the engine. Those of ``MEMORY_AND_SPEED`` decide no answer.
     """
 
     engine: Literal["vllm"] = "vllm"
@@ -153,6 +156,7 @@ class VllmConfig(EngineConfig):
     max_model_len: int = Field(4096, ge=64)
     batch_size: int = Field(64, ge=1)
     max_concurrent_batches: int = Field(8, ge=1)
+    kv_cache_gib: float | None = Field(None, gt=0)
     engine_kwargs: dict[str, Any] = {}
 
 
@@ -220,8 +224,32 @@ NO_LLM = ("keyphrase", "similarity")
 """Engines that ask no language model."""
 
 
+MEMORY_AND_SPEED = (
+    "async_scheduling",
+    "block_size",
+    "cpu_offload_gb",
+    "disable_log_stats",
+    "distributed_executor_backend",
+    "enable_chunked_prefill",
+    "enable_prefix_caching",
+    "enforce_eager",
+    "gpu_memory_utilization",
+    "kv_cache_memory_bytes",
+    "max_num_batched_tokens",
+    "max_num_seqs",
+    "max_parallel_loading_workers",
+    "pipeline_parallel_size",
+    "swap_space",
+    "tensor_parallel_size",
+)
+"""Of ``engine_kwargs``: how much memory an engine takes and how fast it is."""
+
+
 def identity(miner: EngineConfig) -> dict[str, Any]:
-    """What of a miner's settings decides its answers: the model and how it is asked, not where it runs or what it costs."""
+    """What of a miner's settings decides its answers: the model and how it is asked, not where it runs or what it costs.
+
+    ``max_model_len`` of vLLM is none of it: a prompt that is too long has no answer, and failed rows are asked again.
+    """
     settings = miner.model_dump(mode="json")
     decides = {
         "openai": ("engine", "model", "sampling", "response_format", "omit", "extra_body"),
@@ -233,6 +261,9 @@ def identity(miner: EngineConfig) -> dict[str, Any]:
     found = {name: settings[name] for name in decides}
     if found.get("response_format") == "auto":  # it begins so, and answers are judged alike
         found["response_format"] = "json_schema"
+    if "engine_kwargs" in found:
+        given = found["engine_kwargs"].items()
+        found["engine_kwargs"] = {key: value for key, value in given if key not in MEMORY_AND_SPEED}
     return found
 
 

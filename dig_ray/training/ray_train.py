@@ -17,7 +17,7 @@ from typing import Any
 from dig_ray.base import Stretch
 from dig_ray.cluster import beside_the_driver
 from dig_ray.errors import UserError
-from dig_ray.folders import read_bytes, remove_file
+from dig_ray.folders import remove_file
 from dig_ray.training.config import WorkersConfig
 from dig_ray.training.said import Said
 
@@ -252,11 +252,3 @@ def last_checkpoint(result: Any, storage: str, name: str) -> tuple[str, list[dic
     with result.checkpoint.as_directory() as directory:
         state = json.loads((Path(directory) / "checkpoint" / "trainer_state.json").read_text())
     return f"{_absolute(storage)}/{name}/{PurePosixPath(result.checkpoint.path).name}", state["log_history"]
-
-
-def take_bytes(folder: str, name: str) -> bytes | None:
-    """Read and remove what ``write_bytes`` wrote; None when there is nothing."""
-    content = read_bytes(folder, name)
-    if content is not None:
-        remove_file(folder, name)
-    return content

@@ -8,7 +8,7 @@ import torch
 from pydantic import ValidationError
 
 from dig_ray.training.config import SftConfig
-from dig_ray.training.ray_train import take_bytes, write_bytes
+from dig_ray.training.failures import leave_sentence, read_sentence
 from dig_ray.training.sft_loop import make_trainer, steps_per_epoch
 from dig_ray.training.stage import build_job
 from dig_ray.training.validation import LossIsNaN, gathered, validations_since_best
@@ -118,11 +118,13 @@ def test_patience_counts_from_the_first_best_validation():
     assert validations_since_best(log(0.2, 0.1, 0.2)) == 2
 
 
-def test_small_files_travel_both_ways(tmp_path):
-    assert take_bytes(str(tmp_path / "none"), "a") is None
-    write_bytes(str(tmp_path / "new" / "folder"), "a.json", b"{}")
-    assert take_bytes(str(tmp_path / "new" / "folder"), "a.json") == b"{}"
-    assert take_bytes(str(tmp_path / "new" / "folder"), "a.json") is None
+def test_a_sentence_travels_from_worker_to_driver(tmp_path):
+    failed = str(tmp_path / "new" / "folder")
+    assert read_sentence(failed) is None
+    leave_sentence(failed, "sft: why")
+    assert read_sentence(failed) == "sft: why"
+    (tmp_path / "new" / "folder" / "stopped.json").write_text("{")
+    assert read_sentence(failed) is None
 
 
 @pytest.mark.parametrize(

@@ -16,9 +16,13 @@ from dig_ray.errors import UserError
 from dig_ray.mining.config import VllmConfig
 from dig_ray.mining.engines.contract import Job
 from dig_ray.mining.prompts import chat_messages
+from dig_ray.redaction import hide
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+START_TRIES = 2
+"""Times that an engine is started which never was ready: memory of the one before may still be on its way back, and no more."""
 
 
 def run(job: Job, requests: pa.Table) -> None:
@@ -38,6 +42,11 @@ def run(job: Job, requests: pa.Table) -> None:
     processor = build(job, on_gpu, images)
     size = miner.batch_size
     blocks = [requests.slice(start, size) for start in range(0, requests.num_rows, size)]
+    context = ray.data.DataContext.get_current()
+    before, context.max_consecutive_actor_init_deaths = (
+        context.max_consecutive_actor_init_deaths,
+        START_TRIES - 1,
+    )
     try:
         outcomes = processor(ray.data.from_arrow(blocks))
         outcomes.set_name(job.stage)
@@ -45,11 +54,23 @@ def run(job: Job, requests: pa.Table) -> None:
             if row["stopped"]:
                 raise UserError(row["stopped"])
     except RayError as error:
-        causes = re.findall(r"^(?!ray\.)[\w.]*(?:Error|Exception): .+$", str(error), re.MULTILINE)
-        raise UserError(
-            f"miner {miner.name}: vLLM cannot run {miner.model} ({causes[-1][:300] if causes else type(error).__name__}); the worker's log "
-            "has the whole story"
-        ) from error
+        raise UserError(why(miner, str(error))) from error
+    finally:
+        context.max_consecutive_actor_init_deaths = before
+
+
+def why(miner: VllmConfig, said: str) -> str:
+    """The sentence for an engine that does not run, from what Ray passes on of its worker."""
+    causes = re.findall(r"^(?!ray\.)[\w.]*(?:Error|Exception): .+$", hide(said), re.MULTILINE)
+    start = [cause for cause in causes if "EngineStartError: " in cause]
+    cause = (start or causes or ["it did not say why"])[-1].rpartition("EngineStartError: ")[2][:400]
+    cure = "the worker's log has the whole story"
+    if "memory" in cause.lower() or "kv cache" in cause.lower():
+        cure = (
+            "lower max_model_len, set kv_cache_gib, or name a smaller model (engine_kwargs.gpu_memory_utilization is the share of a "
+            "GPU's memory that vLLM takes)"
+        )
+    return f"miner {miner.name}: vLLM cannot run {miner.model} ({cause}); {cure}"
 
 
 def check_device(miner: VllmConfig, resources: dict[str, float]) -> bool:
@@ -97,8 +118,8 @@ def check_model(miner: VllmConfig) -> None:
 
     where: dict[str, Any] = {"revision": miner.revision}
     try:
-        remote_code = bool(miner.engine_kwargs.get("trust_remote_code"))
-        tokenizer = AutoTokenizer.from_pretrained(model_path(miner), trust_remote_code=remote_code, **where)
+        trusted = miner.engine_kwargs.get("trust_remote_code") is True
+        tokenizer = AutoTokenizer.from_pretrained(model_path(miner), trust_remote_code=trusted, **where)
         templates = [tokenizer.chat_template]
     except OSError as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
@@ -106,7 +127,12 @@ def check_model(miner: VllmConfig) -> None:
             f"miner {miner.name}: model {miner.model} cannot be loaded ({reason}); give a directory, or a Hugging Face id that this "
             "machine can fetch (HF_TOKEN in the environment for a gated one)"
         ) from None
-    except (ValueError, KeyError):
+    except (ValueError, KeyError) as error:
+        if "trust_remote_code" in str(error):
+            raise UserError(
+                f"miner {miner.name}: model {miner.model} wants to run Python code of its own; name a model that vLLM knows, or read "
+                "that code and set engine_kwargs.trust_remote_code=true"
+            ) from None
         return  # a tokenizer that only vLLM knows
     where |= {
         "_raise_exceptions_for_missing_entries": False,
@@ -144,9 +170,12 @@ def build(job: Job, on_gpu: bool, images: bool) -> Any:
         "max_model_len": miner.max_model_len,
         "tensor_parallel_size": miner.tensor_parallel,
         "enable_prefix_caching": True,  # the instructions are the same in every row
+        "trust_remote_code": False,
     }
     if miner.revision is not None:
         settings["revision"] = miner.revision
+    if on_gpu and miner.kv_cache_gib is not None:
+        settings["kv_cache_memory_bytes"] = int(miner.kv_cache_gib * 1024**3)
     light = {"batch_size": miner.batch_size, "concurrency": 1, "num_cpus": 0.25}
     config = vLLMEngineProcessorConfig(
         model_source=model_path(miner),
@@ -197,6 +226,7 @@ def build(job: Job, on_gpu: bool, images: bool) -> Any:
         "log": job.log,
         "marks": job.marks,
         "stage": job.stage,
+        "on_gpu": on_gpu,
     }
     engine.fn_constructor_kwargs.update(job=json.dumps(settings_of_ours), board=job.board)
     return processor

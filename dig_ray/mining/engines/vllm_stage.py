@@ -21,6 +21,7 @@ from dig_ray.mining.answers import json_schema
 from dig_ray.mining.config import VllmConfig
 from dig_ray.mining.deaths import Marks
 from dig_ray.mining.engines.contract import Result, judge_answer, worth_asking
+from dig_ray.mining.engines.vllm_start import EngineStartError, free_memory, heard, memory_on_cpu, root_cause
 from dig_ray.mining.progress import Meter
 
 HOPELESS = 2
@@ -63,9 +64,15 @@ class AskingEngine(vLLMEngineStageUDF):
     """Asks rows, writes answers down, asks again for a bad one, and sets aside what kills the engine."""
 
     def __init__(self, *args: Any, job: str, board: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
         settings = json.loads(job)
         self.miner = VllmConfig(**settings["miner"])
+        if not settings["on_gpu"]:
+            kwargs["engine_kwargs"] = memory_on_cpu(self.miner, free_memory()) | kwargs["engine_kwargs"]
+        with heard() as tail:
+            try:
+                super().__init__(*args, **kwargs)
+            except Exception as error:
+                raise EngineStartError(root_cause(tail(), error)) from None
         self.kind, self.most, self.system = settings["kind"], settings["most"], settings["system"]
         self.log = AnswerLog(settings["log"])
         self.marks = Marks(settings["marks"])
