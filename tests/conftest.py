@@ -107,3 +107,14 @@ def language_model(tmp_path_factory):
         model.save_pretrained(paths[name])
         tokenizer.save_pretrained(paths[name])
     return paths
+
+
+@pytest.fixture(scope="session")
+def smollm2():
+    """A real pretrained model, SmolLM2-135M-Instruct, as a directory in bfloat16; skips with the reason where it cannot be had."""
+    from tests import smollm2 as model
+
+    try:
+        return model.directory()
+    except model.Absent as reason:
+        pytest.skip(f"SmolLM2: {reason}")

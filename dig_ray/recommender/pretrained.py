@@ -200,7 +200,7 @@ def check_targets(model: Any, config: RecommenderConfig) -> None:
 def explained(config: RecommenderConfig, error: Exception) -> UserError:
     """What a loader's error means, in one sentence."""
     text = str(error).strip()
-    if "trust_remote_code" in text or "custom code" in text:
+    if "trust_remote_code" in text or "custom code" in text or _brings_code(config):
         return cannot_load(
             config,
             "it wants to run Python code of its own, and recommender.trust_remote_code is false",
@@ -217,6 +217,20 @@ def explained(config: RecommenderConfig, error: Exception) -> UserError:
             config, "it is no causal language model", "name a decoder such as a Llama, Qwen or GPT-2"
         )
     return cannot_load(config, (text or type(error).__name__).splitlines()[0][:200])
+
+
+def _brings_code(config: RecommenderConfig) -> bool:
+    """Whether a directory names classes in Python files of its own, which were not run."""
+    if config.trust_remote_code:
+        return False
+    for name in ("config.json", "tokenizer_config.json"):
+        try:
+            found = json.loads((Path(config.backbone).expanduser() / name).read_bytes())
+        except (OSError, ValueError):
+            continue
+        if isinstance(found, dict) and found.get("auto_map"):
+            return True
+    return False
 
 
 def cannot_load(config: RecommenderConfig, reason: str, cure: str = CURE) -> UserError:

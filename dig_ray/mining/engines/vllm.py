@@ -17,6 +17,7 @@ from dig_ray.mining.config import VllmConfig
 from dig_ray.mining.engines.contract import Job
 from dig_ray.mining.prompts import chat_messages
 from dig_ray.redaction import hide
+from dig_ray.whole_files import damage_at
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -110,6 +111,10 @@ def check_model(miner: VllmConfig) -> None:
         raise UserError(
             f"miner {miner.name}: model {miner.model} is no directory; give one, or a Hugging Face id"
         )
+    folder = Path(model_path(miner))
+    for path in (folder / "config.json", *sorted(folder.glob("*.safetensors"))):
+        if path.is_file() and (wrong := damage_at(path)):
+            raise UserError(f"miner {miner.name}: {path} {wrong}; fetch the model again")
     from dig_ray.torchvision_ops import install
 
     install()  # transformers imports torchvision; a CUDA wheel beside a CPU torch breaks that import
