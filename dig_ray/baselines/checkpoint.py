@@ -6,7 +6,6 @@ import io
 from collections.abc import Callable
 from typing import Any
 
-from dig_ray.errors import UserError
 from dig_ray.folders import read_bytes, write_bytes
 
 
@@ -23,11 +22,7 @@ def write(work: str, name: str, signature: str, state: dict[str, Any]) -> None:
 
 
 def read(work: str, name: str, signature: str, log: Callable[[str], None]) -> dict[str, Any] | None:
-    """The state in ``work/name``, or None where there is none or it belongs to other settings.
-
-    Raises:
-        UserError: the file is truncated or holds something else.
-    """
+    """The state in ``work/name``, or None where there is none, it belongs to other settings, or it is not whole, which ``log`` says."""
     import pickle
 
     import torch
@@ -40,9 +35,9 @@ def read(work: str, name: str, signature: str, log: Callable[[str], None]) -> di
         saved = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
         found, state = saved["signature"], saved["state"]
     except (RuntimeError, EOFError, KeyError, TypeError, ValueError, pickle.UnpicklingError) as error:
-        raise UserError(
-            f"checkpoint {path} is truncated or damaged; delete it to train from the start"
-        ) from error
+        why = "is empty" if not data else f"is truncated or damaged ({type(error).__name__})"
+        log(f"the checkpoint {path} {why}; training begins again from step 0")
+        return None
     if found != signature:
         log(f"{path} belongs to other settings; training starts anew")
         return None

@@ -191,7 +191,7 @@ def train(
         report: gets ``epoch_figures`` of each epoch.
 
     Raises:
-        UserError: no user has two training events, or the checkpoint is damaged or of other settings.
+        UserError: no user has two training events.
     """
     import torch
 

@@ -138,7 +138,7 @@ def fit_rqvae(
     )
     key = json.dumps([list(x.shape), list(sizes), seed, config.model_dump(), float(np.float64(x).sum())])
     first, unused = 0, [torch.zeros(size, dtype=torch.int64, device=device) for size in sizes]
-    state = _load_state(work, key)
+    state = _load_state(work, key, log)
     if state is not None:
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
@@ -267,13 +267,19 @@ def _save_state(work: str, state: dict[str, Any]) -> None:
     write_bytes(work, STATE, buffer.getbuffer())
 
 
-def _load_state(work: str | None, key: str) -> dict[str, Any] | None:
-    """Kept training state of the very same job, or None (also when it is damaged: training then starts over)."""
+def _load_state(
+    work: str | None, key: str, log: Callable[[str], None] | None = None
+) -> dict[str, Any] | None:
+    """Kept training state of the very same job, or None (also when it is damaged: training then starts over, and says so)."""
     raw = read_bytes(work, STATE) if work is not None else None
     if raw is None:
         return None
     try:
         state = torch.load(io.BytesIO(raw), map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError):
+        if log is not None:
+            log(
+                f"rqvae: the checkpoint {work}/{STATE} {'is damaged' if raw else 'is empty'}; training begins again from step 0"
+            )
         return None
     return state if isinstance(state, dict) and state.get("key") == key else None
