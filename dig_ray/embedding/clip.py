@@ -73,7 +73,7 @@ def check_weights(config: ImageEmbeddingConfig) -> None:
         close = difflib.get_close_matches(name, known, 3)
         raise UserError(
             f"{SETTING}.model={name!r}: open_clip has no such model"
-            + (f", near are {', '.join(close)}" if close else "")
+            + (f"; near are {', '.join(close)}" if close else "")
             + f"; possible are {POSSIBLE}"
         )
     if weights == RANDOM or Path(weights).is_file():

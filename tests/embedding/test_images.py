@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -117,7 +119,12 @@ def test_weights_trained_with_the_quick_form_of_gelu_get_it():
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ({"model": "ViT-B-33"}, "no such model; near are ViT-B-32"),
+        ({"model": "ViT-B-33"}, "no such model; near are ViT-B-32.*possible are .*local-dir:FOLDER .*pixels"),
+        (
+            {"model": "timm/efficientnet_lite0"},
+            "encoders of timm alone are not read; possible are .*ViT-B-32.*local-dir:FOLDER.*pixels",
+        ),
+        ({"model": "tf_efficientnet_lite0.in1k"}, "encoders of timm alone are not read"),
         ({"pretrained": "opanai"}, "neither a file nor a tag of ViT-L-14; its tags are openai"),
         ({"model": "local-dir:nowhere"}, "nowhere has no open_clip_config.json"),
         ({}, "weights of ViT-L-14 .openai. cannot be had here .*image_embedding.pretrained=FILE"),
@@ -234,3 +241,44 @@ def test_vectors_brought_along_need_not_cover_the_catalogue(tmp_path):
         run(ImageEmbeddingConfig(path=str(tmp_path / "mine.parquet")), stage, catalog, None)
     with pytest.raises(UserError, match="no such file"):
         run(ImageEmbeddingConfig(path=str(tmp_path / "nowhere.parquet")), stage, catalog, None)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5])
+@pytest.mark.parametrize("name", ["open_clip_config.json", "open_clip_model.safetensors"])
+def test_a_folder_that_was_cut_off_is_said_before_a_worker_starts(tower_folder, tmp_path, name, share):
+    for path in tower_folder.iterdir():
+        content = path.read_bytes()
+        (tmp_path / path.name).write_bytes(
+            content[: int(len(content) * share)] if path.name == name else content
+        )
+    with pytest.raises(UserError, match=f"{name} .*fetch the folder again"):
+        check_weights(tower_config(tmp_path))
+
+
+def test_a_text_tower_of_somebody_elses_code_runs_nothing(tower_folder, tmp_path):
+    """Nobody reads the text tower, but open_clip builds it, and its config may name any model directory."""
+    (tmp_path / "evil").mkdir()
+    (tmp_path / "evil" / "evil.py").write_text(f"open({str(tmp_path / 'RAN')!r}, 'w')\nclass A: pass\n")
+    about = {"model_type": "nosuch", "auto_map": {"AutoConfig": "evil.A"}}
+    (tmp_path / "evil" / "config.json").write_text(json.dumps(about))
+    folder = tmp_path / "tower"
+    folder.mkdir()
+    for path in tower_folder.iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    given = json.loads((folder / "open_clip_config.json").read_text())
+    given["model_cfg"]["text_cfg"] = {
+        "hf_model_name": str(tmp_path / "evil"),
+        "hf_tokenizer_name": str(tmp_path / "evil"),
+    }
+    (folder / "open_clip_config.json").write_text(json.dumps(given))
+    code = (
+        "from dig_ray.errors import UserError\nfrom dig_ray.embedding.clip import load_tower\n"
+        "from dig_ray.embedding.config import ImageEmbeddingConfig\n"
+        f"try:\n    load_tower(ImageEmbeddingConfig(model='local-dir:{folder}'), device='cpu')\n"
+        "except UserError as error:\n    print(error)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], input="y\n" * 5, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0 and "[y/N]" not in done.stdout, done.stderr[-2000:]
+    assert not (tmp_path / "RAN").exists()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
+import torch
 
 from dig_ray.embedding.config import TextEmbeddingConfig
 from dig_ray.embedding.text import MAX_CHARS, clean_text, embed_texts, load_encoder
@@ -80,3 +83,26 @@ def test_a_model_that_is_not_there_is_one_sentence(tmp_path):
 def test_an_empty_directory_is_no_model(tmp_path):
     with pytest.raises(UserError, match="could not be loaded"):
         load_encoder(TextEmbeddingConfig(model=str(tmp_path)))
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json"])
+def test_a_model_that_was_cut_off_is_one_sentence(name, tmp_path):
+    from dig_ray.encoder import model_path
+
+    shutil.copytree(model_path("minilm", "x"), tmp_path / "model")
+    path = tmp_path / "model" / name
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(UserError, match="embedding.model=.*could not be loaded"):
+        load_encoder(TextEmbeddingConfig(model=str(tmp_path / "model")))
+
+
+def test_weights_that_are_a_pickle_are_not_read(tmp_path):
+    from safetensors.torch import load_file
+
+    from dig_ray.encoder import model_path
+
+    shutil.copytree(model_path("minilm", "x"), tmp_path / "model")
+    torch.save(load_file(tmp_path / "model" / "model.safetensors"), tmp_path / "model" / "pytorch_model.bin")
+    (tmp_path / "model" / "model.safetensors").unlink()
+    with pytest.raises(UserError, match="embedding.model=.*could not be loaded"):
+        load_encoder(TextEmbeddingConfig(model=str(tmp_path / "model")))

@@ -22,9 +22,6 @@ from dig_ray.whole_files import damage_at
 if TYPE_CHECKING:
     import pyarrow as pa
 
-START_TRIES = 2
-"""Times that an engine is started which never was ready: memory of the one before may still be on its way back, and no more."""
-
 
 def run(job: Job, requests: pa.Table) -> None:
     """Ask every row.
@@ -44,10 +41,8 @@ def run(job: Job, requests: pa.Table) -> None:
     size = miner.batch_size
     blocks = [requests.slice(start, size) for start in range(0, requests.num_rows, size)]
     context = ray.data.DataContext.get_current()
-    before, context.max_consecutive_actor_init_deaths = (
-        context.max_consecutive_actor_init_deaths,
-        START_TRIES - 1,
-    )
+    before = context.max_consecutive_actor_init_deaths
+    context.max_consecutive_actor_init_deaths = 0  # what keeps an engine from starting does so again
     try:
         outcomes = processor(ray.data.from_arrow(blocks))
         outcomes.set_name(job.stage)

@@ -26,6 +26,8 @@ from dig_ray.mining.progress import Meter
 
 HOPELESS = 2
 """Rows that an engine may die at, each asked alone, while it has never answered any."""
+AGAIN_S = 10.0
+"""Seconds between two starts of an engine whose forerunner died."""
 
 
 class Gate:
@@ -68,14 +70,16 @@ class AskingEngine(vLLMEngineStageUDF):
         self.miner = VllmConfig(**settings["miner"])
         if not settings["on_gpu"]:
             kwargs["engine_kwargs"] = memory_on_cpu(self.miner, free_memory()) | kwargs["engine_kwargs"]
-        with heard() as tail:
-            try:
-                super().__init__(*args, **kwargs)
-            except Exception as error:
-                raise EngineStartError(root_cause(tail(), error)) from None
+        self.marks = Marks(settings["marks"])
+        try:
+            self._start(*args, **kwargs)
+        except EngineStartError:
+            if not any(self.marks.left()):
+                raise
+            time.sleep(AGAIN_S)  # one that died a moment ago may still hold its memory
+            self._start(*args, **kwargs)
         self.kind, self.most, self.system = settings["kind"], settings["most"], settings["system"]
         self.log = AnswerLog(settings["log"])
-        self.marks = Marks(settings["marks"])
         self.journal = self.log.writer()
         self.meter = Meter(board, self.miner.name, settings["stage"])
         self.gate = Gate()
@@ -83,6 +87,13 @@ class AskingEngine(vLLMEngineStageUDF):
             self.structured: dict[str, Any] = {"choice": ["0", "1"]}
         else:
             self.structured = {"json": json.dumps(json_schema(self.kind, self.most))}
+
+    def _start(self, *args: Any, **kwargs: Any) -> None:
+        with heard() as tail:
+            try:
+                super().__init__(*args, **kwargs)
+            except Exception as error:
+                raise EngineStartError(root_cause(tail(), error)) from None
 
     async def udf(self, batch: list[dict[str, Any]]) -> AsyncIterator[dict[str, Any]]:  # type: ignore[override,misc]
         """Rows with ``key``, and ``prompt`` and what else the stages before have made; out comes each one's status."""
