@@ -276,7 +276,7 @@ def _decode_on_ray(
     order: np.ndarray,
     todo: list[int],
     k: int,
-    trust_remote_code: bool,
+    trust_remote_code: bool = False,
 ) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
     """Yield (batch number, arrays) in the order they come back."""
     if not todo:

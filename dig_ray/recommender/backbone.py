@@ -61,8 +61,8 @@ def build_tokenizer(
     if config.backbone != "decoder":
         tokenizer = load_tokenizer(config)
         tokenizer.add_tokens(names, special_tokens=True)
-        ids = tokenizer.convert_tokens_to_ids(names)
-        if ids != list(range(ids[0], ids[0] + len(names))):
+        first = token_id(tokenizer, names[0])
+        if tokenizer.convert_tokens_to_ids(names) != list(range(first, first + len(names))):
             raise UserError(
                 f"recommender.backbone={config.backbone!r}: its vocabulary has some of the SID tokens already, so they cannot lie side by "
                 "side; name the model itself and not one that was trained on other Semantic IDs"

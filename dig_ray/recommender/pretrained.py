@@ -129,7 +129,7 @@ def load_causal_lm(name: str, revision: str | None, dtype: Any, trust_remote_cod
     """
     from transformers import AutoModelForCausalLM
 
-    model, found = AutoModelForCausalLM.from_pretrained(
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
         name,
         revision=revision,
         dtype=dtype,
@@ -137,6 +137,7 @@ def load_causal_lm(name: str, revision: str | None, dtype: Any, trust_remote_cod
         trust_remote_code=trust_remote_code,
         output_loading_info=True,
     )
+    model, found = loaded
     missing = sorted(found["missing_keys"])
     if missing:
         raise ValueError(f"its files lack {len(missing)} of the model's tensors, such as {missing[0]}")

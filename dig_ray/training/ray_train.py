@@ -17,7 +17,7 @@ from typing import Any
 from dig_ray.base import Stretch
 from dig_ray.cluster import beside_the_driver
 from dig_ray.errors import UserError
-from dig_ray.folders import remove_file
+from dig_ray.folders import explain_behind, remove_file
 from dig_ray.training.config import WorkersConfig
 from dig_ray.training.said import Said
 
@@ -81,6 +81,8 @@ def fit(
     lines = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": beside_the_driver()})
     shared = ray.put(job)
 
+    watching: Any = SayFailures(stage, f"{storage}/{name}", failed, lines)
+
     def trainer() -> Any:
         return _interruptible()(
             worker,
@@ -103,7 +105,7 @@ def fit(
                 checkpoint_config=ray.train.CheckpointConfig(
                     num_to_keep=1, checkpoint_score_attribute="eval_ndcg@10", checkpoint_score_order="max"
                 ),
-                callbacks=[SayFailures(stage, f"{storage}/{name}", failed, lines), *_to_tune()],
+                callbacks=[watching, *_to_tune()],
             ),
             torch_config=LoopbackTorchConfig(
                 backend="nccl" if config.use_gpu else "gloo", timeout_s=config.hang_seconds
@@ -120,29 +122,29 @@ def fit(
                     raise
                 log("the call to what directs the training was lost; going on from its last checkpoint")
             except ray.train.TrainingFailedError as error:
-                raise _ended(stage, failed, config, error) from error
+                raise _ended(stage, storage, failed, config, error) from error
     said = read_sentence(failed)
     if said is not None:
         raise UserError(said)
     return result
 
 
-def _ended(stage: str, failed: str, config: WorkersConfig, error: BaseException) -> UserError:
+def _ended(stage: str, storage: str, failed: str, config: WorkersConfig, error: BaseException) -> UserError:
     """Why Ray Train gave up."""
     from dig_ray.training.failures import failure_of, read_sentence
 
-    said = read_sentence(failed)
+    said = explain_behind(error, storage) or read_sentence(failed)
     if said is not None:
         return UserError(said)
     failures = getattr(error, "worker_failures", None)
-    behind = (
-        failures
-        if isinstance(failures, dict) and failures
-        else {0: getattr(error, "controller_failure", error)}
-    )
+    if not isinstance(failures, dict) or not failures:
+        reason = failure_of({0: getattr(error, "controller_failure", None) or error}).reason
+        return UserError(
+            f"{stage}: Ray Train cannot go on: {reason}; the same command goes on from the last checkpoint"
+        )
     return UserError(
         f"{stage}: workers failed {config.max_failures + 1} times, and {stage}.max_failures={config.max_failures} allows no more; the "
-        f"last time: {failure_of(behind).reason}; the same command goes on from the last checkpoint"
+        f"last time: {failure_of(failures).reason}; the same command goes on from the last checkpoint"
     )
 
 

@@ -28,7 +28,12 @@ LEAST = GIB // 4
 TAIL = 400
 """Pieces of output that are kept while an engine starts."""
 _CAUSE = re.compile(r"(?:^|\s)((?:[\w.]+\.)?[A-Z]\w*(?:Error|Exception|Interrupt|Exit): .+)$")
-_NO_CAUSE = ("See root cause above", "Engine core initialization failed", "EngineDeadError")
+_NO_CAUSE = (
+    "See root cause above",
+    "Engine core initialization failed",
+    "EngineDeadError",
+    "Worker failed with error",
+)
 
 
 class EngineStartError(RuntimeError):
