@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import ray.exceptions
@@ -93,14 +94,19 @@ class SayFailures(UserCallback):
 
     def after_report(self, run_context: Any, metrics: Any, checkpoint: Any) -> None:
         if checkpoint is not None:
-            keep_copy(self.folder)
+            with suppress(Exception):  # a store that stumbles costs the copy and not the run
+                keep_copy(self.folder)
 
     def after_exception(self, run_context: Any, worker_exceptions: Mapping[int, Exception]) -> None:
-        place = _read(self.failed, BEGAN) or "step 0"
-        failure = failure_of(worker_exceptions)._replace(place=place)
+        failure = failure_of(worker_exceptions)
+        teller(self.lines)(f"{self.name}: a worker failed ({failure.reason})")
+        with suppress(Exception):  # as above: the next worker begins again all the same
+            self._remember(failure)
+
+    def _remember(self, failure: Failure) -> None:
+        failure = failure._replace(place=_read(self.failed, BEGAN) or "step 0")
         past = read_failures(self.failed)
         write_bytes(self.failed, FAILURES, json.dumps([*past, failure]).encode())
-        teller(self.lines)(f"{self.name}: a worker failed ({failure.reason})")
         if failure.at_once:
             leave_sentence(self.failed, sentence(self.name, failure))
         elif failure.comes_back and past and past[-1] == failure:

@@ -145,6 +145,7 @@ class TestARealModel:
         assert len(rows) == 4 and all(row["tokens_out"] > 0 for row in rows)
         assert any(row["status"] == "ok" for row in rows)
 
+    @pytest.mark.slow
     def test_memory_that_is_not_there_is_said_with_its_cause(
         self, smollm2, world, in_store, plain_ray
     ) -> None:

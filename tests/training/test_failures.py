@@ -171,3 +171,23 @@ def test_an_interrupt_reaches_the_caller_and_its_workers_end(world, settings, tm
 def test_a_failure_file_that_was_cut_off_is_no_failure(damaged, tmp_path):
     (tmp_path / "failures.json").write_bytes(damaged)
     assert read_failures(str(tmp_path)) == []
+
+
+def test_what_ray_train_gave_up_for_is_one_sentence(tmp_path):
+    from ray.train import ControllerError, WorkerGroupError
+
+    from dig_ray.training.config import SftConfig
+    from dig_ray.training.failures import leave_sentence
+    from dig_ray.training.ray_train import _ended
+
+    def ended(error: Exception) -> str:
+        failed = str(tmp_path / "failed")
+        return str(_ended("sft", str(tmp_path), failed, SftConfig(max_failures=1), error))
+
+    workers = WorkerGroupError("a whole trace", {0: GLOO, 1: DTYPES})
+    assert ended(workers).startswith(
+        "sft: workers failed 2 times, and sft.max_failures=1 allows no more; the last time: RuntimeError: expected m1"
+    )
+    assert "cannot go on: ValueError: no room;" in ended(ControllerError(ValueError("no room")))
+    leave_sentence(str(tmp_path / "failed"), "sft: why")
+    assert ended(workers) == "sft: why"
