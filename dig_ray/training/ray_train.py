@@ -58,7 +58,6 @@ def fit(
     from ray.util.queue import Queue
 
     from dig_ray.training.failures import BEGAN, FAILURES, STOPPED, SayFailures, read_sentence
-    from dig_ray.training.loopback import LoopbackTorchConfig
     from dig_ray.training.run_folder import mend
 
     stage = name.partition("-")[0]
@@ -71,54 +70,18 @@ def fit(
     for left in (STOPPED, FAILURES, BEGAN):  # of an earlier try
         remove_file(failed, left)
     mend(f"{storage}/{name}", stage, log)
-    free = ray.cluster_resources().get("CPU", 1)
-    cpus = config.cpus_per_worker or max(0.5, min(threads, (free - 1) // config.num_workers))
-    resources: dict[str, float] = {"CPU": cpus}
-    if config.use_gpu:
-        resources["GPU"] = 1
     if not any(config.nodes.items() <= node["Labels"].items() for node in ray.nodes() if node["Alive"]):
         log(f"no node of the cluster has the labels {config.nodes} yet; waiting for one")
     lines = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": beside_the_driver()})
-    shared = ray.put(job)
-
-    watching: Any = SayFailures(stage, f"{storage}/{name}", failed, lines)
-
-    def trainer() -> Any:
-        return _interruptible()(
-            worker,
-            train_loop_config={
-                "job": shared,
-                "lines": lines,
-                "failed": failed,
-                "stretch": stretch or Stretch(),
-            },
-            scaling_config=ray.train.ScalingConfig(  # type: ignore[call-arg]
-                num_workers=config.num_workers,
-                use_gpu=config.use_gpu,
-                resources_per_worker=resources,
-                label_selector=config.nodes or None,
-            ),
-            run_config=ray.train.RunConfig(
-                name=name,
-                storage_path=storage,
-                failure_config=ray.train.FailureConfig(max_failures=config.max_failures),
-                checkpoint_config=ray.train.CheckpointConfig(
-                    num_to_keep=1, checkpoint_score_attribute="eval_ndcg@10", checkpoint_score_order="max"
-                ),
-                callbacks=[watching, *_to_tune()],
-            ),
-            torch_config=LoopbackTorchConfig(
-                backend="nccl" if config.use_gpu else "gloo", timeout_s=config.hang_seconds
-            ),
-        )
-
+    given = {"job": ray.put(job), "lines": lines, "failed": failed, "stretch": stretch or Stretch()}
+    watching = SayFailures(stage, f"{storage}/{name}", failed, lines)
     with _forwarded(lines, Said(log, stage, f"starting {config.num_workers} worker(s)")):
-        for left_over in reversed(range(CALLS)):
+        for more in reversed(range(CALLS)):
             try:
-                result = trainer().fit()
+                result = _trainer(worker, given, config, threads, storage, name, watching).fit()
                 break
             except ray.exceptions.ActorUnavailableError:  # the one call that Ray does not repeat
-                if not left_over:
+                if not more:
                     raise
                 log("the call to what directs the training was lost; going on from its last checkpoint")
             except ray.train.TrainingFailedError as error:
@@ -127,6 +90,47 @@ def fit(
     if said is not None:
         raise UserError(said)
     return result
+
+
+def _trainer(
+    worker: Callable[[dict[str, Any]], None],
+    given: dict[str, Any],
+    config: WorkersConfig,
+    threads: int,
+    storage: str,
+    name: str,
+    watching: Any,
+) -> Any:
+    """Ray's trainer of the run: which workers, where it is stored, which checkpoints are kept, and who is told."""
+    import ray
+    import ray.train
+
+    from dig_ray.training.loopback import LoopbackTorchConfig
+
+    free = ray.cluster_resources().get("CPU", 1)
+    cpus = config.cpus_per_worker or max(0.5, min(threads, (free - 1) // config.num_workers))
+    return _interruptible()(
+        worker,
+        train_loop_config=given,
+        scaling_config=ray.train.ScalingConfig(  # type: ignore[call-arg]
+            num_workers=config.num_workers,
+            use_gpu=config.use_gpu,
+            resources_per_worker={"CPU": cpus, **({"GPU": 1} if config.use_gpu else {})},
+            label_selector=config.nodes or None,
+        ),
+        run_config=ray.train.RunConfig(
+            name=name,
+            storage_path=storage,
+            failure_config=ray.train.FailureConfig(max_failures=config.max_failures),
+            checkpoint_config=ray.train.CheckpointConfig(
+                num_to_keep=1, checkpoint_score_attribute="eval_ndcg@10", checkpoint_score_order="max"
+            ),
+            callbacks=[watching, *_to_tune()],
+        ),
+        torch_config=LoopbackTorchConfig(
+            backend="nccl" if config.use_gpu else "gloo", timeout_s=config.hang_seconds
+        ),
+    )
 
 
 def _ended(stage: str, storage: str, failed: str, config: WorkersConfig, error: BaseException) -> UserError:
