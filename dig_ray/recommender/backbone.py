@@ -29,7 +29,13 @@ import numpy as np
 from dig_ray.errors import UserError
 from dig_ray.recommender.config import RecommenderConfig
 from dig_ray.recommender.policy import SidPolicy
-from dig_ray.recommender.pretrained import check_targets, explained, load_causal_lm, load_tokenizer
+from dig_ray.recommender.pretrained import (
+    check_targets,
+    explained,
+    first_line,
+    load_causal_lm,
+    load_tokenizer,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -273,10 +279,11 @@ def load_policy(
     try:
         tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
         model = _read_model(directory, about, len(tokenizer), trainable, trust_remote_code)
+    except UserError:
+        raise
     except Exception as error:  # safetensors, tokenizers, PEFT and torch have errors of their own
-        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
         raise UserError(
-            f"{directory}: the policy's files cannot be read ({reason}); train it again"
+            f"{directory}: the policy's files cannot be read ({first_line(error)}); train it again"
         ) from None
     model.eval()
     sid_start = token_id(tokenizer, about["first_sid_token"])
@@ -318,7 +325,14 @@ def _read_model(
         raise OSError("adapter_model.safetensors is missing")
     named = about.get("dtype", "auto")
     dtype = getattr(torch, named) if named in DTYPES else "auto"
-    base = load_causal_lm(about["base_model"], about["base_revision"], dtype, trust_remote_code)
+    name = about["base_model"]
+    try:
+        base = load_causal_lm(name, about["base_revision"], dtype, trust_remote_code)
+    except Exception as error:  # as for the policy's own files
+        raise UserError(
+            f"{directory}: the policy adapts {name}, which could not be loaded ({first_line(error)}); put that model back where it was, or "
+            "train the policy again"
+        ) from None
     if tokens > base.get_input_embeddings().num_embeddings:
         base.resize_token_embeddings(tokens, mean_resizing=False)
     adapted: Any = peft.PeftModel.from_pretrained(base, str(directory), is_trainable=trainable)

@@ -36,6 +36,10 @@ def check_backbone(config: RecommenderConfig) -> None:
     folder = Path(config.backbone).expanduser()
     if config.backbone == "decoder":
         return
+    if folder.is_file():
+        raise cannot_load(
+            config, "it is a file", "name the directory of a model; a GGUF file has to become one first"
+        )
     if not folder.is_dir():
         if config.backbone.startswith(("/", "./", "../", "~")):
             raise cannot_load(config, "there is no such directory")
@@ -90,6 +94,12 @@ def _check_weights(config: RecommenderConfig, folder: Path) -> None:
             raise cannot_load(config, f"{name} {wrong}", "fetch the model again")
 
 
+def source(name: str) -> str:
+    """A directory of this machine by its whole path, wherever a worker or a later run stands; other names as they are."""
+    folder = Path(name).expanduser()
+    return str(folder.resolve()) if folder.is_dir() else name
+
+
 def load_tokenizer(config: RecommenderConfig) -> PreTrainedTokenizerBase:
     """The backbone's tokenizer with a token that ends texts and one that pads, which is the former where there is none of its own.
 
@@ -100,7 +110,7 @@ def load_tokenizer(config: RecommenderConfig) -> PreTrainedTokenizerBase:
 
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(
-            config.backbone, revision=config.revision, trust_remote_code=config.trust_remote_code
+            source(config.backbone), revision=config.revision, trust_remote_code=config.trust_remote_code
         )
     except Exception as error:  # no tokenizer, a damaged one, another model's: each has its own type
         raise explained(config, error) from None
@@ -130,7 +140,7 @@ def load_causal_lm(name: str, revision: str | None, dtype: Any, trust_remote_cod
     from transformers import AutoModelForCausalLM
 
     loaded: Any = AutoModelForCausalLM.from_pretrained(
-        name,
+        source(name),
         revision=revision,
         dtype=dtype,
         use_safetensors=True,
@@ -158,7 +168,7 @@ def check_adapter(config: RecommenderConfig) -> None:
     trusted = config.trust_remote_code
     try:
         about = AutoConfig.from_pretrained(
-            config.backbone, revision=config.revision, trust_remote_code=trusted
+            source(config.backbone), revision=config.revision, trust_remote_code=trusted
         )
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(about, trust_remote_code=trusted)
@@ -217,7 +227,13 @@ def explained(config: RecommenderConfig, error: Exception) -> UserError:
         return cannot_load(
             config, "it is no causal language model", "name a decoder such as a Llama, Qwen or GPT-2"
         )
-    return cannot_load(config, (text or type(error).__name__).splitlines()[0][:200])
+    return cannot_load(config, first_line(error))
+
+
+def first_line(error: BaseException) -> str:
+    """Of what an error says, for a sentence."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0][:200] if lines else type(error).__name__
 
 
 def _brings_code(config: RecommenderConfig) -> bool:

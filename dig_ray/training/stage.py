@@ -263,6 +263,7 @@ def write_policy_facts(
 ) -> None:
     """Say beside a policy what it was trained for, and how many of each user's latest training events it has not seen."""
     from dig_ray.recommender.backbone import write_about
+    from dig_ray.recommender.pretrained import source
 
     names = sids.token_strings
     write_about(
@@ -276,7 +277,7 @@ def write_policy_facts(
             "held_out": held_out,
             "levels": int(sids.codes.shape[1]),
             "dtype": recommender.dtype,
-            "base_model": recommender.backbone if recommender.lora is not None else None,
+            "base_model": source(recommender.backbone) if recommender.lora is not None else None,
             "base_revision": recommender.revision,
         },
     )

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from dig_ray.errors import UserError
 from dig_ray.recommender.backbone import build_policy, build_tokenizer, load_policy, write_about
 from dig_ray.recommender.config import LoraConfig, RecommenderConfig
-from dig_ray.recommender.pretrained import check_adapter, check_backbone, load_tokenizer
+from dig_ray.recommender.pretrained import check_adapter, check_backbone, load_tokenizer, source
 
 
 @pytest.fixture
@@ -279,6 +279,31 @@ def test_a_policy_cannot_trust_itself(language_model, make_sids, tmp_path):
     write_about(
         tmp_path / "policy", about | {"base_model": str(tmp_path / "evil"), "trust_remote_code": True}
     )
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(UserError, match="the policy adapts .*evil, which could not be loaded"):
         load_policy(tmp_path / "policy", sids)
     assert not (tmp_path / "RAN").exists()
+
+
+def test_a_base_that_went_away_is_what_is_named(language_model, make_sids, tmp_path):
+    _, sids, about = saved(tmp_path / "policy", language_model, make_sids)
+    write_about(tmp_path / "policy", about | {"base_model": str(tmp_path / "gone")})
+    with pytest.raises(
+        UserError, match="the policy adapts .*gone, which could not be loaded .*put that model back"
+    ):
+        load_policy(tmp_path / "policy", sids)
+
+
+def test_a_directory_by_a_relative_name_or_below_home_is_known_by_its_whole_path(folder, monkeypatch):
+    monkeypatch.chdir(folder.parent)
+    monkeypatch.setenv("HOME", str(folder.parent))
+    for name in ("model", "./model", "~/model"):
+        check_backbone(RecommenderConfig(backbone=name))
+        assert source(name) == str(folder)
+        assert load_tokenizer(RecommenderConfig(backbone=name)).eos_token
+    assert source("org/model") == "org/model"
+
+
+def test_a_file_is_no_directory(tmp_path):
+    (tmp_path / "model.gguf").write_bytes(b"GGUF")
+    with pytest.raises(UserError, match="it is a file.*GGUF file has to become one first"):
+        check_backbone(config(tmp_path / "model.gguf"))
