@@ -120,6 +120,13 @@ def load_tokenizer(config: RecommenderConfig) -> PreTrainedTokenizerBase:
             "its tokenizer has no token that ends a text",
             "set eos_token in its tokenizer_config.json",
         )
+    known, words = about_directory(config).get("vocab_size"), len(tokenizer)
+    if isinstance(known, int) and not known / 2 <= words <= known * 1.05:
+        raise cannot_load(
+            config,
+            f"its tokenizer has {words:,} tokens and the model {known:,}, so the tokenizer is another model's or lacks its tokenizer.json",
+            "fetch both again",
+        )
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer  # type: ignore[no-any-return]
@@ -135,7 +142,7 @@ def load_causal_lm(name: str, revision: str | None, dtype: Any, trust_remote_cod
         trust_remote_code: run code that comes with it.
 
     Raises:
-        ValueError: some of its weights are not in the files; transformers would draw them at random.
+        ValueError: some of its weights are no numbers, or not in the files; transformers would draw those at random.
     """
     from transformers import AutoModelForCausalLM
 
@@ -151,7 +158,26 @@ def load_causal_lm(name: str, revision: str | None, dtype: Any, trust_remote_cod
     missing = sorted(found["missing_keys"])
     if missing:
         raise ValueError(f"its files lack {len(missing)} of the model's tensors, such as {missing[0]}")
+    for key, weight in model.named_parameters():
+        if not bool(weight.isfinite().all()):
+            raise ValueError(f"its tensor {key} holds NaN or infinity")
     return model
+
+
+def about_directory(config: RecommenderConfig) -> dict[str, Any]:
+    """What the config.json of a backbone's directory says; {} for one that is fetched, or that says nothing."""
+    try:
+        found = json.loads((Path(config.backbone).expanduser() / "config.json").read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def longest_text(config: RecommenderConfig) -> int | None:
+    """Tokens that the backbone reads at once; None where its directory does not say."""
+    about = about_directory(config)
+    found = about.get("max_position_embeddings", about.get("n_positions"))
+    return found if isinstance(found, int) and found > 0 else None
 
 
 def check_adapter(config: RecommenderConfig) -> None:
@@ -240,14 +266,7 @@ def _brings_code(config: RecommenderConfig) -> bool:
     """Whether a directory names classes in Python files of its own, which were not run."""
     if config.trust_remote_code:
         return False
-    for name in ("config.json", "tokenizer_config.json"):
-        try:
-            found = json.loads((Path(config.backbone).expanduser() / name).read_bytes())
-        except (OSError, ValueError):
-            continue
-        if isinstance(found, dict) and found.get("auto_map"):
-            return True
-    return False
+    return bool(about_directory(config).get("auto_map"))
 
 
 def cannot_load(config: RecommenderConfig, reason: str, cure: str = CURE) -> UserError:

@@ -147,7 +147,7 @@ def build_job(
     """
     from dig_ray.recommender.backbone import build_tokenizer, token_id
     from dig_ray.recommender.packing import fill_rows, pack, packed_arrays
-    from dig_ray.recommender.pretrained import check_adapter, check_backbone
+    from dig_ray.recommender.pretrained import check_adapter, check_backbone, longest_text
     from dig_ray.recommender.tasks import SidStream, TaskInputs, build_documents
     from dig_ray.semantic_ids.prefix_table import build_prefix_table
     from dig_ray.training.sft_loop import SftJob
@@ -182,6 +182,12 @@ def build_job(
         raise UserError(
             f"sft.row_length={sft.row_length}: the longest document has {longest} tokens; raise it to at least {longest}, "
             "or lower recommender.max_history"
+        )
+    most = longest_text(recommender)
+    if most is not None and longest > most:
+        raise UserError(
+            f"recommender.max_history={recommender.max_history}: the longest document has {longest} tokens, and {recommender.backbone} "
+            f"reads {most} at most; lower it, or recommender.max_text_tokens"
         )
     rows = pack(np.diff(documents.offsets), sft.row_length)
     pad = int(tokenizer.pad_token_id)

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from dig_ray.errors import UserError
 from dig_ray.recommender.backbone import build_policy, build_tokenizer, load_policy, write_about
 from dig_ray.recommender.config import LoraConfig, RecommenderConfig
-from dig_ray.recommender.pretrained import check_adapter, check_backbone, load_tokenizer, source
+from dig_ray.recommender.pretrained import check_adapter, check_backbone, load_tokenizer, longest_text, source
 
 
 @pytest.fixture
@@ -118,6 +118,26 @@ def test_tensors_that_the_files_lack_are_not_drawn_at_random(folder, make_sids):
     check_backbone(config(folder))
     with pytest.raises(UserError, match="lack 1 of the model's tensors, such as model.layers.1.mlp.up_proj"):
         built(folder, make_sids)
+
+
+def test_weights_that_are_no_numbers_are_named(folder, make_sids):
+    tensors = load_file(folder / "model.safetensors")
+    tensors["model.norm.weight"][3] = float("nan")
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match="its tensor model.norm.weight holds NaN or infinity"):
+        built(folder, make_sids)
+
+
+def test_a_tokenizer_of_another_size_than_the_model_is_refused(folder):
+    """Without tokenizer.json transformers makes one of the special tokens alone, and SID tokens would take the place of words."""
+    (folder / "tokenizer.json").unlink()
+    with pytest.raises(UserError, match="its tokenizer has 1 tokens and the model 2.., so"):
+        load_tokenizer(config(folder))
+
+
+def test_how_much_a_model_reads_is_known_from_its_directory(folder):
+    assert longest_text(config(folder)) == 512
+    assert longest_text(RecommenderConfig()) is None
 
 
 def test_weights_of_another_size_are_one_sentence(folder, make_sids):

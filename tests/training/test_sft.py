@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -218,6 +219,19 @@ def test_a_row_too_short_for_a_history_is_refused(world, settings, make_stage):
     sft = settings.sft.model_copy(update={"row_length": 16})
     with pytest.raises(UserError, match=r"sft\.row_length=16: the longest document has \d+ tokens"):
         run(sft, settings.recommender, make_stage("short"), world.catalog, world.semantic_ids)
+
+
+def test_a_history_longer_than_the_model_reads_is_refused(
+    world, settings, make_stage, language_model, tmp_path
+):
+    folder = shutil.copytree(language_model["tied"], tmp_path / "short")
+    about = json.loads((folder / "config.json").read_text()) | {"max_position_embeddings": 16}
+    (folder / "config.json").write_text(json.dumps(about))
+    recommender = settings.recommender.model_copy(update={"backbone": str(folder)})
+    with pytest.raises(
+        UserError, match=r"recommender\.max_history=8: the longest document has \d+ tokens, and .* reads 16"
+    ):
+        run(settings.sft, recommender, make_stage("short"), world.catalog, world.semantic_ids)
 
 
 def test_a_backbone_that_cannot_be_loaded_is_one_sentence(world, settings, make_stage, tmp_path):
