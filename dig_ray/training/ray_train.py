@@ -60,7 +60,7 @@ def fit(
     from dig_ray.training.failures import BEGAN, FAILURES, STOPPED, SayFailures, read_sentence
     from dig_ray.training.run_folder import mend
 
-    stage = name.partition("-")[0]
+    stage = name.rpartition("-")[0].replace("-", "_")
     if not ray.is_initialized():
         ray.init(address="local", num_cpus=max(4, 2 * config.num_workers + 2), include_dashboard=False)
     storage = _absolute(storage)

@@ -1,4 +1,4 @@
-"""What a long run says while nothing else does: every ten seconds, what is going on and for how long."""
+"""What a training run says while nothing else does: within ten seconds, what is going on and for how long."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-SECONDS = 10.0
+SECONDS = 7.0  # lines come through a queue, which is looked at every second
 
 
 class Said:

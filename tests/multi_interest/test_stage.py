@@ -24,6 +24,7 @@ from dig_ray.pipeline import plan, run_pipeline, select
 from dig_ray.report.interests import gather_interests, interests_of_users
 from dig_ray.report.page import render_page
 from dig_ray.store import Store
+from dig_ray.training.run_folder import SNAPSHOT
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "jobs" / "configs"
@@ -297,8 +298,9 @@ def test_killed_while_it_trains_it_goes_on_to_the_same_weights(tmp_path) -> None
         "multi_interest.patience=8",
     ]
     weights = []
-    for store, kill in ((tmp_path / "killed", True), (tmp_path / "whole", False)):
-        if kill:
+    for how in ("killed", "damaged", "whole"):
+        store = tmp_path / how
+        if how != "whole":
             driver = subprocess.Popen(
                 [*words, f"store={store}"],
                 cwd=ROOT,
@@ -313,14 +315,21 @@ def test_killed_while_it_trains_it_goes_on_to_the_same_weights(tmp_path) -> None
             os.killpg(driver.pid, 9)
             driver.wait()
             time.sleep(1)
+        if how == "damaged":  # every checkpoint, and the list of them
+            (listed,) = store.rglob(SNAPSHOT)
+            listed.write_bytes(b"")
+            for state in listed.parent.glob("checkpoint_*/state.pt"):
+                state.write_bytes(state.read_bytes()[: state.stat().st_size // 2])
         done = subprocess.run(
             [*words, f"store={store}"], cwd=ROOT, capture_output=True, text=True, timeout=300
         )
         assert done.returncode == 0, done.stdout + done.stderr
-        assert ("going on after epoch" in done.stdout) == kill
+        assert ("going on after epoch" in done.stdout) == (how == "killed")
+        assert ("state.pt is cut off" in done.stdout) == (how == "damaged")
+        assert ("no checkpoint is whole; training begins again" in done.stdout) == (how == "damaged")
         (file,) = store.glob("multi_interest/*/model.safetensors")
         weights.append(file.read_bytes())
-    assert weights[0] == weights[1]
+    assert weights[0] == weights[1] == weights[2]
 
 
 @pytest.mark.slow
