@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -165,3 +166,20 @@ class TestARealModel:
         (tmp_path / "model.safetensors").write_bytes((smollm2 / "model.safetensors").read_bytes()[:100_000])
         with pytest.raises(UserError, match="model.safetensors has 100,000 bytes where its header promises"):
             check_model(VllmConfig(name="v", model=str(tmp_path)))
+
+    def test_a_models_own_code_is_refused_before_an_engine_starts(self, tmp_path) -> None:
+        from dig_ray.mining.engines.vllm import check_model
+
+        (tmp_path / "evil").mkdir()
+        (tmp_path / "evil" / "evil.py").write_text(f"open({str(tmp_path / 'RAN')!r}, 'w')\nclass A: pass\n")
+        about = {
+            "model_type": "nosuch",
+            "auto_map": {"AutoConfig": "evil.A", "AutoTokenizer": ["evil.A", None]},
+        }
+        for name in ("config.json", "tokenizer_config.json"):
+            (tmp_path / "evil" / name).write_text(json.dumps(about))
+        with pytest.raises(
+            UserError, match="wants to run Python code of its own.*engine_kwargs.trust_remote_code=true"
+        ):
+            check_model(VllmConfig(name="v", model=str(tmp_path / "evil")))
+        assert not (tmp_path / "RAN").exists()
