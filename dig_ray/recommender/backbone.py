@@ -269,7 +269,7 @@ def load_policy(
         directory: of the policy.
         sids: the catalogue it is to speak.
         trainable: leave an adapter ready to train on.
-        trust_remote_code: run code that comes with an adapter's base; never taken from the policy's own files.
+        trust_remote_code: run code that comes with it or with an adapter's base; never taken from the policy's own files.
 
     Returns the policy, its tokenizer and the content of ``policy.json``.
     """
@@ -277,7 +277,7 @@ def load_policy(
 
     about = _read_about(directory, sids)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=trust_remote_code)
         model = _read_model(directory, about, len(tokenizer), trainable, trust_remote_code)
     except UserError:
         raise
@@ -318,7 +318,7 @@ def _read_model(
     import torch
 
     if about["base_model"] is None:
-        return load_causal_lm(str(directory), None, "auto", False)
+        return load_causal_lm(str(directory), None, "auto", trust_remote_code)
     import peft
 
     if not (directory / "adapter_model.safetensors").is_file():

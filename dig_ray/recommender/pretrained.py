@@ -46,7 +46,8 @@ def check_backbone(config: RecommenderConfig) -> None:
         return
     about = _settings(config, folder / "config.json")
     architectures = about.get("architectures") or []
-    if architectures and not any(str(name).endswith(CAUSAL) for name in architectures):
+    causal = config.trust_remote_code or any(str(name).endswith(CAUSAL) for name in architectures)
+    if architectures and not causal:
         raise cannot_load(
             config,
             f"its architecture is {architectures[0]}, which is no causal language model",

@@ -91,9 +91,9 @@ def run(
     helped = top is not start
     if helped:
         with best.as_directory() as directory:
-            copy_policy(Path(directory) / "checkpoint", stage.out / "policy")
+            copy_policy(Path(directory) / "checkpoint", stage.out / "policy", trust_remote_code)
     else:
-        copy_policy(policy_dir, stage.out / "policy")
+        copy_policy(policy_dir, stage.out / "policy", trust_remote_code)
     about = json.loads((policy_dir / "policy.json").read_text())
     # it was trained under the trie's mask, whatever SFT's normalizer was, and so it is decoded
     write_about(stage.out / "policy", about | ({"normalizer": "trie"} if helped else {}))

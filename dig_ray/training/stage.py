@@ -88,7 +88,7 @@ def run(
         return
     best, history = best_checkpoint(result)
     with best.as_directory() as directory:
-        copy_policy(Path(directory) / "checkpoint", stage.out / "policy")
+        copy_policy(Path(directory) / "checkpoint", stage.out / "policy", recommender.trust_remote_code)
     write_policy_facts(stage.out / "policy", recommender, sids, sft.hold_out)
     (stage.out / "curves.json").write_text(json.dumps(history, indent=1))
     # what is published can be read back
@@ -253,14 +253,18 @@ def read_codebooks(semantic_ids_dir: Path) -> list[np.ndarray] | None:
     ]
 
 
-def copy_policy(checkpoint: Path, target: Path) -> None:
-    """Copy weights and tokenizer out of a training checkpoint or a policy: the averaged weights, where there are some, over the others."""
+def copy_policy(checkpoint: Path, target: Path, code: bool = False) -> None:
+    """Copy weights and tokenizer out of a training checkpoint or a policy: the averaged weights, where there are some, over the others.
+
+    ``code`` copies the Python files of a trusted model too.
+    """
     from dig_ray.training.weight_average import FOLDER
 
     target.mkdir(parents=True)
     for folder in (checkpoint, checkpoint / FOLDER):
         for file in sorted(folder.iterdir()) if folder.is_dir() else ():
-            if file.is_file() and file.suffix in PUBLISHED and file.name not in STATE:
+            wanted = file.suffix in PUBLISHED or (code and file.suffix == ".py")
+            if file.is_file() and wanted and file.name not in STATE:
                 shutil.copyfile(file, target / file.name)
 
 

@@ -16,6 +16,7 @@ from dig_ray.errors import UserError
 from dig_ray.recommender.backbone import build_policy, build_tokenizer, load_policy, write_about
 from dig_ray.recommender.config import LoraConfig, RecommenderConfig
 from dig_ray.recommender.pretrained import check_adapter, check_backbone, load_tokenizer, longest_text, source
+from dig_ray.training.stage import write_policy_facts
 
 
 @pytest.fixture
@@ -233,6 +234,32 @@ def test_a_models_own_code_never_runs_and_nobody_is_asked(loader, tmp_path):
     assert done.returncode == 0, done.stderr[-2000:]
     assert not (tmp_path / "RAN").exists()
     assert setting in done.stdout and "[y/N]" not in done.stdout, done.stdout
+
+
+@pytest.mark.parametrize("lora", [None, LoraConfig(rank=4, dropout=0.0)])
+def test_code_that_is_trusted_by_name_runs(lora, folder, make_sids, tmp_path):
+    (folder / "own.py").write_text(
+        "from transformers import Qwen2Config, Qwen2ForCausalLM\n"
+        "class OwnConfig(Qwen2Config):\n    model_type = 'own'\n"
+        "class OwnModel(Qwen2ForCausalLM):\n    config_class = OwnConfig\n"
+    )
+    edit(
+        folder / "config.json",
+        model_type="own",
+        architectures=["OwnModel"],
+        auto_map={"AutoConfig": "own.OwnConfig", "AutoModelForCausalLM": "own.OwnModel"},
+    )
+    with pytest.raises(UserError, match="recommender.trust_remote_code=true"):
+        built(folder, make_sids, lora=lora)
+    policy, tokenizer, sids, settings = built(folder, make_sids, lora=lora, trust_remote_code=True)
+    assert type(policy.causal_lm).__name__ == "OwnModel"
+    policy.model.save_pretrained(tmp_path / "policy")
+    tokenizer.save_pretrained(tmp_path / "policy")
+    write_policy_facts(tmp_path / "policy", settings.model_copy(update={"lora": lora}), sids)
+    with pytest.raises(UserError):
+        load_policy(tmp_path / "policy", sids)
+    again, _, _ = load_policy(tmp_path / "policy", sids, trust_remote_code=True)
+    assert torch.equal(again.sid_rows(), policy.sid_rows())
 
 
 def saved(folder: Path, language_model, make_sids, **more):
