@@ -28,6 +28,7 @@ from dig_ray.pipeline import plan, run_pipeline, select
 from dig_ray.store import NO_SPACE, Artifact, Store
 from dig_ray.sweeps.config import OBJECTIVES, TIME, SweepConfig
 from dig_ray.sweeps.space import Point, plain, setting, settings_of
+from dig_ray.training.said import GOES_ON
 
 
 @dataclass(frozen=True)
@@ -175,7 +176,8 @@ def run_trial(point: dict[str, Any], trials: Trials, threads: int, notes: str) -
         each = [run_point(trials, point, seed, lines.append, _tell(trials.target)) for seed in trials.seeds]
     except Exception as error:
         sentence = find_user_error(error)
-        if sentence is not None and NO_SPACE not in sentence:  # which says nothing of the point
+        # neither a full disk nor a machine that died says anything of the point
+        if sentence is not None and not any(word in sentence for word in (NO_SPACE, GOES_ON)):
             write_bytes(notes, f"{name}.failed", sentence.encode())
         raise
     finally:

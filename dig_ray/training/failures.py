@@ -20,6 +20,7 @@ from dig_ray.errors import UserError, causes
 from dig_ray.folders import read_bytes, write_bytes
 from dig_ray.redaction import hide
 from dig_ray.training.run_folder import keep_copy
+from dig_ray.training.said import GOES_ON
 
 FAILURES = "failures.json"
 """Of a run's ``failed`` folder: a list of ``Failure``."""
@@ -119,7 +120,7 @@ def sentence(name: str, failure: Failure, times: str = "") -> str:
     """What ends a run, with a cure."""
     if failure.at_once and not failure.reason.startswith(("ImportError", "ModuleNotFoundError")):
         return failure.reason  # a sentence with a cure of its own
-    cure = "mend that and run the same command again; it goes on from the last checkpoint"
+    cure = f"mend that, and {GOES_ON}"
     if failure.reason.startswith("out of memory") and name == "sft":
         cure = "raise sft.gradient_accumulation, lower sft.row_length, or set sft.gradient_checkpointing=true"
     elif failure.at_once:

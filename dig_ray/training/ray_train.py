@@ -19,7 +19,7 @@ from dig_ray.cluster import beside_the_driver
 from dig_ray.errors import UserError
 from dig_ray.folders import explain_behind, remove_file
 from dig_ray.training.config import WorkersConfig
-from dig_ray.training.said import Said
+from dig_ray.training.said import GOES_ON, Said
 
 CALLS = 5
 """Times that a run is begun whose directing process could not be reached."""
@@ -143,12 +143,10 @@ def _ended(stage: str, storage: str, failed: str, config: WorkersConfig, error: 
     failures = getattr(error, "worker_failures", None)
     if not isinstance(failures, dict) or not failures:
         reason = failure_of({0: getattr(error, "controller_failure", None) or error}).reason
-        return UserError(
-            f"{stage}: Ray Train cannot go on: {reason}; the same command goes on from the last checkpoint"
-        )
+        return UserError(f"{stage}: Ray Train cannot go on: {reason}; {GOES_ON}")
     return UserError(
         f"{stage}: workers failed {config.max_failures + 1} times, and {stage}.max_failures={config.max_failures} allows no more; the "
-        f"last time: {failure_of(failures).reason}; the same command goes on from the last checkpoint"
+        f"last time: {failure_of(failures).reason}; {GOES_ON}"
     )
 
 

@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+GOES_ON = "the same command goes on from the last checkpoint"
+"""In sentences of runs that may do better another time, so that a sweep does not hold it against their settings."""
 SECONDS = 7.0  # lines come through a queue, which is looked at every second
 
 
