@@ -2,13 +2,42 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict
+
+
+def at_home(path: str) -> str:
+    """A path in which ``~`` or ``~NAME`` at its beginning and ``$HOME`` or ``${HOME}`` are the home directory.
+
+    No other variable is read: what stands in the environment may be a secret, and a path is shown everywhere. Addresses stay as they are.
+
+    Raises:
+        ValueError: it is empty, another variable stands there, or a user that this machine does not know.
+    """
+    if not path.strip():
+        raise ValueError("a path that is empty leads nowhere; write one, or null where there is none")
+    if "://" in path and not path.startswith("file://"):
+        return path
+    home = os.path.expanduser("~")
+    path = re.sub(r"\$(?:HOME\b|\{HOME\})", lambda _: home, path)
+    other = re.search(r"\$(?:[A-Z_][A-Z0-9_]*|\{\w+\})", path)
+    if other and not os.path.exists(path):
+        raise ValueError(f"{other[0]} is not read; of variables only $HOME and ~ are, so write the path out")
+    found = os.path.expanduser(path)
+    if found.startswith("~") and "/" in found and not os.path.exists(found):
+        raise ValueError(f"this machine knows no user {found.partition('/')[0][1:]!r}; write the path out")
+    return found
+
+
+InputPath = Annotated[str, AfterValidator(at_home)]
+"""A file or folder in a config: ``~`` and ``$HOME`` are the home directory."""
 
 
 class Config(BaseModel):

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Annotated, Any, Union, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
-from dig_ray.base import Config
+from dig_ray.base import Config, InputPath
 from dig_ray.baselines.config import BaselinesConfig
 from dig_ray.catalog.config import CatalogConfig
 from dig_ray.cluster import RayConfig
@@ -29,8 +29,10 @@ from dig_ray.evaluation.config import EvaluationConfig
 from dig_ray.mining.config import MiningConfig
 from dig_ray.multi_interest.config import MultiInterestConfig
 from dig_ray.recommender.config import RecommenderConfig
+from dig_ray.redaction import HIDDEN, SECRET_NAME, hide, redact
 from dig_ray.semantic_ids.config import SemanticIdConfig
 from dig_ray.training.config import GrpoConfig, SftConfig
+from dig_ray.yaml_text import parse_yaml, read_text
 
 COMMAND_LINE = "command line"
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
@@ -51,7 +53,7 @@ class RunConfig(Config):
 
     name: str = Field(default="run", pattern=NAME_PATTERN)
     seed: int = Field(default=0, ge=0, lt=2**32)
-    store: str = Field(default="runs", min_length=1)
+    store: InputPath = Field(default="runs", min_length=1)
     ray: RayConfig = RayConfig()
     catalog: CatalogConfig = CatalogConfig()
     mining: MiningConfig = MiningConfig()
@@ -65,6 +67,16 @@ class RunConfig(Config):
     grpo: GrpoConfig | None = None
     evaluation: EvaluationConfig = EvaluationConfig()
     baselines: BaselinesConfig = BaselinesConfig()
+
+    @field_validator("store")
+    @classmethod
+    def _without_password(cls, store: str) -> str:
+        if "://" in store and hide(store, secrets=()) != store:
+            raise ValueError(
+                "an address holds no user, password or key, which every log would show; set them in the environment, as the package that "
+                "opens the address reads them (AWS_ACCESS_KEY_ID ..., FSSPEC_...)"
+            )
+        return store
 
     @model_validator(mode="after")
     def _fit_together(self) -> RunConfig:
@@ -176,62 +188,6 @@ class RunConfig(Config):
             )
 
 
-# --- YAML ------------------------------------------------------------------------------------------------
-
-
-class _Loader(yaml.SafeLoader):
-    """Safe YAML with 1.2 scalars: ``1e-3`` is a number, ``no`` and ``12:30`` are text, no key twice."""
-
-
-_Loader.yaml_implicit_resolvers = {}
-for _tag, _pattern, _first in (
-    ("null", r"^(?:~|null|Null|NULL|)$", ["~", "n", "N", ""]),
-    ("bool", r"^(?:true|True|TRUE|false|False|FALSE)$", list("tTfF")),
-    ("int", r"^[-+]?[0-9][0-9_]*$", list("-+0123456789")),
-    ("float", r"^[-+]?(?:\.[0-9]+|[0-9][0-9_]*(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?$", list("-+.0123456789")),
-):
-    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(_pattern), _first)
-
-
-def _plain_int(loader: _Loader, node: yaml.ScalarNode) -> int:
-    return int(str(loader.construct_scalar(node)).replace("_", ""))  # YAML 1.1 would read 010 as octal
-
-
-def _plain_map(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
-    seen: dict[Any, int] = {}
-    for key_node, _ in node.value:
-        key = loader.construct_object(key_node, deep=True)
-        line = key_node.start_mark.line + 1
-        if isinstance(key, (list, dict)):
-            raise UserError(f"line {line} has a key that is no plain word; write key: value")
-        if key in seen:
-            raise UserError(f"key {key!r} stands on line {seen[key]} and again on line {line}; keep one")
-        seen[key] = line
-    return loader.construct_mapping(node, deep=True)
-
-
-_Loader.add_constructor("tag:yaml.org,2002:int", _plain_int)
-_Loader.add_constructor("tag:yaml.org,2002:map", _plain_map)
-
-
-def parse_yaml(text: str) -> Any:
-    """Plain data (dict, list, str, int, float, bool, None) from YAML text.
-
-    Raises:
-        UserError: not YAML, a key twice in one mapping, aliases, or a tag that is not plain data.
-    """
-    try:
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=_Loader)):
-            raise UserError("YAML aliases (*name) are not used here; write the value out or use extends")
-        return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader with fewer scalar types
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"line {mark.line + 1}: " if mark else ""
-        raise UserError(f"not valid YAML: {where}{getattr(error, 'problem', None) or error}") from None
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"not valid YAML: {error}") from None
-
-
 # --- the tree of keys ------------------------------------------------------------------------------------
 
 
@@ -292,8 +248,8 @@ def find_config(source: str | Path, folder: Path) -> Path:
     """
     text = str(source)
     if text.endswith((".yaml", ".yml")):
-        for path in (Path(text), folder / text):
-            if path.is_file():
+        for path in (Path(text).expanduser(), folder / text):
+            if path.exists():
                 return path
         raise UserError(f"config file {text} does not exist; give a path that does, or a name")
     path = folder / f"{text}.yaml"
@@ -302,6 +258,8 @@ def find_config(source: str | Path, folder: Path) -> Path:
     names = sorted(p.stem for p in folder.glob("*.yaml"))
     close = difflib.get_close_matches(text, names, 1)
     hint = f", did you mean {close[0]}" if close else ""
+    if Path(text).is_file():
+        hint = "; a file is given by a name that ends in .yaml"
     raise UserError(
         f"there is no config {text!r} in {folder}{hint}; known are {', '.join(names) or 'none'}, "
         "or give a path to a .yaml file"
@@ -312,22 +270,26 @@ def read_layers(path: Path, _above: tuple[Path, ...] = ()) -> list[tuple[str, di
     """A config file and what it extends, base first, as (file name, mapping).
 
     Raises:
-        UserError: not readable, not UTF-8, not a mapping, or ``extends`` goes round in a circle.
+        UserError: not readable, not UTF-8, empty, not a mapping, or ``extends`` goes round in a circle.
     """
     if path.resolve() in _above:
         chain = " -> ".join(p.name for p in (*_above, path.resolve()))
         raise UserError(f"{path}: extends goes round in a circle ({chain}); remove one of them")
+    text = read_text(path)
     try:
-        data = parse_yaml(path.read_text(encoding="utf-8"))
+        data = parse_yaml(text)
     except UserError as error:
-        raise UserError(f"{path}: {error}") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 text at byte {error.start}; save it as UTF-8") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
-    data = {} if data is None else data
-    if not isinstance(data, dict) or not all(isinstance(key, str) for key in data):
+        raise UserError(hide(f"{path}: {error}")) from None
+    if data is None:
+        raise UserError(
+            f"{path}: holds no setting; write at least catalog: {{source: demo}}, extends: NAME of a config to change, or {{}} for the "
+            "built-in demo world with all defaults"
+        )
+    if not isinstance(data, dict):
         raise UserError(f"{path}: holds {type(data).__name__}, not a mapping of keys to values")
+    odd = next((key for key in data if not isinstance(key, str)), None)
+    if odd is not None:
+        raise UserError(f"{path}: the mapping has the key {odd!r}, which is no setting's name; remove it")
     base = data.pop("extends", None)
     below: list[tuple[str, dict[str, Any]]] = []
     if base is not None:
@@ -352,14 +314,18 @@ def parse_overrides(overrides: Sequence[str], keys: Mapping[str, Any]) -> list[t
         key, equals, raw = text.partition("=")
         key = key.strip()
         if not equals or not key:
-            raise UserError(f"{COMMAND_LINE}: {text!r} is no setting; write key=value, such as seed=1")
+            shown = HIDDEN if SECRET_NAME.search(text) else repr(hide(text))
+            raise UserError(f"{COMMAND_LINE}: {shown} is no setting; write key=value, such as seed=1")
         if not _is_known(key, keys):
             near = nearest_key(key, list(keys))
-            raise UserError(f"{COMMAND_LINE}: unknown key {key} (value {raw}); the nearest is {near}")
+            raise UserError(
+                f"{COMMAND_LINE}: unknown key {hide(key)[:200]} (value {_cut(hide(_for_eyes(raw, key)))}); the nearest is {near}"
+            )
         try:
             value = parse_yaml(raw)
         except UserError as error:
-            raise UserError(f"{COMMAND_LINE}: {key} is {raw!r}: {error}") from None
+            shown = _short(_for_eyes(raw, key))
+            raise UserError(hide(f"{COMMAND_LINE}: {key} is {shown}: {error}")) from None
         for part in reversed(key.split(".")):
             value = {part: value}
         layers.append((COMMAND_LINE, value))
@@ -406,20 +372,21 @@ def _sentence(
     while plain and plain not in origin:
         plain = plain.rpartition(".")[0]
     source = origin.get(plain) or origin.get("", "the built-in defaults")
+    shown = _short(_for_eyes(node, key, _plain(key) in keys))
     if problem["type"] == "extra_forbidden":
         near = nearest_key(_plain(key), list(keys))
-        return f"{source}: unknown key {key} (value {_short(node)}); the nearest is {near}"
+        return f"{source}: unknown key {key} (value {shown}); the nearest is {near}"
     message = problem["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
     message = message[:1].lower() + message[1:]
     if problem["type"] == "missing":
         return f"{source}: {key} is missing; add it"
     if problem["type"] == "union_tag_not_found":
-        return f"{source}: {key} is {_short(node)} and does not say its {problem['ctx']['discriminator']}; add it"
+        return f"{source}: {key} is {shown} and does not say its {problem['ctx']['discriminator']}; add it"
     if problem["type"] == "value_error" and isinstance(node, dict):
         return f"{source}: {key + ': ' if key else ''}{message}"
     if key.endswith("api_key_env"):
         return f"{source}: {key}: {message}"  # whoever put a key there does not want to read it again
-    return f"{source}: {key} is {_short(node)}: {message}"
+    return f"{source}: {key} is {shown}: {message}"
 
 
 def _plain(key: str) -> str:
@@ -428,8 +395,45 @@ def _plain(key: str) -> str:
 
 
 def _short(value: Any) -> str:
-    text = json.dumps(value, default=str, ensure_ascii=False)
+    return _cut(hide(json.dumps(value, default=str, ensure_ascii=False)))
+
+
+def _cut(text: str) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _for_eyes(value: Any, key: str = "", known: bool = False) -> Any:
+    """A value as a message may show it: what stands at the name of a secret is hidden, be it nested in lists and mappings.
+
+    Args:
+        value: plain data.
+        key: dotted key it stands at.
+        known: whether the key is one of ours, which hold numbers (``evidence_tokens``) or names of variables.
+    """
+    if isinstance(value, dict):
+        return {name: _for_eyes(inner, str(name)) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_for_eyes(inner, key, known) for inner in value]
+    secret = isinstance(value, str) and not known and SECRET_NAME.search(key.rpartition(".")[2])
+    if secret or (isinstance(value, str) and _NAMED_SECRET.search(value)):
+        return HIDDEN
+    return value
+
+
+_NAMED_SECRET = re.compile(rf"(?:{SECRET_NAME.pattern})\w*['\"]?\s*[:=]\s*\S", re.IGNORECASE)
+"""Text that is not taken apart, such as an override's, and names a secret before its value."""
+
+
+def _check_numbers(node: Any, source: str, path: str = "") -> None:
+    """Refuse what is no plain number; a file cannot say it, a caller can."""
+    if isinstance(node, dict):
+        for key, inner in node.items():
+            _check_numbers(inner, source, f"{path}.{key}" if path else str(key))
+    elif isinstance(node, (list, tuple)):
+        for number, inner in enumerate(node):
+            _check_numbers(inner, source, f"{path}[{number}]")
+    elif isinstance(node, float) and (node != node or abs(node) == float("inf")):
+        raise UserError(f"{source}: {path} is {node}, which is no number to go by; give a finite one")
 
 
 def resolve(layers: Sequence[tuple[str, Mapping[str, Any]]], model: type[Config] = RunConfig) -> Any:
@@ -450,6 +454,7 @@ def resolve(layers: Sequence[tuple[str, Mapping[str, Any]]], model: type[Config]
     for source, layer in layers:
         _merge(data, layer, source, origin, "")
         origin[""] = source  # where a mistake of the whole tree is put: the last word
+    _check_numbers(data, layers[-1][0])
     try:
         text = json.dumps(data, allow_nan=False)
     except (TypeError, ValueError) as error:
@@ -458,7 +463,7 @@ def resolve(layers: Sequence[tuple[str, Mapping[str, Any]]], model: type[Config]
         # JSON mode in strict form: no "3" for 3 and no 1 for true, yet lists become tuples
         return model.model_validate_json(text, strict=True)
     except ValidationError as error:
-        raise UserError(_sentence(error, data, origin, known_keys(model))) from None
+        raise UserError(hide(_sentence(error, json.loads(text), origin, known_keys(model)))) from None
 
 
 def load_config(
@@ -485,5 +490,7 @@ def load_config(
 
 
 def to_yaml(config: Config) -> str:
-    """The resolved tree as YAML, every default written out, in the order of the classes."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=100)
+    """The resolved tree as YAML, every default written out, in the order of the classes; without what an address carries of secrets."""
+    return yaml.safe_dump(
+        redact(config.model_dump(mode="json"), secrets=()), sort_keys=False, allow_unicode=True, width=100
+    )

@@ -52,9 +52,9 @@ def hide(text: str, *keys: str | None, secrets: Iterable[str] | None = None) -> 
     return _BEARER.sub(rf"\g<name>{HIDDEN}", text) if "earer" in text else text
 
 
-def redact(value: Any, *keys: str | None) -> Any:
+def redact(value: Any, *keys: str | None, secrets: Iterable[str] | None = None) -> Any:
     """A copy of plain data (dict, list, str, number, None) in which every text went through :func:`hide`."""
-    secrets = environment_secrets()
+    secrets = environment_secrets() if secrets is None else list(secrets)
 
     def clean(inner: Any) -> Any:
         if isinstance(inner, str):

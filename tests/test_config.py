@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -94,7 +95,7 @@ def test_values_are_yaml(tmp_path: Path) -> None:
         ("seed: 1\nseed: 2\n", ["a.yaml", "'seed'", "line 1", "line 2"]),
         ("a: [1\n", ["a.yaml", "not valid YAML", "line"]),
         ("- 1\n", ["a.yaml", "list", "mapping"]),
-        ("1: 2\n", ["a.yaml", "mapping"]),
+        ("1: 2\n", ["a.yaml", "mapping", "key 1"]),
         ("seed: !!python/object/apply:os.system [touch hacked]\n", ["a.yaml", "not valid YAML"]),
         ("a: &x [1]\nb: *x\n", ["a.yaml", "aliases"]),
         ("extends: a\n", ["circle", "a.yaml"]),
@@ -132,6 +133,115 @@ def test_a_mistake_on_the_command_line_is_one_sentence(
     assert all(part in text for part in parts), text
 
 
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("", ["holds no setting", "extends: NAME", "{} for"]),
+        ("# only words\n", ["holds no setting"]),
+        ("---\n", ["holds no setting"]),
+        ("seed: 1\n---\nseed: 2\n", ["line 2 begins a second document"]),
+        ("seed: 1\nname: !!binary aGVsbG8=\n", ["line 2: the tag !!binary"]),
+        ("name: !!timestamp 2001-01-01\n", ["line 1: the tag !!timestamp"]),
+        ("sft: !!set {epochs}\n", ["line 1: the tag !!set"]),
+        ("sft: !mine {epochs: 1}\n", ["line 1: the tag !mine"]),
+        ("sft:\n\tepochs: 1\n", ["line 2: a tab", "spaces"]),
+        ("sft: {true: 1}\n", ["line 1 has a key that is no plain word (true)"]),
+        ("sft:\n  1.5: 1\n", ["line 2 has a key"]),
+        ("sft: {[a]: 1}\n", ["line 1 has a key"]),
+        ("sft: {changes: {4: {}, '4': {}}}\n", ["stands on line 1 and again"]),
+        ("sft: {learning_rate: 1e999}\n", ["line 1: 1e999 is too large"]),
+        (f"seed: {'9' * 5000}\n", ["line 1 has a number of 5000 digits"]),
+        ("seed: 1\nname: a\x00b\n", ["line 2 has the character U+0000"]),
+        ("seed: " + "[" * 60 + "]" * 60 + "\n", ["line 1", "more than 50 deep"]),
+        ("seed: " + "[" * 20_000 + "\n", ["more than 50 deep"]),
+        ("<<: {seed: 1}\n", ["unknown key <<"]),
+    ],
+)
+def test_what_is_no_plain_data_is_named_with_its_line(tmp_path: Path, text: str, parts: list[str]) -> None:
+    write(tmp_path, "a", text)
+    said = sentence(tmp_path)
+    assert "a.yaml" in said and all(part in said for part in parts), said
+
+
+@given(st.text(max_size=40))
+def test_any_text_is_plain_data_or_one_sentence(text: str) -> None:
+    try:
+        parse_yaml(text)
+    except UserError as error:
+        assert "\n" not in str(error).strip()
+
+
+def test_what_is_no_file_is_named_as_what_it_is(tmp_path: Path) -> None:
+    (tmp_path / "folder.yaml").mkdir()
+    os.mkfifo(tmp_path / "pipe.yaml")
+    (tmp_path / "wide.yaml").write_text("seed: 1\n", encoding="utf-16")
+    (tmp_path / "mark.yaml").write_text("seed: 1\n", encoding="utf-8-sig")
+    (tmp_path / "huge.yaml").write_text("#" * (1 << 20) + "\nseed: 1\n")
+    assert "is a directory" in sentence(tmp_path, name="folder.yaml")
+    assert "no plain file" in sentence(tmp_path, name="pipe.yaml")
+    assert "UTF-16" in sentence(tmp_path, name="wide")
+    assert "are no config" in sentence(tmp_path, name="huge")
+    assert load_config("mark", (), tmp_path).seed == 1
+
+
+SECRET = "hunter2secret"
+ENDPOINT = "engine: openai, name: x, model: m"
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        f'mining.items=[{{{ENDPOINT}, base_url: "http://user:{SECRET}@host/v1"}}]',
+        f'mining.items=[{{{ENDPOINT}, base_url: "http://host/v1?key={SECRET}"}}]',
+        f'mining.items=[{{{ENDPOINT}, base_url: "http://host/v1", api_key: {SECRET}}}]',
+        f'mining.items=[{{{ENDPOINT}, base_url: "http://host/v1", extra: {{my_token: [{SECRET}]}}}}]',
+        f"mining.items=[{{{ENDPOINT}, api_key: {SECRET}, base_url: [}}]",
+        f"mining.items=[{{{ENDPOINT}, base_url: x, api_key_env: {SECRET}}}]",
+        f"api_key={SECRET}",
+        f"OPENAI_API_KEY:{SECRET}",
+        f"mining.password={SECRET}",
+        f"store=s3://AKIA:{SECRET}@bucket/runs",
+        f"store=ftp://me:{SECRET}@host/runs",
+        f"seed=Bearer {SECRET}",
+    ],
+)
+def test_no_sentence_repeats_a_secret(tmp_path: Path, override: str) -> None:
+    write(tmp_path, "a", "seed: 1\n")
+    assert SECRET not in sentence(tmp_path, override)
+    key, _, value = override.partition("=")
+    if value and "{" in value and "[}" not in value:
+        write(tmp_path, "a", "mining:\n  items: " + value + "\n")
+        assert SECRET not in sentence(tmp_path)
+
+
+def test_names_that_only_sound_secret_are_shown(tmp_path: Path) -> None:
+    write(tmp_path, "a", "mining: {evidence_tokens: many}\n")
+    assert '"many"' in sentence(tmp_path)
+    write(tmp_path, "a", "mining: {evidence_tokens: 1}\n")
+    assert "mining.evidence_tokens is 1:" in sentence(tmp_path)
+
+
+def test_home_is_read_in_paths_and_no_other_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("SECRET_PLACE", "hidden")
+    (tmp_path / "base.yaml").write_text("seed: 7\n")
+    write(
+        tmp_path,
+        "a",
+        "extends: ~/base.yaml\nstore: ~/runs\ncatalog: {source: table, items: {path: $HOME/items.csv}, "
+        "interactions: {path: '${HOME}/inter.csv'}}\nsemantic_ids: {method: file, path: ~/sids.parquet}\n",
+    )
+    config = load_config("a", (), tmp_path)
+    assert config.seed == 7 and config.store == f"{tmp_path}/runs"
+    assert config.catalog.items.path == f"{tmp_path}/items.csv"
+    assert config.catalog.interactions.path == f"{tmp_path}/inter.csv"
+    assert config.semantic_ids.path == f"{tmp_path}/sids.parquet"
+    assert "$SECRET_PLACE is not read" in sentence(tmp_path, "store=$SECRET_PLACE/x")
+    assert "knows no user 'nobody_here'" in sentence(tmp_path, "store=~nobody_here/x")
+    assert load_config("a", ["store=s3://bucket/$x"], tmp_path).store == "s3://bucket/$x"
+    assert "empty" in sentence(tmp_path, "catalog.images.root=''")
+
+
 def test_the_file_that_set_the_wrong_value_is_named(tmp_path: Path) -> None:
     write(tmp_path, "base", "seed: wrong\n")
     write(tmp_path, "a", "extends: base\nstore: out\n")
@@ -139,7 +249,7 @@ def test_the_file_that_set_the_wrong_value_is_named(tmp_path: Path) -> None:
 
 
 def test_missing_files(tmp_path: Path) -> None:
-    write(tmp_path, "beauty", "")
+    write(tmp_path, "beauty", "{}")
     assert "did you mean beauty" in sentence(tmp_path, name="beaty")
     assert "does not exist" in sentence(tmp_path, name="no/such.yaml")
     assert "beauty" in sentence(tmp_path, name="../../etc/passwd")

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from dig_ray.base import Config
+from dig_ray.base import Config, InputPath
 
 DecimalMark = Literal["auto", "point", "comma"]
 Quoting = Literal["auto", "quoted", "plain"]
@@ -74,7 +74,7 @@ class ItemsConfig(Config):
             quoted, but in a TSV none of whose quotes makes a quoted cell, plain.
     """
 
-    path: str = Field(min_length=1)
+    path: InputPath = Field(min_length=1)
     columns: ItemColumns = ItemColumns()
     category_separator: str | None = Field(default=None, min_length=1)
     extra_columns: bool = True
@@ -96,7 +96,7 @@ class InteractionsConfig(Config):
         padding: an id that only fills histories up to a length (``columns.history``); it is dropped from them, and counted.
     """
 
-    path: str = Field(min_length=1)
+    path: InputPath = Field(min_length=1)
     columns: InteractionColumns = InteractionColumns()
     time_unit: Literal["auto", "s", "ms", "us", "ns", "each", "order"] = "auto"
     decimal_mark: DecimalMark = "auto"
@@ -117,7 +117,7 @@ class DownloadConfig(Config):
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9_]{1,60}$")
-    directory: str = Field(default="downloads", min_length=1)
+    directory: InputPath = Field(default="downloads", min_length=1)
     core: bool = True
     sha256: Mapping[str, str] = {}
     base_url: str | None = Field(default=None, pattern=r"^https?://\S+$")
@@ -150,8 +150,8 @@ class ImagesConfig(Config):
             then taken again), or ``error``.
     """
 
-    root: str | None = Field(default=None, min_length=1)
-    archive: str | None = Field(default=None, min_length=1)
+    root: InputPath | None = Field(default=None, min_length=1)
+    archive: InputPath | None = Field(default=None, min_length=1)
     fetch: bool = False
     private_hosts: tuple[str, ...] = ()
     timeout: float = Field(default=20.0, gt=0, le=600)

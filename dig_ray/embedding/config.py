@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from dig_ray.base import Config
+from dig_ray.base import Config, InputPath
 from dig_ray.encoder import MINILM
 
 
@@ -23,8 +23,8 @@ class TextEmbeddingConfig(Config):
     of items whose quality is lower or unknown (our choice).
     """
 
-    model: str = MINILM
-    path: str | None = Field(None, min_length=1)
+    model: InputPath = MINILM
+    path: InputPath | None = Field(None, min_length=1)
     fields: tuple[str, ...] = ("title", "brand", "categories", "description")
     interests: Literal["all", "positive"] = "all"
     min_quality: float = Field(0.0, ge=0, le=1)
@@ -89,12 +89,12 @@ class ImageEmbeddingConfig(Config):
     """
 
     model: str = Field("ViT-L-14", min_length=1)
-    pretrained: str = Field("openai", min_length=1)
+    pretrained: InputPath = Field("openai", min_length=1)
     feature: Literal["pooled", "projected"] = "pooled"
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     batch_size: int = Field(32, ge=1)
-    path: str | None = Field(None, min_length=1)
-    cache_dir: str | None = None
+    path: InputPath | None = Field(None, min_length=1)
+    cache_dir: InputPath | None = None
     num_actors: int = Field(1, ge=1)
     num_cpus: float = Field(0.5, gt=0)
     num_gpus: float = Field(0.0, ge=0)

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from dig_ray.base import Config
+from dig_ray.base import Config, InputPath
 from dig_ray.encoder import MINILM
 
 
@@ -171,7 +171,7 @@ class ReplayConfig(EngineConfig):
     """
 
     engine: Literal["replay"] = "replay"
-    path: str = Field(min_length=1)
+    path: InputPath = Field(min_length=1)
     id_column: str = "subject_id"
     answer_column: str = "answer"
     form: Literal["json", "text"] = "json"
@@ -330,11 +330,11 @@ class MiningConfig(Config):
     users: tuple[MinerConfig, ...] = ()
     judge: MinerConfig | None = None
     clusters: MinerConfig | None = None
-    item_prompt: str = "descriptors"
-    user_prompt: str = "user_interests"
-    caption_prompt: str = "caption"
-    judge_prompt: str = "judge"
-    cluster_prompt: str = "clusters"
+    item_prompt: InputPath = "descriptors"
+    user_prompt: InputPath = "user_interests"
+    caption_prompt: InputPath = "caption"
+    judge_prompt: InputPath = "judge"
+    cluster_prompt: InputPath = "clusters"
     evidence_tokens: int = Field(768, ge=16, le=100_000)
     user_items: int = Field(20, ge=1, le=1000)
     user_hold_out: int = Field(0, ge=0)

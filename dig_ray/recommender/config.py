@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from dig_ray.base import Config
+from dig_ray.base import Config, InputPath
 
 TASKS = (
     "next_sid",
@@ -73,7 +73,7 @@ class RecommenderConfig(Config):
     directory, whose vocabulary gains the SID tokens.
     """
 
-    backbone: str = "decoder"
+    backbone: InputPath = "decoder"
     revision: str | None = None
     decoder: DecoderConfig = DecoderConfig()
     lora: LoraConfig | None = None

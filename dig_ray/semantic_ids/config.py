@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from dig_ray.base import Config
+from dig_ray.base import Config, InputPath
 from dig_ray.embedding.collaborative import CollaborativeConfig
 
 
@@ -68,7 +68,7 @@ class SemanticIdConfig(Config):
         False,
         description="give items that would share a full code the nearest free code of the last level instead",
     )
-    path: str | None = Field(None, description="method=file: the semantic_ids Parquet")
+    path: InputPath | None = Field(None, description="method=file: the semantic_ids Parquet")
     codes_column: str = "codes"
     missing_items: Literal["error", "own_code"] = "error"
     neighbours: int = Field(10, ge=1, description="true neighbours per item in the quality report")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from dig_ray.base import Config
+from dig_ray.base import Config, InputPath
 from dig_ray.config import NAME_PATTERN
+from dig_ray.redaction import hide
 
 Direction = Literal["max", "min"]
 OBJECTIVES: dict[str, dict[str, Direction]] = {
@@ -121,7 +122,17 @@ class SweepConfig(Config):
     seed: int = Field(0, ge=0)
     max_concurrent: int | None = Field(None, ge=1)
     retries: int = Field(2, ge=0)
-    mlflow: str | None = Field(None, min_length=1)
+    mlflow: InputPath | None = Field(None, min_length=1)
+
+    @field_validator("mlflow")
+    @classmethod
+    def _without_password(cls, where: str | None) -> str | None:
+        if where is not None and "://" in where and hide(where, secrets=()) != where:
+            raise ValueError(
+                "an address holds no user, password or token, which every log would show; set MLFLOW_TRACKING_USERNAME and "
+                "MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, in the environment"
+            )
+        return where
 
     @model_validator(mode="after")
     def _possible(self) -> SweepConfig:
