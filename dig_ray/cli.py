@@ -1,19 +1,23 @@
 """What every job script shares: arguments, the config, and errors a user can read.
 
-A job prints ``error: ...`` and ends with code 1 for what the user can mend, 130 when interrupted. Anything else is
-a fault of ours and keeps its trace.
+A job prints ``error: ...`` and ends with code 1 for what the user can mend, 130 when interrupted, by ^C or SIGTERM. Anything else
+is a fault of ours and keeps its trace.
 """
 
 from __future__ import annotations
 
 import argparse
+import atexit
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from dig_ray.errors import UserError
+from dig_ray.redaction import hide
+from dig_ray.signals import INTERRUPTED, asked_by, ending_well
 
 CONFIGS = Path("jobs/configs")
 
@@ -140,20 +144,27 @@ def can_run(config: Any, stage: str) -> bool:
 
 
 def guarded(work: Callable[[], None]) -> int:
-    """Call ``work``; 0, or 1 with one ``error:`` line for a UserError (also one from a Ray worker), 130 for ^C."""
+    """Call ``work``; 0, or 1 with one ``error:`` line for a UserError (also one from a Ray worker), 130 for ^C and SIGTERM."""
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # stages report in their own words
+    with ending_well():
+        code = _guarded(work)
+    return code
+
+
+def _guarded(work: Callable[[], None]) -> int:
     try:
         work()
         sys.stdout.flush()
-    except KeyboardInterrupt:
-        print("interrupted; run the same command again to go on from here", file=sys.stderr)
-        return 130
+    except (KeyboardInterrupt, SystemExit):  # Ray's own handlers, in place for the moment of its start, exit
+        return _interrupted()
     except BrokenPipeError:  # | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except UserError as error:
         sentence = str(error.args[0]) if error.args else str(error)
     except Exception as error:
+        if asked_by():  # what was cut off failed for that
+            return _interrupted()
         from dig_ray.cluster import find_user_error
 
         found = find_user_error(error)
@@ -162,6 +173,21 @@ def guarded(work: Callable[[], None]) -> int:
         sentence = found
     else:
         return 0
+    if asked_by():
+        return _interrupted()
     sys.stdout.flush()
-    print(f"error: {' '.join(sentence.split())}", file=sys.stderr, flush=True)
+    print(f"error: {' '.join(hide(sentence).split())}", file=sys.stderr, flush=True)
     return 1
+
+
+def _interrupted() -> int:
+    by = f" by {asked_by()}" if asked_by() == "SIGTERM" else ""
+    with suppress(OSError):
+        print(f"interrupted{by}; run the same command again to go on from here", file=sys.stderr, flush=True)
+    if asked_by() and "ray" in sys.modules:
+        # Ray is down by now; what it leaves of a start that was cut off can crash in the interpreter's own end
+        with suppress(BaseException):
+            sys.stdout.flush()
+            atexit._run_exitfuncs()
+        os._exit(INTERRUPTED)
+    return INTERRUPTED

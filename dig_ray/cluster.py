@@ -21,6 +21,7 @@ from pydantic import Field, model_validator
 
 from dig_ray.base import Config
 from dig_ray.errors import UserError, causes
+from dig_ray.signals import keep
 from dig_ray.telemetry import forget
 
 LEAST_CPUS = 8  # logical; below, Ray Data can hang for ever with every CPU held by an actor pool
@@ -106,7 +107,11 @@ class RaySession:
                         "cluster in ray.address"
                     ) from None
                 self.log("Ray did not start in time; trying once more")
+            except BaseException:  # ^C or SIGTERM meanwhile
+                ray.shutdown()
+                raise
         self._ours = True
+        keep()
         quiet_ray_data()
         where = "its own Ray" if settings["address"] == "local" else f"Ray at {settings['address']}"
         resources = ray.cluster_resources()
@@ -132,7 +137,11 @@ class RaySession:
 
 def set_environment(config: RayConfig) -> None:
     """What Ray reads when it is first imported: whoever imports it before a session starts calls this first."""
-    quiet = {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0", "RAY_USAGE_STATS_ENABLED": "0"}
+    quiet = {
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Tune's takes ^C for the end of the search and goes on with what was found
+    }
     if init_settings(config)["address"] == "local":
         # a token guards the dashboard and its job server; said here, Ray does not warn that it is so. The native
         # log prints a line per actor pool ("constructor arguments in the object store"); set info to see it

@@ -34,8 +34,8 @@ def compare(
     Args:
         dataset: catalogue and split.
         cases: the cases that both lists answer.
-        recs_a: int ``(C, >= max(ks))``, the reference.
-        recs_b: int ``(C, >= max(ks))``, what is compared with it.
+        recs_a: int ``(C, k)`` padded -1, the reference; shorter lists than a cut-off count with what they have.
+        recs_b: int ``(C, k)``, what is compared with it.
         ks: cut-offs.
         seed: of the draws.
         n_bootstrap: resamples of users.
@@ -54,10 +54,6 @@ def compare(
     names: list[str] = []
     for recs in (np.asarray(recs_a), np.asarray(recs_b)):
         ranking.check_recs(recs, len(cases.target), dataset.n_items)
-        if recs.shape[1] < max(ks):
-            raise UserError(
-                f"recommendations hold {recs.shape[1]} items a case, too few for the cut-off {max(ks)}"
-            )
         names, scored = ranking.per_case(ranking.rank_of_target(recs, cases.target), ks)
         values.append(scored)
     counted = slice(None) if only is None else only

@@ -200,15 +200,22 @@ def run(
         )
     short = ((joined["items_seen"] < 0) | (joined["items_unseen"] < 0)).any(1)
     figures: dict[str, Any] = {"beam": max(config.beam, k), "short_lists": int(short.sum())}
-    if figures["short_lists"] and k < dataset.n_items:
-        stage.log(
-            f"recommend: {figures['short_lists']:,} users have a list of fewer than {k} items, since beams went to items they have "
-            f"seen; raise evaluation.beam above {config.beam}"
-        )
+    if figures["short_lists"]:
+        stage.log(short_lists_line(figures["short_lists"], figures["beam"], k, dataset.n_items))
     if config.unconstrained:
         figures["unconstrained_invalid_rate"] = round(float(np.nanmean(joined["invalid"])), 4)
     (stage.out / "decoding.json").write_text(json.dumps(figures, indent=1) + "\n")
     stage.stats.update(rows=len(cases), seconds=round(time.monotonic() - started, 1), **figures)
+
+
+def short_lists_line(users: int, beam: int, k: int, n_items: int) -> str:
+    """Why users have a list shorter than ``k``, and what to do about it where something can be done."""
+    head = f"recommend: {users:,} users have a list of fewer than {k} items, the longest of evaluation.ks"
+    if beam >= n_items:
+        return (
+            f"{head}: the catalogue has {n_items:,}, and those that a user has seen are left out of one list"
+        )
+    return f"{head}, since beams went to items they have seen; raise evaluation.beam above {beam}"
 
 
 @dataclass

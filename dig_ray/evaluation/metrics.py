@@ -48,7 +48,8 @@ def evaluate(
     Args:
         dataset: catalogue, events and split.
         cases: users, targets and where their histories lie.
-        recs: int ``(C, k)`` item indices, best first, padded -1, ``k >= max(ks)``.
+        recs: int ``(C, k)`` item indices, best first, padded -1. A list that is shorter than a cut-off is scored with what it has, as a
+            catalogue may hold no more for a user; ``short_lists`` counts them (our choice).
         ks: cut-offs.
         seed: of the bootstrap; the same seed pairs the draws of different recommenders.
         n_bootstrap: resamples; 0 leaves the intervals out (None).
@@ -59,16 +60,14 @@ def evaluate(
         target is new to the user or a repeat of an item in the case's history, counts, split name and hash, seed.
 
     Raises:
-        UserError: rows that do not fit the cases, items twice or outside the catalogue, lists shorter than a cut-off.
+        UserError: rows that do not fit the cases, items twice or outside the catalogue.
     """
     recs = np.asarray(recs)
     ranking.check_recs(recs, len(cases.target), dataset.n_items)
     if not len(cases.target):
         raise UserError("there is no case to evaluate; every user needs an event in the split that is scored")
-    if recs.shape[1] < max(ks):
-        raise UserError(
-            f"recommendations hold {recs.shape[1]} items a case, too few for the cut-off {max(ks)}"
-        )
+    longest = int((recs != ranking.PAD).sum(axis=1).max(initial=0))
+    recs = widened(recs, max(ks))
     names, values = ranking.per_case(ranking.rank_of_target(recs, cases.target), ks)
     frequency = train_counts(dataset)
     popularity_names, by_popularity = slices.members(frequency[cases.target], slices.POPULARITY)
@@ -97,7 +96,7 @@ def evaluate(
         "seed": seed,
         "n_bootstrap": n_bootstrap,
         "ks": [int(k) for k in ks],
-        "list_length": int(recs.shape[1]),
+        "list_length": longest,
         "short_lists": int((recs[:, max(ks) - 1] == ranking.PAD).sum()),
         "metrics": total["metrics"],
         **beyond_accuracy(recs, frequency),
@@ -107,6 +106,11 @@ def evaluate(
             for kind, part in named.items()
         },
     }
+
+
+def widened(recs: np.ndarray, k: int) -> np.ndarray:
+    """Lists of at least ``k`` places, int ``(C, >= k)``, padded -1."""
+    return np.pad(recs, ((0, 0), (0, max(0, k - recs.shape[1]))), constant_values=ranking.PAD)
 
 
 def target_in_history(events: np.ndarray, cases: Cases) -> np.ndarray:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dig_ray.base import Stage
 from dig_ray.evaluation.config import EvaluationConfig
@@ -36,7 +36,7 @@ def run(config: EvaluationConfig, stage: Stage, catalog_dir: Path, list_dirs: li
     dataset = Dataset.load(catalog_dir)
     cases = dataset.cases("test")
     files = sorted(f for d in list_dirs for f in d.glob("recommendations_*_*.parquet"))
-    results: dict[str, dict[str, object]] = {}
+    results: dict[str, dict[str, dict[str, Any]]] = {}
     lists = {}
     for file in files:
         name, rule = file.stem.removeprefix("recommendations_").rsplit("_", 1)
@@ -45,7 +45,15 @@ def run(config: EvaluationConfig, stage: Stage, catalog_dir: Path, list_dirs: li
         results.setdefault(name, {})[rule] = evaluate(
             dataset, cases, recs, ks=config.ks, seed=config.seed, n_bootstrap=config.n_bootstrap
         )
-        stage.log(f"evaluation: {name} ({rule}) scored on {len(cases):,} test users")
+        short = results[name][rule]["short_lists"]
+        stage.log(
+            f"evaluation: {name} ({rule}) scored on {len(cases):,} test users"
+            + (
+                f"; {short:,} lists hold fewer than {max(config.ks)} items and count with what they have"
+                if short
+                else ""
+            )
+        )
     new = ~target_in_history(dataset.events, cases)
     parts: dict[str, np.ndarray | None] = {"policy_minus": None}
     if 0 < new.sum() < len(new):

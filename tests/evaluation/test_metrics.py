@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 
 from dig_ray.errors import UserError
+from dig_ray.evaluation.comparison import compare
 from dig_ray.evaluation.histories import histories
 from dig_ray.evaluation.intervals import bootstrap_means
 from dig_ray.evaluation.metrics import beyond_accuracy, evaluate
+from dig_ray.evaluation.recommendations import read_recommendations, write_recommendations
 
 
 @pytest.fixture
@@ -48,12 +50,33 @@ def test_two_runs_are_bit_equal_and_seeds_matter(chains):
         (np.array([[0, 0]] * 3), "twice"),
         (np.array([[0, 6]] * 3), "outside the catalogue"),
         (np.array([[0, 1]] * 2), "2 rows but there are 3"),
-        (np.array([[0]] * 3), "too few for the cut-off 2"),
     ],
 )
 def test_lists_that_cannot_be_scored(world, recs, word):
     with pytest.raises(UserError, match=word):
         evaluate(world, world.cases("test"), recs, ks=(1, 2))
+
+
+def test_lists_shorter_than_a_cut_off_count_with_what_they_have_and_are_counted(world, tmp_path):
+    cases = world.cases("test")
+    short = np.array([[3, -1], [1, -1], [4, -1]])
+    whole = np.pad(short, ((0, 0), (0, 18)), constant_values=-1)
+    write_recommendations(tmp_path / "lists.parquet", world, cases, whole)
+    back = read_recommendations(tmp_path / "lists.parquet", world, cases)
+    assert back.shape == (3, 1)
+    direct, again, narrow = (
+        evaluate(world, cases, recs, ks=(1, 20), n_bootstrap=20) for recs in (whole, back, short)
+    )
+    assert direct == again == narrow
+    assert direct["short_lists"] == 3 and direct["list_length"] == 1
+    assert direct["metrics"]["HR@20"]["mean"] == direct["metrics"]["HR@1"]["mean"] == pytest.approx(2 / 3)
+    apart = compare(world, cases, back, np.array([[3, 0, 1]] * 3), ks=(1, 5, 20), n_bootstrap=20)
+    assert apart["HR@20"]["a"] == pytest.approx(2 / 3) and apart["HR@20"]["b"] == pytest.approx(2 / 3)
+
+
+def test_lists_of_nothing_at_all_are_misses(world):
+    out = evaluate(world, world.cases("test"), np.full((3, 0), -1), ks=(1, 5), n_bootstrap=5)
+    assert out["short_lists"] == 3 and out["list_length"] == 0 and out["metrics"]["HR@5"]["mean"] == 0
 
 
 def test_interval_is_about_two_standard_errors(make_dataset):
