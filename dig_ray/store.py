@@ -48,6 +48,7 @@ from dig_ray.store_files import (
     sha256_file,
     write_json,
 )
+from dig_ray.store_rights import REFUSED, explain_refusal, make_shared, owner, refusal
 
 MANIFEST = "manifest.json"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
@@ -166,15 +167,18 @@ class Store:
         inode has changed since.
 
         Raises:
-            UserError: it is there but was edited, truncated, or lost a file.
+            UserError: it is there but was edited, truncated, lost a file, or may not be read by us.
         """
         path = self.directory(stage, fingerprint)
         if self.remote is not None:
             self._fetch(stage, fingerprint)
-        if not (path / MANIFEST).is_file():
-            return None
-        if self.remote is None:
-            return self._verify(stage, fingerprint)
+        try:
+            if not (path / MANIFEST).is_file():
+                return None
+            if self.remote is None:
+                return self._verify(stage, fingerprint)
+        except PermissionError as error:
+            raise UserError(explain_refusal(error, self.local) or refusal(path, self.local)) from None
         try:
             return self._verify(stage, fingerprint)
         except UserError:  # the cache was damaged, which the store can mend
@@ -288,7 +292,7 @@ class Store:
             verdict[name] = mark
         if verdict != known:
             with suppress(OSError):  # a verdict only saves time
-                verdict_path.parent.mkdir(exist_ok=True)
+                make_shared(verdict_path.parent, self.local)
                 write_json(verdict_path, verdict)
         return Artifact(stage, fingerprint, path, where, manifest)
 
@@ -326,6 +330,7 @@ class Store:
             found = self.find(stage, fingerprint)
             if found is not None:
                 return found, False
+        self._may_publish(stage)
         name = f"{stage}-{fingerprint}"
         with self._locked(name, f"{stage} {fingerprint} in {self.root}", wait, log) as lock:
             if not force and (found := self.find(stage, fingerprint)) is not None:
@@ -340,7 +345,7 @@ class Store:
                 handle.report = report
             try:
                 if self.remote is None:
-                    Path(work).mkdir(parents=True, exist_ok=True)
+                    make_shared(Path(work), self.local)
                 if before is not None:
                     before()
                 started = time.perf_counter()
@@ -351,7 +356,8 @@ class Store:
                 if isinstance(error, Exception) and is_out_of_space(error):
                     raise _no_space(f"writing {stage} to {self.root}", "free space there") from error
                 plain = isinstance(error, UserError) or not isinstance(error, Exception)
-                if not plain and (sentence := explain_behind(error, self.root)):
+                sentence = None if plain else self._explained(error)
+                if sentence is not None:
                     raise UserError(sentence) from error
                 raise
             if self.remote is None:
@@ -359,6 +365,16 @@ class Store:
             else:
                 self.remote.remove(f".work/{stage}-{fingerprint}")
         return self._verify(stage, fingerprint), True
+
+    def _may_publish(self, stage: str) -> None:
+        """Refuse a stage whose directory is closed to us before it has worked for hours."""
+        folder = self.local / stage
+        if folder.exists() and not os.access(folder, os.R_OK | os.W_OK | os.X_OK, effective_ids=True):
+            raise UserError(refusal(folder, self.local))
+
+    def _explained(self, error: BaseException) -> str | None:
+        """What the disk or the object store of this store said behind an error, in one sentence; None where it said nothing."""
+        return explain_behind(error, self.root) or explain_refusal(error, self.local)
 
     def _publish(self, recipe: Recipe, handle: Stage, seconds: float, lock: RemoteLock | None) -> None:
         """Data files first, then the manifest, then one rename (or, remote, the manifest's upload)."""
@@ -396,7 +412,7 @@ class Store:
 
     def _move_in(self, aside: Path, target: Path) -> None:
         """Rename a complete directory into place; a directory already there steps aside first."""
-        target.parent.mkdir(parents=True, exist_ok=True)
+        make_shared(target.parent, self.local)
         old = None
         if target.exists():
             old = self.local / ".staging" / f"{target.parent.name}-{target.name}-old"
@@ -416,15 +432,19 @@ class Store:
         """Make the root, try to write to it, and collect what dead processes left in staging."""
         try:
             for name in (".staging", ".locks", ".work"):
-                (self.local / name).mkdir(parents=True, exist_ok=True)
+                make_shared(self.local / name, self.local)
+                if not os.access(self.local / name, os.R_OK | os.W_OK | os.X_OK, effective_ids=True):
+                    raise UserError(refusal(self.local / name, self.local))
             probe = self.local / ".staging" / f"probe-{os.getpid()}"
             probe.write_text("writable")
             probe.unlink()
         except OSError as error:
             if is_out_of_space(error):
                 raise _no_space(f"writing to store {self.local}", "free space there") from None
+            there = next(path for path in (self.local, *self.local.parents) if path.exists())
+            whose = f", {there} belongs to {owner(there)}" if error.errno in REFUSED else ""
             raise UserError(
-                f"store {self.local} cannot be written to ({error.strerror}); set store= to one that can"
+                f"store {self.local} cannot be written to ({error.strerror}{whose}); set store= to one that can"
             ) from None
         if self.remote is not None:
             self.remote.probe()
@@ -444,7 +464,7 @@ class Store:
         target = self.directory(stage, fingerprint)
         for path in (self.local / ".staging").glob(f"{stage}-{fingerprint}-*"):
             if path.name.endswith("-old") and not target.exists() and (path / MANIFEST).is_file():
-                target.parent.mkdir(parents=True, exist_ok=True)
+                make_shared(target.parent, self.local)
                 path.rename(target)  # died between the two renames of a forced rebuild
             else:
                 remove_tree(path)

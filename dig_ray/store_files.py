@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import Any
 
 from dig_ray.errors import UserError
+from dig_ray.store_rights import open_to_sharers, refusal
 
 _SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _SPACE_TEXT = re.compile(r"No space left on device|Disk quota exceeded|File too large", re.IGNORECASE)
@@ -92,6 +93,7 @@ def free_staging_dir(parent: Path, stem: str) -> Path:
         path = parent / f"{stem}-{n}"
         try:
             path.mkdir(parents=True)
+            open_to_sharers(path, parent.parent)
             return path
         except FileExistsError:
             continue
@@ -117,7 +119,13 @@ def is_out_of_space(error: BaseException | None) -> bool:
 
 
 class LocalLock:
-    """An exclusive ``flock`` on a file, freed when the process ends; waiting is not its business."""
+    """An exclusive ``flock`` on a file, freed when the process ends; waiting is not its business.
+
+    A file that another user made and only lets us read is locked all the same, without our name in it.
+
+    Raises:
+        UserError: it may not even be read.
+    """
 
     def __init__(self, path: Path, what: str) -> None:
         self.path, self.what = path, what
@@ -125,16 +133,31 @@ class LocalLock:
 
     def try_acquire(self) -> bool:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        fd, ours = self._open()
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except OSError as error:
             os.close(fd)
+            if error.errno == errno.EBADF:  # a network file system that locks what can be written only
+                raise UserError(refusal(self.path, self.path.parent.parent)) from None
             return False
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, json.dumps(lock_owner()).encode(), 0)
+        if ours:
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, json.dumps(lock_owner()).encode(), 0)
         self._fd = fd
         return True
+
+    def _open(self) -> tuple[int, bool]:
+        """The file, and whether it can be written to."""
+        try:
+            fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        except PermissionError:
+            try:
+                return os.open(self.path, os.O_RDONLY | os.O_CLOEXEC), False
+            except OSError:
+                raise UserError(refusal(self.path, self.path.parent.parent)) from None
+        open_to_sharers(self.path, self.path.parent.parent)
+        return fd, True
 
     def release(self) -> None:
         if self._fd is not None:
@@ -143,11 +166,18 @@ class LocalLock:
 
     def __enter__(self) -> LocalLock:
         if not self.try_acquire():
-            raise held_error(self.what, parse_owner(self.path.read_bytes()))
+            raise held_error(self.what, _living(parse_owner(self.path.read_bytes())))
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.release()
+
+
+def _living(said: dict[str, Any]) -> dict[str, Any]:
+    """What a lock says of its holder; {} where that process of this machine is gone, so that another one has it who could not say so."""
+    here = said.get("host") == socket.gethostname() and said.get("boot") == boot_id()
+    gone = here and isinstance(said.get("pid"), int) and born(said["pid"]) != said.get("born")
+    return {} if gone else said
 
 
 def lock_owner() -> dict[str, Any]:
