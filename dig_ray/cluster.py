@@ -71,6 +71,8 @@ class RaySession:
     def __init__(self, config: RayConfig, log: Callable[[str], None] = print) -> None:
         self.config, self.log = config, log
         self._ours = False
+        self.own = config.address is None and not in_ray_job()
+        self.gpus = 0.0
 
     def start(self) -> None:
         """Start or join Ray, once.
@@ -83,6 +85,7 @@ class RaySession:
         import ray
 
         if ray.is_initialized():
+            self.gpus = float(ray.cluster_resources().get("GPU", 0))
             return
         for last_try in (False, True):
             try:
@@ -115,6 +118,7 @@ class RaySession:
         quiet_ray_data()
         where = "its own Ray" if settings["address"] == "local" else f"Ray at {settings['address']}"
         resources = ray.cluster_resources()
+        self.gpus = float(resources.get("GPU", 0))
         self.log(f"on {where}: {resources.get('CPU', 0):g} CPUs, {resources.get('GPU', 0):g} GPUs")
 
     def __enter__(self) -> RaySession:
@@ -124,8 +128,7 @@ class RaySession:
         if self._ours:
             import ray
 
-            own = self.config.address is None and not in_ray_job()
-            if own and self.config.dashboard and self.config.linger and kind is None:
+            if self.own and self.config.dashboard and self.config.linger and kind is None:
                 self.log(
                     f"for the dashboard's last figures Ray stays up for {self.config.linger:g} s (ray.linger)"
                 )

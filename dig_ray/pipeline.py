@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,12 @@ from dig_ray.artifact_metrics import running, tell
 from dig_ray.base import Config, Stage
 from dig_ray.cluster import RaySession, in_ray_job
 from dig_ray.code_version import code_hash
+from dig_ray.config import RunConfig
+from dig_ray.data_fit import look
 from dig_ray.errors import UserError
+from dig_ray.heartbeat import Voice
 from dig_ray.manifest import Recipe, hash_input_files
+from dig_ray.preflight import gpu_problems, little_space, problems, raise_all, unreadable_files
 from dig_ray.stage_spec import Inputs, StageSpec
 from dig_ray.stages import STAGES
 from dig_ray.store import Artifact, Store
@@ -166,7 +171,8 @@ def run_pipeline(
     Raises:
         UserError: see the stages, and :class:`~dig_ray.store.Store`.
     """
-    log = log or _print
+    voice = Voice(log or _print)
+    log = voice.say
     started = time.perf_counter()
     chosen = select(config, until, only, stages)
     for name in force:
@@ -176,7 +182,16 @@ def run_pipeline(
         log(
             f"note: store {config.store} is inside this job's working directory; set store= to a lasting place"
         )
+    raise_all(unreadable_files(config, chosen))
     steps = plan(config, chosen, store)
+    todo = [
+        step.spec.name
+        for step in steps
+        if step.spec.name in force or not store.has(step.spec.name, step.recipe.fingerprint)
+    ]
+    ours = stages is STAGES and isinstance(config, RunConfig)
+    if ours and todo:
+        check_before(config, todo, store, log)
     done: dict[str, Artifact] = {}
     made: dict[str, bool] = {}
     changed: set[str] = set()
@@ -193,6 +208,8 @@ def run_pipeline(
                 log(f"{head} ...")
                 if spec.needs_ray(config):
                     session.start()
+                    if ours and session.own:
+                        raise_all(gpu_problems(config, todo, session.gpus))
 
             def work(stage: Stage, spec: StageSpec = spec, inputs: Inputs = inputs) -> None:
                 with running(spec.name):
@@ -201,15 +218,17 @@ def run_pipeline(
                     for key in ("split_name", "split_hash"):
                         stage.stats.setdefault(key, done["catalog"].stats.get(key))
 
-            artifact, fresh = store.build(
-                recipe,
-                work,
-                force=forced,
-                log=lambda line: log(f"      {line}"),
-                before=begin,
-                wait=wait,
-                report=report,
-            )
+            beating = nullcontext() if brief else voice.at_work(f"      {spec.name}")
+            with beating:
+                artifact, fresh = store.build(
+                    recipe,
+                    work,
+                    force=forced,
+                    log=lambda line: log(f"      {line}"),
+                    before=begin,
+                    wait=wait,
+                    report=report,
+                )
             if forced and artifact.manifest["files"] != before:
                 changed.add(spec.name)
             done[spec.name], made[spec.name] = artifact, fresh
@@ -221,6 +240,8 @@ def run_pipeline(
                 log(
                     f"{head} {'done in ' + duration(artifact) if fresh else 'found'}{rows_and_rate(artifact, fresh)}"
                 )
+            if ours and spec.name == "catalog":
+                check_fit(config, artifact.stats, todo, log)
     if brief:
         return done
     results = result_lines(done["evaluation"]) if "evaluation" in done else []
@@ -230,6 +251,22 @@ def run_pipeline(
         log(f"report: {done['report'].path / 'report.html'}")
     log(f"{config.name}: {len(done)} stages, {sum(made.values())} run, {time.perf_counter() - started:.1f} s")
     return done
+
+
+def check_before(config: Any, todo: Sequence[str], store: Store, log: Callable[[str], None]) -> None:
+    """Refuse what cannot work before Ray starts, all of it at once; warn of a disk that is nearly full."""
+    raise_all(problems(config, todo, config.ray.address is None))
+    warning = little_space(store.local)
+    if warning is not None:
+        log(f"warning: {warning}")
+
+
+def check_fit(config: Any, stats: Mapping[str, Any], todo: Sequence[str], log: Callable[[str], None]) -> None:
+    """Refuse what does not go with the catalogue, all of it at once, and warn of what hardly does."""
+    fit = look(config, stats, todo)
+    for warning in fit.warnings:
+        log(f"      warning: {warning}")
+    raise_all(fit.faults, "these settings do not go with the catalogue")
 
 
 def _print(line: str) -> None:

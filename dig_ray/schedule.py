@@ -42,3 +42,20 @@ class ScheduleConfig(Config):
         progress = min(1.0, (step - self.warmup_steps) / max(1, total - self.warmup_steps))
         down = 0.5 * (1 + math.cos(math.pi * progress))
         return self.learning_rate * (self.final_learning_rate + (1 - self.final_learning_rate) * down)
+
+
+def warm_up_line(key: str, warmup: int, steps: int, about: bool = False) -> str | None:
+    """The warning that a warm-up is longer than training; None where it is not.
+
+    Args:
+        key: of the settings, such as ``sft``.
+        warmup: steps to the highest learning rate.
+        steps: of the whole training.
+        about: the steps are an estimate.
+    """
+    if warmup <= 1 or warmup < steps:
+        return None
+    return (
+        f"{key}.warmup_steps={warmup} is as long as training or longer, which has {'about ' if about else ''}{steps:,} steps, so the "
+        f"learning rate hardly comes to {key}.learning_rate; set {key}.warmup_steps={max(1, steps // 10)}"
+    )

@@ -186,6 +186,12 @@ class Store:
             self._fetch(stage, fingerprint)
             return self._verify(stage, fingerprint)
 
+    def has(self, stage: str, fingerprint: str) -> bool:
+        """Whether an artifact seems to be published, without looking at its files; ``find`` is who knows."""
+        if os.path.isfile(self.directory(stage, fingerprint) / MANIFEST):
+            return True
+        return self.remote is not None and self.remote.read(f"{stage}/{fingerprint}/{MANIFEST}") is not None
+
     def listed_files(self, stage: str, fingerprint: str) -> Mapping[str, Any] | None:
         """The files a local manifest lists, unverified; None if there is no readable one."""
         try:

@@ -7,8 +7,11 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 
-from dig_ray.catalog.dataset import SPLITS, Dataset
+from dig_ray.catalog.dataset import SPLITS, TRAIN, Dataset
 from dig_ray.catalog.text import item_text
+
+LONGEST_BAR = 200
+"""Training events of a user from which on they are not told apart in the histogram."""
 
 
 def statistics(dataset: Dataset) -> dict[str, Any]:
@@ -16,8 +19,9 @@ def statistics(dataset: Dataset) -> dict[str, Any]:
 
     Shares are of all events: ``repeats_share`` counts an event whose item the user had before,
     ``consecutive_repeats_share`` one whose item is the user's previous one, ``ties_share`` one that has the same time as
-    another event of the same user (their order is only as good as the file's). Lengths are events per user. A catalogue without
-    interactions has None for means, medians and shares of them.
+    another event of the same user (their order is only as good as the file's). Lengths are events per user. ``train_lengths[n]`` is
+    how many users have n training events, the last bar ``LONGEST_BAR`` or more; ``case_items_max`` the most different items of one user.
+    A catalogue without interactions has None for means, medians and shares of them.
     """
     lengths = np.diff(dataset.offsets)
     n = dataset.n_events
@@ -54,6 +58,12 @@ def statistics(dataset: Dataset) -> dict[str, Any]:
         "split_name": dataset.split_name,
         "split_hash": dataset.split_hash,
     }
+    trains = np.bincount(user[dataset.split == TRAIN], minlength=dataset.n_users)
+    histogram = np.bincount(np.minimum(trains, LONGEST_BAR))
+    stats["train_lengths"] = histogram.tolist() if some else []
+    first = np.ones(n, dtype=bool)
+    first[order[1:]] = ~again  # of a user's events of one item
+    stats["case_items_max"] = int(np.bincount(user[first], minlength=1).max(initial=0)) if some else 0
     for code, name in enumerate(SPLITS):
         stats[f"{name}_events"] = int((dataset.split == code).sum())
     for name in SPLITS[1:]:
