@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -21,9 +21,12 @@ from dig_ray.baselines.config import BaselineName
 from dig_ray.cluster import RaySession, beside_the_driver, find_user_error, processors, quiet_ray_data
 from dig_ray.code_version import code_hash
 from dig_ray.config import COMMAND_LINE, NAME_PATTERN, load_config
+from dig_ray.data_fit import look
 from dig_ray.errors import UserError
+from dig_ray.heartbeat import SILENCE_S
 from dig_ray.manifest import Recipe, hash_input_files
 from dig_ray.pipeline import plan, run_pipeline, select
+from dig_ray.preflight import problems, raise_all, said
 from dig_ray.report.page import template_files
 from dig_ray.store import Artifact, Store
 
@@ -203,6 +206,8 @@ def run_comparison(comparison: ComparisonConfig, configs: Path, log: Callable[[s
         f"{len(work)} artifacts, {len(done)} found"
     )
     if len(done) < len(work):
+        check_cells(cells, work, done, store, log)
+        done = {key for key in work if store.find(*key) is not None}
         with RaySession(cells[0].config.ray, lambda line: log(f"      {line}")) as session:
             session.start()
             _run(work, done, comparison.parallel, log)
@@ -245,7 +250,39 @@ def run_comparison(comparison: ComparisonConfig, configs: Path, log: Callable[[s
     return artifact
 
 
-def _run(work: Mapping[Key, Work], done: set[Key], parallel: int | None, log: Callable[[str], None]) -> None:
+def check_cells(
+    cells: Sequence[Cell], work: Mapping[Key, Work], done: Set[Key], store: Store, log: Callable[[str], None]
+) -> None:
+    """Look at all variants before the first one starts: files, packages, models, and, once every catalogue is there, what goes with it.
+
+    Raises:
+        UserError: with all that cannot work, of all variants.
+    """
+    todo = {cell.variant: [name for name, key in cell.keys.items() if key not in done] for cell in cells}
+    configs = {cell.variant: cell.config for cell in cells}  # seeds differ in nothing that is looked at
+    raise_all(
+        said({name: problems(configs[name], todo[name], configs[name].ray.address is None) for name in todo}),
+        "this comparison cannot work",
+    )
+    for key, one in work.items():
+        if one.stage == "catalog" and key not in done:
+            run_pipeline(one.config, only="catalog", log=log, brief=True)
+    faults: dict[str, list[str]] = {name: [] for name in configs}
+    warned: set[str] = set()
+    for cell in cells:
+        catalog = store.find(*cell.keys["catalog"])
+        if catalog is None:
+            continue
+        fit = look(cell.config, catalog.stats, todo[cell.variant])
+        faults[cell.variant] += [fault for fault in fit.faults if fault not in faults[cell.variant]]
+        for warning in fit.warnings:
+            if warning not in warned:
+                warned.add(warning)
+                log(f"      warning: {cell.variant}: {warning}")
+    raise_all(said(faults), "these settings do not go with the catalogue")
+
+
+def _run(work: Mapping[Key, Work], done: Set[Key], parallel: int | None, log: Callable[[str], None]) -> None:
     """Make what is missing, as many at once as there is room for; a failure leaves out only what needs it."""
     import ray
 
@@ -259,6 +296,8 @@ def _run(work: Mapping[Key, Work], done: set[Key], parallel: int | None, log: Ca
     build: Any = ray.remote(num_cpus=0, max_retries=0)(_build)
     threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // at_once))}
     running: dict[Any, Key] = {}
+    began: dict[Key, float] = {}
+    heard = time.monotonic()
     total = len(missing)
     while missing or running:
         ready = [key for key, one in missing.items() if one.needs <= done]
@@ -267,6 +306,7 @@ def _run(work: Mapping[Key, Work], done: set[Key], parallel: int | None, log: Ca
             log(f"[{total - len(missing)}/{total}] {one.stage} {key[1][:6]} for {one.label} ...")
             task = build.options(name=f"{one.stage} {one.label}", runtime_env={"env_vars": threads})
             running[task.remote(one.config, one.stage, lines)] = key
+            began[key] = heard = time.monotonic()
         if not running:  # what is left needs something that failed
             for one in missing.values():
                 one.failed = "not run, since what it needs failed"
@@ -274,6 +314,12 @@ def _run(work: Mapping[Key, Work], done: set[Key], parallel: int | None, log: Ca
         finished, _ = ray.wait(list(running), num_returns=1, timeout=1.0)
         for line in ray.get(lines.take.remote()):
             log(f"      {line}")
+            heard = time.monotonic()
+        if time.monotonic() - heard >= SILENCE_S:
+            heard = time.monotonic()
+            log(
+                f"      still at work: {_at_work(work, running.values(), began)}; {len(missing)} of {total} wait"
+            )
         for task in finished:
             key = running.pop(task)
             try:
@@ -284,6 +330,12 @@ def _run(work: Mapping[Key, Work], done: set[Key], parallel: int | None, log: Ca
                 if sentence is None:
                     raise
                 work[key].failed = sentence
+
+
+def _at_work(work: Mapping[Key, Work], running: Iterable[Key], began: Mapping[Key, float]) -> str:
+    """What is being made, and for how long."""
+    now = time.monotonic()
+    return ", ".join(f"{work[key].stage} for {work[key].label} ({now - began[key]:.0f} s)" for key in running)
 
 
 class ComparisonLines:

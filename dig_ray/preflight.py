@@ -130,7 +130,7 @@ def _model(key: str, name: str, revision: str | None = None) -> list[str]:
         return []
     from huggingface_hub import try_to_load_from_cache
 
-    for repo in (name, f"sentence-transformers/{name}"):
+    for repo in (name, *([] if "/" in name else [f"sentence-transformers/{name}"])):
         try:
             if isinstance(try_to_load_from_cache(repo, "config.json", revision=revision), str):
                 return []

@@ -10,6 +10,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,11 @@ from dig_ray.base import Stage
 from dig_ray.cluster import RaySession, set_environment
 from dig_ray.code_version import code_hash
 from dig_ray.config import to_yaml
+from dig_ray.data_fit import look
 from dig_ray.errors import UserError
+from dig_ray.heartbeat import Voice
 from dig_ray.manifest import Recipe, hash_input_files
-from dig_ray.pipeline import plan, select
+from dig_ray.pipeline import check_before, plan, run_pipeline, select
 from dig_ray.report.page import template_files
 from dig_ray.report.sweep import in_order, write_sweep
 from dig_ray.store import Artifact, Store
@@ -88,7 +91,9 @@ def run_sweep(
     )
 
     def work(stage: Stage) -> None:
+        nonlocal trials
         set_environment(base.ray)  # Tune's distributions import Ray
+        trials = _checked(sweep, trials, base, store, stage.log)
         draws = Draws(space, trials.why_not, trials.identity)
         points = _points(sweep, trials, draws)
         count = sweep.samples if points is None else len(points)
@@ -101,7 +106,9 @@ def run_sweep(
             _search_and_write(sweep, trials, draws, points, count, stage, now)
 
     begun = time.perf_counter()
-    artifact, fresh = store.build(recipe, work, log=lambda line: log(f"      {line}"))
+    voice = Voice(lambda line: log(f"      {line}"))
+    with voice.at_work("sweep"):
+        artifact, fresh = store.build(recipe, work, log=voice.say)
     log(f"{sweep.name}: {'done' if fresh else 'found'}, {time.perf_counter() - begun:.1f} s")
     for line in artifact.stats["lines"]:
         log(line)
@@ -109,6 +116,36 @@ def run_sweep(
     log(f"tensorboard: tensorboard --logdir {artifact.path / 'tensorboard'}")
     log(f"page: {artifact.path / 'sweep.html'}")
     return artifact
+
+
+def _checked(
+    sweep: SweepConfig, trials: Trials, base: Any, store: Store, log: Callable[[str], None]
+) -> Trials:
+    """The trials, with the catalogue that points have to go with, which is made first.
+
+    Raises:
+        UserError: with all that cannot work, of the base run and of what finalists go on to.
+    """
+    runs = [(base, sweep.target)]
+    if sweep.finalists is not None:
+        runs.append((_further(sweep, trials).config({}), sweep.finalists.target))
+    todo: list[str] = []
+    for config, target in runs:
+        steps = plan(config, select(config, only=target), store)
+        todo = [step.spec.name for step in steps if not store.has(step.spec.name, step.recipe.fingerprint)]
+        if todo:
+            check_before(config, todo, store, log)
+    catalog = run_pipeline(base, only="catalog", log=log, brief=True)["catalog"]
+    for warning in look(runs[-1][0], catalog.stats, todo).warnings:
+        log(f"warning: {warning}")
+    return replace(trials, catalogue=(catalog.fingerprint, dict(catalog.stats)))
+
+
+def _further(sweep: SweepConfig, trials: Trials) -> Trials:
+    """What finalists go on with."""
+    assert sweep.finalists is not None
+    settings = (*trials.settings, *sweep.finalists.settings)
+    return replace(trials, settings=settings, target=sweep.finalists.target, leg=None)
 
 
 def _base(sweep: SweepConfig, trials: Trials, draws: Draws) -> list[Point]:
@@ -178,12 +215,7 @@ def _search_and_write(
     final: list[dict[str, Any]] = []
     judged, ways = ended, directions
     if sweep.finalists is not None:
-        further = Trials(
-            trials.layers,
-            (*trials.settings, *sweep.finalists.settings),
-            sweep.finalists.target,
-            trials.seeds,
-        )
+        further = _further(sweep, trials)
         best = in_order(ended, directions)[: sweep.finalists.count]
         chosen = [dict(row["point"]) for row in best]
         if len(base) == len(draws.space) and canonical(base) not in map(canonical, chosen):

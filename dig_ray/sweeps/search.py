@@ -20,7 +20,7 @@ from dig_ray.sweeps.space import TRIES, Draws, Point
 from dig_ray.sweeps.trial import Trials, name_of, run_trial
 from dig_ray.telemetry import put
 
-LINE_SECONDS = 20.0
+LINE_SECONDS = 8.0
 NOW_SECONDS = 1.0
 ENDED = ("TERMINATED", "ERROR")
 

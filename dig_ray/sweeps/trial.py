@@ -21,10 +21,12 @@ from dig_ray.config import (
     read_layers,
     resolve,
 )
+from dig_ray.data_fit import look
 from dig_ray.errors import UserError
 from dig_ray.folders import read_bytes, write_bytes
 from dig_ray.manifest import hash_json
 from dig_ray.pipeline import plan, run_pipeline, select
+from dig_ray.preflight import raise_all
 from dig_ray.store import NO_SPACE, Artifact, Store
 from dig_ray.sweeps.config import OBJECTIVES, TIME, SweepConfig
 from dig_ray.sweeps.space import Point, plain, setting, settings_of
@@ -56,6 +58,8 @@ class Trials:
         target: stage that is judged.
         seeds: each is run.
         leg: the stretch of training that is run, where it is not the whole.
+        catalogue: fingerprint and figures of the base run's catalogue, by which points that do not go with it are impossible; None before
+            it is there.
     """
 
     layers: tuple[tuple[str, Mapping[str, Any]], ...]
@@ -63,6 +67,7 @@ class Trials:
     target: str
     seeds: tuple[int, ...]
     leg: Leg | None = None
+    catalogue: tuple[str, Mapping[str, Any]] | None = None
 
     @staticmethod
     def of(sweep: SweepConfig, configs: Path) -> Trials:
@@ -117,7 +122,11 @@ class Trials:
         """Why a point makes no possible run; "" when it does."""
         try:
             config = self.config(point)
-            select(config, only=self.target)
+            chosen = select(config, only=self.target)
+            if self.catalogue is not None:
+                fingerprint, stats = self.catalogue
+                if plan(config, chosen[:1], Store(config.store))[0].recipe.fingerprint == fingerprint:
+                    raise_all(look(config, stats, [spec.name for spec in chosen]).faults)
         except UserError as error:
             return str(error)
         if self.target == "baselines" and len(config.baselines.run) != 1:
