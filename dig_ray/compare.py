@@ -22,11 +22,11 @@ from dig_ray.cluster import RaySession, beside_the_driver, find_user_error, proc
 from dig_ray.code_version import code_hash
 from dig_ray.config import COMMAND_LINE, NAME_PATTERN, load_config
 from dig_ray.data_fit import look
-from dig_ray.errors import UserError
+from dig_ray.errors import UserError, raise_all
 from dig_ray.heartbeat import SILENCE_S
 from dig_ray.manifest import Recipe, hash_input_files
 from dig_ray.pipeline import plan, run_pipeline, select
-from dig_ray.preflight import problems, raise_all, said
+from dig_ray.preflight import problems, said
 from dig_ray.report.page import template_files
 from dig_ray.store import Artifact, Store
 

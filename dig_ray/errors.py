@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 
 class UserError(Exception):
@@ -11,6 +11,21 @@ class UserError(Exception):
     The message is one sentence that names the file, field and value at fault and what to do about it.
     Jobs print it after ``error:`` and exit with code 1; no stack trace is shown.
     """
+
+
+def raise_all(faults: Sequence[str], what: str = "this run cannot work") -> None:
+    """One UserError for all faults, so that they can be mended at once; nothing where there is none.
+
+    Args:
+        faults: whole sentences without a full stop.
+        what: is not possible, for the head of a list of several.
+    """
+    faults = list(dict.fromkeys(faults))
+    if len(faults) == 1:
+        raise UserError(faults[0])
+    if faults:
+        listed = "; ".join(f"({number}) {fault}" for number, fault in enumerate(faults, 1))
+        raise UserError(f"{what} for {len(faults)} reasons: {listed}")
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:

@@ -21,10 +21,10 @@ from dig_ray.cluster import RaySession, in_ray_job
 from dig_ray.code_version import code_hash
 from dig_ray.config import RunConfig
 from dig_ray.data_fit import look
-from dig_ray.errors import UserError
+from dig_ray.errors import UserError, raise_all
 from dig_ray.heartbeat import Voice
 from dig_ray.manifest import Recipe, hash_input_files
-from dig_ray.preflight import gpu_problems, little_space, problems, raise_all, unreadable_files
+from dig_ray.preflight import gpu_problems, little_space, problems, unreadable_files
 from dig_ray.stage_spec import Inputs, StageSpec
 from dig_ray.stages import STAGES
 from dig_ray.store import Artifact, Store

@@ -31,16 +31,6 @@ MINERS = {
 TRAINERS = ("sft", "grpo", "multi_interest")
 
 
-def raise_all(faults: Sequence[str], what: str = "this run cannot work") -> None:
-    """One UserError for all faults; nothing where there is none."""
-    faults = list(dict.fromkeys(faults))
-    if len(faults) == 1:
-        raise UserError(faults[0])
-    if faults:
-        listed = "; ".join(f"({number}) {fault}" for number, fault in enumerate(faults, 1))
-        raise UserError(f"{what} for {len(faults)} reasons: {listed}")
-
-
 def unreadable_files(config: Any, stages: Sequence[StageSpec]) -> list[str]:
     """One sentence for every file from outside that a stage reads and that is not there or closed."""
     found: dict[str, str] = {}

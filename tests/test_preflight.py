@@ -9,9 +9,9 @@ from types import ModuleType
 import pytest
 
 from dig_ray.config import RunConfig, resolve
-from dig_ray.errors import UserError
+from dig_ray.errors import UserError, raise_all
 from dig_ray.pipeline import run_pipeline, select
-from dig_ray.preflight import gpu_problems, little_space, problems, raise_all, said, unreadable_files
+from dig_ray.preflight import gpu_problems, little_space, problems, said, unreadable_files
 
 
 def config_of(**tree: object) -> RunConfig:

@@ -16,7 +16,7 @@ from dig_ray.catalog.dataset import TRAIN, Dataset
 from dig_ray.catalog.splits import global_time, in_order, k_core, leave_last_out
 from dig_ray.catalog.stats import statistics
 from dig_ray.catalog.text import combined
-from dig_ray.errors import UserError
+from dig_ray.errors import UserError, raise_all
 
 
 @dataclass
@@ -63,23 +63,45 @@ def build(
         has_picture: bool ``(N,)`` of a table of N items: which of them may stay; for ``images.missing`` drop.
 
     Raises:
-        UserError: the data breaks a rule whose policy is ``error``, nothing is left, or a split is impossible.
+        UserError: the data breaks rules whose policy is ``error`` (all of them are said together), nothing is left, or a split is
+            impossible.
     """
+    faults: list[str] = []
+    try:
+        dataset = _build(raw, config, has_picture, faults)
+    except UserError as error:
+        raise_all([*faults, str(error)], BROKEN)
+        raise
+    raise_all(faults, BROKEN)
+    return dataset
+
+
+BROKEN = "the data cannot be used as they are,"
+
+
+def _build(
+    raw: Raw,
+    config: CatalogConfig,
+    has_picture: Callable[[pa.Table], np.ndarray] | None,
+    faults: list[str],
+) -> Dataset:
+    """As ``build``; a broken rule goes to ``faults`` and what breaks it is left out, so that what comes after it is looked at, too."""
     notes = Counter(raw.notes)
     rules = [*rules_of(raw.items), *rules_of(raw.interactions)]
-    items = _unique_items(raw, config, notes)
+    items = _unique_items(raw, config, notes, faults)
     if raw.interactions is None:
         return _counted(_unused(items), notes, rules)
-    events, items = _number(raw.interactions, raw, items, config, notes)
+    events, items = _number(raw.interactions, raw, items, config, notes, faults)
     user_ids, events.user = _number_users(raw.interactions, events)
     events = _by_time(events, raw, config)
-    events = _without_duplicates(events, user_ids, items, raw, config, notes)
+    events = _without_duplicates(events, user_ids, items, raw, config, notes, faults)
     events = _without_repeats(events, config, notes)
     if config.k_core:
         keep, _ = k_core(events.user, events.item, config.k_core)
         notes["events_outside_k_core"] = int((~keep).sum())
         events = events.take(keep)
     if has_picture is not None:
+        raise_all(faults, BROKEN)  # before thousands of pictures are opened
         items, events = _with_pictures(items, events, has_picture, config, notes)
     if config.short_users == "drop":
         short = np.bincount(events.user, minlength=len(user_ids)) < config.min_user_events
@@ -100,7 +122,7 @@ def build(
     offsets = np.concatenate(([0], np.cumsum(np.bincount(events.user, minlength=len(user_ids))))).astype(
         np.int64
     )
-    split, name = _split(events, offsets, user_ids, raw, config, notes)
+    split, name = _split(events, offsets, user_ids, raw, config, notes, faults)
     dataset = Dataset(
         items=items,
         user_ids=user_ids,
@@ -138,7 +160,7 @@ def _unused(items: pa.Table) -> Dataset:
     )
 
 
-def _unique_items(raw: Raw, config: CatalogConfig, notes: Counter[str]) -> pa.Table:
+def _unique_items(raw: Raw, config: CatalogConfig, notes: Counter[str], faults: list[str]) -> pa.Table:
     if raw.items is None:
         assert raw.interactions is not None
         return empty_items(sorted(pc.unique(raw.interactions.column("item_id")).to_pylist()))
@@ -151,7 +173,7 @@ def _unique_items(raw: Raw, config: CatalogConfig, notes: Counter[str]) -> pa.Ta
         second = np.ones(len(index), bool)
         second[first] = False
         name = ids[int(np.argmax(second))].as_py()
-        raise UserError(
+        faults.append(
             f"{raw.items_file}: item_id {name!r} stands there more than once ({extra} such rows); remove them or set "
             "catalog.duplicate_items=first"
         )
@@ -160,7 +182,12 @@ def _unique_items(raw: Raw, config: CatalogConfig, notes: Counter[str]) -> pa.Ta
 
 
 def _number(
-    interactions: pa.Table, raw: Raw, items: pa.Table, config: CatalogConfig, notes: Counter[str]
+    interactions: pa.Table,
+    raw: Raw,
+    items: pa.Table,
+    config: CatalogConfig,
+    notes: Counter[str],
+    faults: list[str],
 ) -> tuple[_Events, pa.Table]:
     """Item numbers for the events; users are still missing."""
     ids = combined(interactions.column("item_id"))
@@ -174,11 +201,11 @@ def _number(
         missing = index.is_null()
         name = ids.filter(missing)[0].as_py()
         if config.unknown_items == "error":
-            raise UserError(
+            faults.append(
                 f"{raw.interactions_file}: item {name!r} is not in {raw.items_file} ({unknown} such interactions); add "
                 "the items, or set catalog.unknown_items=drop or add"
             )
-        if config.unknown_items == "drop":
+        if config.unknown_items != "add":
             notes["interactions_with_unknown_items_dropped"] = unknown
             row = row[~missing.to_numpy(zero_copy_only=False)]
         else:
@@ -230,6 +257,7 @@ def _without_duplicates(
     raw: Raw,
     config: CatalogConfig,
     notes: Counter[str],
+    faults: list[str],
 ) -> _Events:
     """Same user, item and time, or, without times, same user and position."""
     columns = events.columns
@@ -251,12 +279,12 @@ def _without_duplicates(
     if config.duplicates == "error":
         at = int(order[int(np.argmax(same))])
         item = items.column("item_id")[int(events.item[at])].as_py()
-        raise UserError(
+        faults.append(
             f"{raw.interactions_file}: user {str(user_ids[events.user[at]])!r} has several rows with the same {what} (item "
             f"{item!r}; {n} such rows); set catalog.duplicates=first, last or keep_all"
         )
     notes["duplicate_interactions_dropped"] = n
-    drop = order[1:][same] if config.duplicates == "first" else order[:-1][same]
+    drop = order[:-1][same] if config.duplicates == "last" else order[1:][same]
     keep = np.ones(len(order), dtype=bool)
     keep[drop] = False
     return events.take(keep)
@@ -352,6 +380,7 @@ def _split(
     raw: Raw,
     config: CatalogConfig,
     notes: Counter[str],
+    faults: list[str],
 ) -> tuple[np.ndarray, str]:
     if config.split == "given":
         split = events.columns["split"].astype(np.int8)
@@ -378,8 +407,9 @@ def _split(
     short = int((np.diff(offsets) < config.min_user_events).sum())
     if short and config.short_users == "error":
         user = str(user_ids[int(np.argmax(np.diff(offsets) < config.min_user_events))])
-        raise UserError(
-            f"{raw.interactions_file}: user {user!r} has fewer than {config.min_user_events} events and cannot be split ({short} "
+        left = " when what breaks the other rules is left out" if faults else ""
+        faults.append(
+            f"{raw.interactions_file}: user {user!r} has fewer than {config.min_user_events} events{left} and cannot be split ({short} "
             "such users); set catalog.short_users=train or drop"
         )
     notes["users_short_train_only"] = short

@@ -80,6 +80,27 @@ def test_duplicate_interactions_by_policy(shop):
     assert shop.load(duplicates="keep_all").ratings.tolist() == [1, 2, 3, 4, 5]
 
 
+def test_all_broken_rules_come_together_and_each_with_its_setting(shop):
+    twice = {"item_id": ["a", "b", "a", "c"], "title": ["1", "2", "3", "4"]}
+    events = log("u a 1", "u x 2", "u b 3", "u b 3", "u c 4", "v a 1", "v y 2")
+    shop.write(twice, events)
+    with pytest.raises(UserError) as caught:
+        shop.load(short_users="error")
+    text = str(caught.value)
+    assert "the data cannot be used as they are, for 4 reasons: (1) " in text
+    for part in (
+        "item_id 'a' stands there more than once (1 such", "set catalog.duplicate_items=first",
+        "item 'x' is not in", "(2 such interactions)", "set catalog.unknown_items=drop or add",
+        "user 'u' has several rows with the same item and timestamp", "set catalog.duplicates=first",
+        "user 'v' has fewer than 3 events when what breaks the other rules is left out", "set catalog.short_users=",
+    ):  # fmt: skip
+        assert part in text
+    mended = shop.load(duplicate_items="first", unknown_items="drop", duplicates="first")
+    assert mended.n_events == 4
+    with pytest.raises(UserError, match=r"2 reasons: \(1\) .*item 'x' is not in.* \(2\) .*order is position"):
+        shop.load(duplicate_items="first", duplicates="first", order="position")
+
+
 def test_two_items_at_one_moment_are_a_tie_and_no_duplicate(shop):
     assert shop.write(ITEMS, log("u a 1", "u b 1", "u c 2")).load().n_events == 3
 
