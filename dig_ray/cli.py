@@ -10,9 +10,11 @@ import argparse
 import atexit
 import os
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 from dig_ray.errors import UserError
@@ -169,6 +171,7 @@ def _guarded(work: Callable[[], None]) -> int:
 
         found = find_user_error(error)
         if found is None:
+            sys.excepthook = _trace_without_secrets
             raise
         sentence = found
     else:
@@ -178,6 +181,12 @@ def _guarded(work: Callable[[], None]) -> int:
     sys.stdout.flush()
     print(f"error: {' '.join(hide(sentence).split())}", file=sys.stderr, flush=True)
     return 1
+
+
+def _trace_without_secrets(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    sys.stderr.write(hide("".join(traceback.format_exception(kind, error, trace))))
 
 
 def _interrupted() -> int:

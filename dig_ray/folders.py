@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from dig_ray.errors import UserError, causes
+from dig_ray.redaction import hide
 
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
@@ -98,21 +99,23 @@ def _open(uri: str, shown: str = "") -> tuple[FileSystem, str]:
     from pyarrow import ArrowInvalid
     from pyarrow.fs import FileSystem, FSSpecHandler, PyFileSystem
 
-    shown = shown or uri
+    shown, address = hide(shown or uri, secrets=()), shown or uri
     try:
         system, path = FileSystem.from_uri(uri)
         return system, path.rstrip("/")
     except ArrowInvalid:
         pass  # not one of pyarrow's own; fsspec knows more
     except OSError as error:
-        raise UserError(explain(error, shown) or f"store {shown} cannot be opened: {error}") from None
+        raise UserError(
+            explain(error, shown) or f"store {shown} cannot be opened: {hide(str(error), secrets=())}"
+        ) from None
     try:
         import fsspec
 
-        other, path = fsspec.core.url_to_fs(shown)
+        other, path = fsspec.core.url_to_fs(address)
     except (ImportError, ValueError) as error:
         raise UserError(
-            f"store {shown} cannot be opened: {error}; give a local directory or a known URI"
+            f"store {shown} cannot be opened: {hide(str(error), secrets=())}; give a local directory or a known URI"
         ) from None
     return PyFileSystem(FSSpecHandler(other)), path.rstrip("/")
 

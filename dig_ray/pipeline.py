@@ -25,6 +25,7 @@ from dig_ray.errors import UserError, raise_all
 from dig_ray.heartbeat import Voice
 from dig_ray.manifest import Recipe, hash_input_files
 from dig_ray.preflight import gpu_problems, little_space, problems, unreadable_files
+from dig_ray.redaction import hide
 from dig_ray.stage_spec import Inputs, StageSpec
 from dig_ray.stages import STAGES
 from dig_ray.store import Artifact, Store
@@ -270,4 +271,4 @@ def check_fit(config: Any, stats: Mapping[str, Any], todo: Sequence[str], log: C
 
 
 def _print(line: str) -> None:
-    print(line, file=sys.stdout, flush=True)
+    print(hide(line), file=sys.stdout, flush=True)

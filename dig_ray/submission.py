@@ -23,7 +23,7 @@ from dig_ray import __version__
 from dig_ray.errors import UserError
 from dig_ray.folders import is_uri
 from dig_ray.manifest import hash_json
-from dig_ray.redaction import SECRET_NAME
+from dig_ray.redaction import SECRET_NAME, hide
 from dig_ray.store_files import sha256_file
 
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
@@ -74,6 +74,12 @@ def plan_submission(
     if not script.is_file() or not script.is_relative_to(root.resolve()):
         raise UserError(f"{command[0]} is no script below {root}; name one, such as jobs/pipeline.py")
     name, config = _read_config(script, list(command[1:]))
+    for word in command:
+        if hide(word, secrets=()) != word:
+            raise UserError(
+                f"the argument {hide(word, secrets=())} holds a secret, and everyone who sees the dashboard could read the command; set it "
+                "on the cluster's machines"
+            )
     code = hash_json({str(p.relative_to(root)): sha256_file(p) for p in _sources(root)})[:16]
     config_hash = hash_json(config)[:16]
     variables = _variables(env)
@@ -136,11 +142,20 @@ def _variables(env: Sequence[str]) -> dict[str, str]:
     found = {}
     for text in env:
         name, equals, value = text.partition("=")
-        if not equals or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+        if not equals:
+            raise UserError(
+                "--env takes NAME=VALUE, and one was given that has no ="
+            )  # which may be a secret itself
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
             raise UserError(f"--env {name} is not NAME=VALUE")
         if SECRET_NAME.search(name):
             raise UserError(
                 f"--env {name} looks like a secret, and everyone who sees the dashboard could read it; set it on the cluster's machines"
+            )
+        if hide(value, secrets=()) != value:
+            raise UserError(
+                f"--env {name} holds an address with a secret in it, and everyone who sees the dashboard could read it; set it on the "
+                "cluster's machines"
             )
         found[name] = value
     return found

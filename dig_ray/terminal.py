@@ -7,6 +7,8 @@ import shutil
 import sys
 from typing import TextIO
 
+from dig_ray.redaction import hide
+
 
 class Terminal:
     """Prints lines as they are; ``now`` only shows where somebody is looking.
@@ -23,7 +25,7 @@ class Terminal:
     def say(self, line: str) -> None:
         """Print a line to stay."""
         self.clear()
-        print(line, file=self.stream, flush=True)
+        print(hide(line), file=self.stream, flush=True)
 
     def now(self, line: str) -> None:
         """Show a line in place of the last one, cut to the terminal's width."""

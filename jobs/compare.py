@@ -30,9 +30,10 @@ def main() -> int:
 
     def work() -> None:
         from dig_ray.compare import load_comparison, run_comparison
+        from dig_ray.terminal import Terminal
 
         comparison = load_comparison(args.comparison, args.overrides, CONFIGS / "comparisons")
-        artifact = run_comparison(comparison, CONFIGS, lambda line: print(line, flush=True))
+        artifact = run_comparison(comparison, CONFIGS, Terminal().say)
         print(f"page: {artifact.path / 'comparison.html'}")
 
     return guarded(work)

@@ -110,6 +110,39 @@ def test_lists_that_cannot_be_compared_are_one_sentence(tmp_path, variants, list
         plan_cells(comparison(tmp_path, variants, lists=lists), CONFIGS)
 
 
+def test_all_variants_are_looked_at_before_the_first_starts(tmp_path) -> None:
+    small = "catalog.demo={n_items: 60, n_users: 60, n_intents: 4}"
+    variants = {
+        "fine": (small,),
+        "lost": (small, "embedding.model=./nowhere"),
+        "unknown reward": (small, "grpo.rewards.custom={'no_such_module:f': 1.0}"),
+    }
+    with pytest.raises(UserError) as caught:
+        run_comparison(comparison(tmp_path, variants), CONFIGS, lambda line: None)
+    text = str(caught.value)
+    assert "this comparison cannot work for 2 reasons" in text
+    assert "lost: embedding.model: there is no directory ./nowhere" in text
+    assert "unknown reward: grpo.rewards.custom: no_such_module:f cannot be imported" in text
+    assert not list(tmp_path.glob("*/*/manifest.json"))
+
+
+def test_all_variants_are_held_against_the_catalogue_before_anything_is_trained(tmp_path) -> None:
+    small = "catalog.demo={n_items: 60, n_users: 60, n_intents: 4}"
+    variants = {
+        "fine": (small,),
+        "wide": (small, "semantic_ids.codebook_size=128"),
+        "many": (small, "grpo.num_generations=64"),
+    }
+    lines: list[str] = []
+    with pytest.raises(UserError) as caught:
+        run_comparison(comparison(tmp_path, variants), CONFIGS, lines.append)
+    text = str(caught.value)
+    assert "wide: semantic_ids.codebook_size asks for 128 codes" in text
+    assert "many: grpo.num_generations=64 is more than the 60 items" in text
+    assert sum("sft.warmup_steps" in line for line in lines) <= 1  # what all have in common is said once
+    assert {path.parts[-3] for path in tmp_path.glob("*/*/manifest.json")} == {"catalog"}
+
+
 def test_lists_of_no_variant_are_refused() -> None:
     with pytest.raises(ValidationError, match="there is no variant 'B'; name one of a, b"):
         ComparisonConfig(base="demo", variants={"a": (), "b": ()}, lists={"B": "popularity"})

@@ -37,6 +37,17 @@ def test_the_id_follows_from_what_is_run() -> None:
         (["demo"], {}, "store=runs would be inside the job's own directory"),
         (["demo", "store=/r"], {"env": ["OPENAI_API_KEY=x"]}, "OPENAI_API_KEY looks like a secret"),
         (["demo", "store=/r"], {"env": ["3=x"]}, "--env 3 is not NAME=VALUE"),
+        (
+            ["demo", "store=/r"],
+            {"env": ["sk-0123456789"]},
+            "--env takes NAME=VALUE, and one was given that has no =",
+        ),
+        (
+            ["demo", "store=/r"],
+            {"env": ["PROXY=http://me:hunter2@proxy"]},
+            "--env PROXY holds an address with a secret",
+        ),
+        (["demo", "store=s3://me:hunter2@bucket/r"], {}, "s3://<redacted>@bucket/r"),
     ],
 )
 def test_what_cannot_be_is_said_before_anything_is_sent(words, more, sentence) -> None:

@@ -68,6 +68,34 @@ def test_trials_that_start_together_share_what_they_share(tokenizers) -> None:
     ), made
 
 
+def test_points_that_do_not_go_with_the_catalogue_are_no_trials(tmp_path) -> None:
+    with pytest.raises(UserError) as caught:
+        sweep(
+            tmp_path,
+            "semantic_ids.codebook_size=choice(64, 128)",
+            "include_base=false",
+            target="semantic_ids",
+            search="grid",
+        )
+    text = str(caught.value)
+    assert "semantic_ids.codebook_size asks for" in text and "the catalogue has 60 items" in text
+    assert list(tmp_path.glob("catalog/*/manifest.json")) and not list(
+        tmp_path.glob("embedding/*/manifest.json")
+    )
+
+
+def test_what_no_trial_can_do_without_is_said_before_the_first(tmp_path) -> None:
+    with pytest.raises(UserError, match="embedding.model: there is no directory ./nowhere"):
+        sweep(
+            tmp_path,
+            "embedding.model=./nowhere",
+            "semantic_ids.levels=choice(2, 3)",
+            target="semantic_ids",
+            search="grid",
+        )
+    assert not list(tmp_path.glob("*/*/manifest.json"))
+
+
 def test_a_failed_trial_says_why_and_ends_nothing(tokenizers) -> None:
     _, _, artifact, lines = tokenizers
     report = json.loads((artifact.path / "sweep.json").read_text())
