@@ -137,6 +137,6 @@ class Endings:
         cure = next((cure for begin, cure in _CURES if word.startswith(begin)), _OTHERWISE)
         which = "latest" if self.answered else "first"
         return (
-            f"miner {miner}: the {which} {self.met} rows all ended in {self.reason[:300]}, so the others would, too; {paid}; {cure}; then run "
-            "the same command to go on: what was answered is kept, and these rows count as not asked (hopeless_rows=0 asks all the same)"
+            f"miner {miner}: the {which} {self.met} rows all ended in {self.reason[:300]}, so the others would, too; {paid}; {cure}; then "
+            "run the same command to go on: what was answered is kept, and these rows count as not asked (hopeless_rows=0 asks them all)"
         )
