@@ -13,6 +13,7 @@ from pydantic import Field, field_validator, model_validator
 
 from dig_ray.base import Config
 
+Quoting = Literal["auto", "quoted", "plain"]
 SOURCES = ("demo", "table", "amazon14", "amazon18", "amazon23", "recbole")
 
 
@@ -66,12 +67,15 @@ class ItemsConfig(Config):
         columns: column mapping (sources table and recbole).
         category_separator: splits a category text such as ``"Tools,Saws"`` into several; None keeps it whole.
         extra_columns: keep the columns that are no field, as evidence or truth for later stages.
+        quoting: what ``"`` means in a CSV or TSV: ``quoted`` (RFC 4180), ``plain`` (a character like any other), or ``auto``:
+            quoted, but in a TSV none of whose quotes makes a quoted cell, plain.
     """
 
     path: str = Field(min_length=1)
     columns: ItemColumns = ItemColumns()
     category_separator: str | None = Field(default=None, min_length=1)
     extra_columns: bool = True
+    quoting: Quoting = "auto"
 
 
 class InteractionsConfig(Config):
@@ -82,11 +86,15 @@ class InteractionsConfig(Config):
         columns: column mapping (sources table and recbole).
         time_unit: unit of a numeric timestamp; ``auto`` tells seconds, milliseconds, microseconds and nanoseconds
             apart by their size.
+        quoting: as for items.
+        padding: an id that only fills histories up to a length (``columns.history``); it is dropped from them, and counted.
     """
 
     path: str = Field(min_length=1)
     columns: InteractionColumns = InteractionColumns()
     time_unit: Literal["auto", "s", "ms", "us", "ns"] = "auto"
+    quoting: Quoting = "auto"
+    padding: str | None = Field(default=None, min_length=1)
 
 
 class DownloadConfig(Config):
@@ -327,6 +335,11 @@ class CatalogConfig(Config):
                     "interactions.columns.history gives the order of events, but no time or rating of each; drop columns.timestamp, "
                     "columns.rating and order: timestamp"
                 )
+        padding = None if self.interactions is None else self.interactions.padding
+        if padding is not None and (columns is None or columns.history is None):
+            raise ValueError(
+                "interactions.padding is about published histories; drop it, or set interactions.columns.history"
+            )
         if self.split == "global_time" and self.order in ("position", "file"):
             raise ValueError(
                 f"split global_time needs timestamps, but order is {self.order}; set order: timestamp"
