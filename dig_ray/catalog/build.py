@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dig_ray.catalog.columns import empty_items
+from dig_ray.catalog.columns import empty_items, is_order_only, rules_of
 from dig_ray.catalog.config import CatalogConfig
 from dig_ray.catalog.dataset import TRAIN, Dataset
 from dig_ray.catalog.splits import global_time, in_order, k_core, leave_last_out
@@ -66,9 +66,10 @@ def build(
         UserError: the data breaks a rule whose policy is ``error``, nothing is left, or a split is impossible.
     """
     notes = Counter(raw.notes)
+    rules = [*rules_of(raw.items), *rules_of(raw.interactions)]
     items = _unique_items(raw, config, notes)
     if raw.interactions is None:
-        return _counted(_unused(items), notes)
+        return _counted(_unused(items), notes, rules)
     events, items = _number(raw.interactions, raw, items, config, notes)
     user_ids, events.user = _number_users(raw.interactions, events)
     events = _by_time(events, raw, config)
@@ -111,11 +112,15 @@ def build(
         split_name=name,
         max_history=config.max_history,
     )
-    return _counted(dataset, notes)
+    dataset = _counted(dataset, notes, rules)
+    if is_order_only(raw.interactions):
+        dataset.stats["time_from"] = dataset.stats["time_to"] = None
+    return dataset
 
 
-def _counted(dataset: Dataset, notes: Counter[str]) -> Dataset:
+def _counted(dataset: Dataset, notes: Counter[str], rules: list[str]) -> Dataset:
     dataset.stats.update(statistics(dataset))
+    dataset.stats["rules"] = rules
     dataset.stats["notes"] = {key: int(value) for key, value in sorted(notes.items()) if value}
     return dataset
 
@@ -324,6 +329,22 @@ def _used_items(
     return items.filter(pa.array(used)).combine_chunks(), (np.cumsum(used) - 1)[item]
 
 
+def _check_one_clock(events: _Events, offsets: np.ndarray, raw: Raw, config: CatalogConfig) -> None:
+    """Numbers that are no times may count each user's events; a cut by them would put the same places of all histories together."""
+    if not is_order_only(raw.interactions) or (
+        config.interactions and config.interactions.time_unit == "order"
+    ):
+        return
+    first = events.columns["time"][offsets[:-1]]
+    begin = int((first == first.min()).sum())
+    if len(first) > 1 and begin > len(first) / 2:
+        raise UserError(
+            f"{raw.interactions_file}: split global_time needs one clock for all users, but the numbers in place of times begin at "
+            f"{first.min():g} for {begin:,} of {len(first):,} users, so they count each user's events; set "
+            "catalog.split=leave_last_out, or catalog.interactions.time_unit=order if they are one clock all the same"
+        )
+
+
 def _split(
     events: _Events,
     offsets: np.ndarray,
@@ -351,6 +372,7 @@ def _split(
                 f"{raw.interactions_file}: split global_time needs timestamps and there is no such column; set "
                 "catalog.interactions.columns.timestamp, or catalog.split=leave_last_out"
             )
+        _check_one_clock(events, offsets, raw, config)
         split = global_time(events.columns["time"], config.ratios)
         return split, "global_time " + ":".join(f"{ratio:g}" for ratio in config.ratios)
     short = int((np.diff(offsets) < config.min_user_events).sum())

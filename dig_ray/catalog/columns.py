@@ -1,107 +1,182 @@
-"""Foreign columns into the house's own: the column mapping, types, and what is wrong with a value.
+"""Foreign columns into the house's own: which column is which field, and all faults of a file at once.
 
 ``items``: item_id, title, description, brand (text, never null), categories (list of text), price (float, null where
-unknown), image (path or URL), image_bytes (only if the source has pixels), and the source's other columns.
-``interactions``: user_id, item_id, time (as given, for the order), timestamp (milliseconds), position, rating, split.
+unknown), image (path or URL), image_bytes (only if the source has pixels), and the source's other columns; among these ``caption`` is
+read as a text and ``interests`` as a list of texts. ``interactions``: user_id, item_id, time (as given, for the order), timestamp
+(milliseconds), position, rating, split.
+
+What each field takes stands in :mod:`dig_ray.catalog.ids`, :mod:`~dig_ray.catalog.shapes`, :mod:`~dig_ray.catalog.numbers` and
+:mod:`~dig_ray.catalog.times`. The rules that were found in the columns travel with the tables, see :func:`rules_of`.
 """
 
 from __future__ import annotations
 
 import json
 from collections import Counter
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from dig_ray.catalog.cells import Column, Types, column_of, distinct, is_text
 from dig_ray.catalog.config import InteractionsConfig, ItemsConfig
-from dig_ray.catalog.text import as_strings, combined, cut, join_columns, join_lists
-from dig_ray.errors import UserError
+from dig_ray.catalog.faults import Faults
+from dig_ray.catalog.ids import MISSING, id_column, id_text
+from dig_ray.catalog.numbers import positions, prices, ratings
+from dig_ray.catalog.shapes import categories, image_bytes, images, interests, texts
+from dig_ray.catalog.text import as_strings, clean_text, cut, join_columns
+from dig_ray.catalog.times import times
 
-MS_PER_UNIT = {"s": 1000.0, "ms": 1.0, "us": 1e-3, "ns": 1e-6}
 SPLIT_NAMES = {"train": 0, "valid": 1, "validation": 1, "val": 1, "dev": 1, "test": 2}
+BadIds = Literal["error", "drop"]
+_RULES = b"dig_ray.rules"
+_ORDER = b"dig_ray.order_only"
 
 
-def items_table(table: pa.Table, config: ItemsConfig, max_chars: int, notes: Counter[str]) -> pa.Table:
+def rules_of(table: pa.Table | None) -> list[str]:
+    """How the columns of a table of this module were read: sentences such as ``time unit: ms, from 3,315 values between 2014 and 2018``."""
+    found = None if table is None else (table.schema.metadata or {}).get(_RULES)
+    return json.loads(found) if found else []
+
+
+def is_order_only(table: pa.Table | None) -> bool:
+    """Whether an interactions table's numbers are an order and no times; its ``timestamp`` is then a thousand times the number."""
+    return table is not None and _ORDER in (table.schema.metadata or {})
+
+
+def items_table(
+    table: pa.Table,
+    config: ItemsConfig,
+    max_chars: int,
+    notes: Counter[str],
+    bad_ids: BadIds = "error",
+) -> pa.Table:
     """The items in house columns; see the module.
 
     Args:
         table: as the reader gave it.
         config: its path (for messages), mapping and extra-column policy.
         max_chars: longer texts are cut.
-        notes: raised by what had to be mended or cut.
+        notes: raised by what had to be mended, cut or dropped.
+        bad_ids: ``drop`` leaves out rows whose item_id is no id, and counts them as ``rows_without_id_dropped``.
 
     Raises:
-        UserError: a named column is missing, an id is null or empty, or a value has the wrong type.
+        UserError: all that is wrong with the file: named columns that are missing, ids that are none, values of the wrong shape or type.
     """
-    path, mapping = config.path, config.columns
-    out: dict[str, pa.Array] = {
-        "item_id": _ids(table, mapping.item_id, path, "catalog.items.columns.item_id", notes)
-    }
+    source = _Source(table, Faults(config.path), "columns", notes)
+    mapping = config.columns
+    source.keep_ids({"item_id": (mapping.item_id, "catalog.items.columns.item_id")}, bad_ids)
+    out: dict[str, Any] = {"item_id": source.ids["item_id"]}
     used = {mapping.item_id}
     for field in ("title", "description", "brand"):
-        names = _chosen(table, getattr(mapping, field), field, path)
+        names = source.chosen(getattr(mapping, field), field)
         used.update(names)
-        parts = [_text(table, name, path, notes) for name in names]
-        joined = pa.array(join_columns(parts, " ", table.num_rows), pa.string())
+        parts = [texts(source.column(name), source.faults, notes) for name in names]
+        joined = pa.array(join_columns(parts, " ", source.rows), pa.string())
         out[field] = cut(joined, max_chars, notes)
-    names = _chosen(table, mapping.categories, "categories", path)
+    names = source.chosen(mapping.categories, "categories")
     used.update(names)
-    out["categories"] = _lists(table, names, config.category_separator, path, notes)
-    out["price"] = _prices(table, _optional(table, mapping.price, "price", path), path, notes)
-    name = _optional(table, mapping.image, "image", path)
-    pixels = _optional(table, mapping.image_bytes, "image_bytes", path)
-    used.update({mapping.price or "price", name or "image", pixels or "image_bytes"})
-    if name and pa.types.is_binary(table.schema.field(name).type):
-        name, pixels = None, name
-    out["image"] = (
-        _blank_to_null([_text(table, name, path, notes)])[0]
-        if name
-        else pa.nulls(table.num_rows, pa.string())
-    )
-    if pixels:
-        out["image_bytes"] = combined(table.column(pixels)).cast(pa.binary())
+    rows: list[list[str]] = [[] for _ in range(source.rows)]
+    for name in names:
+        found = categories(source.column(name), config.category_separator, source.faults, notes)
+        for row, cell in zip(rows, found, strict=True):
+            row.extend(cell)
+    out["categories"] = pa.array(rows, pa.list_(pa.string()))
+    rules = []
+    out["price"] = pa.nulls(source.rows, pa.float64())
+    if price := source.optional(mapping.price, "price"):
+        used.add(price)
+        out["price"], rule = prices(source.column(price), config.decimal_mark, source.faults, notes)
+        rules += [f"{price}: {rule}"] if rule else []
+    used |= _pictures(source, config, out, notes)
     if config.extra_columns:
-        for name in table.column_names:
+        for name in source.table.column_names:
             if name not in used and name not in out:
-                out[name] = _extra(combined(table.column(name)), max_chars, notes)
-    return pa.table(out)
+                out[name] = _extra(source, name, max_chars, notes)
+    source.faults.raise_any()
+    return _with_rules(pa.table(out), rules)
+
+
+def _pictures(source: _Source, config: ItemsConfig, out: dict[str, Any], notes: Counter[str]) -> set[str]:
+    """Put image and image_bytes into ``out``; the names of their columns."""
+    name = source.optional(config.columns.image, "image")
+    pixels = source.optional(config.columns.image_bytes, "image_bytes")
+    out["image"], raw = pa.nulls(source.rows, pa.string()), None
+    if name:
+        out["image"], raw = images(source.column(name), source.faults, notes)
+    if pixels:
+        given = image_bytes(source.column(pixels), source.faults, notes)
+        raw = given if raw is None else pc.coalesce(given, raw)
+    if raw is not None:
+        out["image_bytes"] = raw
+    return {name or "image", pixels or "image_bytes"}
 
 
 def interactions_table(
-    table: pa.Table, config: InteractionsConfig, given_split: bool, notes: Counter[str]
+    table: pa.Table,
+    config: InteractionsConfig,
+    given_split: bool,
+    notes: Counter[str],
+    bad_ids: BadIds = "error",
 ) -> pa.Table:
     """The interactions in house columns, rows in file order; see the module.
 
+    Args:
+        table: as the reader gave it.
+        config: its path (for messages), mapping and time unit.
+        given_split: whether the split column is needed.
+        notes: raised by what was dropped.
+        bad_ids: as for :func:`items_table`, of rows whose user_id or item_id is no id.
+
     Raises:
-        UserError: a named column is missing, an id is null or empty, a time or rating is no number, or (with
-            ``given_split``) a split is unknown.
+        UserError: all that is wrong with the file: named columns that are missing, ids, times, positions, ratings or splits that are none.
     """
-    path, mapping = config.path, config.columns
-    prefix = "catalog.interactions.columns"
-    out: dict[str, pa.Array] = {
-        "user_id": _ids(table, mapping.user_id, path, f"{prefix}.user_id", notes),
-        "item_id": _ids(table, mapping.item_id, path, f"{prefix}.item_id", notes),
-    }
-    if name := _optional(table, mapping.timestamp, "timestamp", path):
-        time, unit = _times(combined(table.column(name)), name, path)
-        unit = config.time_unit if config.time_unit != "auto" and unit is None else unit or _guess_unit(time)
-        out["time"] = pa.array(time)
-        out["timestamp"] = pa.array(_milliseconds(time, unit))
-    if name := _optional(table, mapping.position, "position", path):
-        out["position"] = _numbers(combined(table.column(name)), name, path)
-    if name := _optional(table, mapping.rating, "rating", path):
-        out["rating"] = pc.cast(_numbers(combined(table.column(name)), name, path, nulls=True), pa.float32())
-    if given_split:
-        name = mapping.split or "split"
-        _need(table, name, path, f"{prefix}.split")
-        texts = pc.utf8_lower(_text(table, name, path, notes))
-        code = pc.index_in(texts, value_set=pa.array(SPLIT_NAMES))
-        if code.null_count:
-            value = texts[int(np.argmax(code.is_null().to_numpy(zero_copy_only=False)))].as_py()
-            raise UserError(f"{path}: column {name} holds {value!r}; a split is train, valid or test")
-        out["split"] = pa.array(np.array(list(SPLIT_NAMES.values()), dtype=np.int8)[code.to_numpy()])
-    return pa.table(out)
+    mapping, prefix = config.columns, "catalog.interactions.columns"
+    source = _Source(table, Faults(config.path), "columns", notes)
+    wanted = {name: (getattr(mapping, name), f"{prefix}.{name}") for name in ("user_id", "item_id")}
+    source.keep_ids(wanted, bad_ids)
+    out: dict[str, Any] = dict(source.ids)
+    rules, order_only = [], False
+    if name := source.optional(mapping.timestamp, "timestamp"):
+        read = times(source.column(name), config.time_unit, source.faults)
+        if read is not None:
+            out["time"] = pa.array(read.order)
+            out["timestamp"] = pa.array(read.milliseconds)
+            rules.append(read.rule)
+            order_only = read.order_only
+    if name := source.optional(mapping.position, "position"):
+        out["position"] = positions(source.column(name), source.faults)
+    if name := source.optional(mapping.rating, "rating"):
+        out["rating"], rule = ratings(source.column(name), config.decimal_mark, source.faults)
+        rules += [f"{name}: {rule}"] if rule else []
+    if given_split and source.has(mapping.split or "split", f"{prefix}.split"):
+        out["split"] = _splits(source.column(mapping.split or "split"), source.faults, notes)
+    source.faults.raise_any()
+    table = _with_rules(pa.table(out), rules)
+    return (
+        table.replace_schema_metadata({**(table.schema.metadata or {}), _ORDER: b"1"})
+        if order_only
+        else table
+    )
+
+
+def _splits(column: Column, faults: Faults, notes: Counter[str]) -> pa.Array:
+    """0, 1 or 2 for train, valid and test."""
+    cure = "a split is train, valid or test"
+    given = pc.utf8_trim_whitespace(texts(column, faults, notes))
+    code = pc.index_in(pc.utf8_lower(given), value_set=pa.array(SPLIT_NAMES))
+    blank = pc.equal(given, "")
+    for bad, what in ((blank, "is empty"), (pc.and_(code.is_null(), pc.invert(blank)), "holds {value}")):
+        at = np.flatnonzero(bad.to_numpy(zero_copy_only=False))
+        if len(at):
+            column.refuse(faults, what, at, given[int(at[0])].as_py(), cure)
+    numbers = np.array(list(SPLIT_NAMES.values()), dtype=np.int8)
+    return pa.array(numbers[pc.fill_null(code, 0).to_numpy(zero_copy_only=False)])
+
+
+def _with_rules(table: pa.Table, rules: list[str]) -> pa.Table:
+    return table.replace_schema_metadata({_RULES: json.dumps(rules)}) if rules else table
 
 
 def empty_items(ids: list[str]) -> pa.Table:
@@ -124,227 +199,177 @@ def empty_items(ids: list[str]) -> pa.Table:
 # --- finding columns ---------------------------------------------------------------------------------------
 
 
-def _need(table: pa.Table, name: str, path: str, key: str) -> None:
-    if name not in table.column_names:
-        raise UserError(
-            f"{path}: there is no column {name!r}; set {key} to one of {', '.join(table.column_names)}"
-        )
+class _Source:
+    """A foreign table, its faults, and which of its rows are kept.
 
-
-def _optional(table: pa.Table, name: str | None, field: str, path: str) -> str | None:
-    if name is None:
-        return field if field in table.column_names else None
-    _need(table, name, path, f"columns.{field}")
-    return name
-
-
-def _chosen(table: pa.Table, names: tuple[str, ...] | None, field: str, path: str) -> tuple[str, ...]:
-    if names is None:
-        return (field,) if field in table.column_names else ()
-    for name in names:
-        _need(table, name, path, f"columns.{field}")
-    return names
-
-
-# --- values ------------------------------------------------------------------------------------------------
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    types = pa.types
-    return (
-        types.is_string(kind)
-        or types.is_large_string(kind)
-        or types.is_binary(kind)
-        or types.is_large_binary(kind)
-    )
-
-
-def _is_list(kind: pa.DataType) -> bool:
-    return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
-
-
-def _ids(table: pa.Table, name: str, path: str, key: str, notes: Counter[str]) -> pa.Array:
-    _need(table, name, path, key)
-    column = _decoded(combined(table.column(name)))
-    if pa.types.is_floating(column.type):
-        try:
-            column = pc.cast(column, pa.int64())  # 12.0 is what a column of integers with gaps turns into
-        except pa.ArrowInvalid:
-            raise UserError(
-                f"{path}: column {name} holds fractions, which are no ids; give text or integers"
-            ) from None
-    if pa.types.is_integer(column.type):
-        column = column.cast(pa.string())
-    elif _is_text(column.type):
-        column = as_strings(column, notes)
-    else:
-        raise UserError(f"{path}: column {name} is {column.type}, which is no id; give text or integers")
-    blank = pc.fill_null(pc.equal(column, ""), True)
-    if pc.any(blank).as_py():
-        row = int(np.argmax(blank.to_numpy(zero_copy_only=False)))
-        raise UserError(
-            f"{path}: column {name} is empty in data row {row + 1}; give every row an id or remove the row"
-        )
-    return column
-
-
-def _decoded(column: pa.Array) -> pa.Array:
-    return column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
-
-
-def _text(table: pa.Table, name: str, path: str, notes: Counter[str]) -> pa.Array:
-    """A column as text without nulls."""
-    column = _decoded(combined(table.column(name)))
-    if pa.types.is_null(column.type):
-        return pa.array([""] * len(column), pa.string())
-    if _is_list(column.type):
-        column = join_lists(column, " ")
-    elif not _is_text(column.type):
-        try:
-            column = pc.cast(column, pa.string())
-        except pa.ArrowException:
-            raise UserError(
-                f"{path}: column {name} is {column.type}, which is no text; choose another column"
-            ) from None
-    return pc.fill_null(as_strings(column, notes), "")
-
-
-def _blank_to_null(columns: list[pa.Array]) -> list[pa.Array]:
-    return [pc.if_else(pc.equal(c, ""), pa.scalar(None, pa.string()), c) for c in columns]
-
-
-def _lists(
-    table: pa.Table, names: tuple[str, ...], separator: str | None, path: str, notes: Counter[str]
-) -> pa.Array:
-    """Categories: list cells as they are; a text cell is a JSON list, or split at ``separator``, or one category."""
-    rows: list[list[str]] = [[] for _ in range(table.num_rows)]
-    for name in names:
-        column = _decoded(combined(table.column(name)))
-        if _is_list(column.type):
-            if _is_list(column.type.value_type):
-                raise UserError(f"{path}: column {name} is a list of lists; give a list of texts")
-            cells = [cell or [] for cell in column.to_pylist()]
-        else:
-            cells = [_split_cell(text, separator) for text in _text(table, name, path, notes).to_pylist()]
-        for row, cell in zip(rows, cells, strict=True):
-            row.extend(
-                text for value in cell if value is not None and (text := str(value).replace("\0", "").strip())
-            )
-    return pa.array(rows, pa.list_(pa.string()))
-
-
-def _split_cell(text: str, separator: str | None) -> list[str]:
-    text = text.strip()
-    if text.startswith("[") and text.endswith("]"):
-        try:
-            value = json.loads(text)
-        except (ValueError, RecursionError):
-            value = None
-        if isinstance(value, list) and not any(isinstance(v, (list, dict)) for v in value):
-            return [str(v) for v in value if v is not None]
-    return text.split(separator) if separator else [text]
-
-
-def _prices(table: pa.Table, name: str | None, path: str, notes: Counter[str]) -> pa.Array:
-    """Numbers, also out of texts such as ``$1,299.00``; what holds no single number is null and counted."""
-    if name is None:
-        return pa.nulls(table.num_rows, pa.float64())
-    column = _decoded(combined(table.column(name)))
-    if pa.types.is_null(column.type):
-        return pa.nulls(table.num_rows, pa.float64())
-    if (
-        pa.types.is_integer(column.type)
-        or pa.types.is_floating(column.type)
-        or pa.types.is_decimal(column.type)
-    ):
-        number = pc.cast(column, pa.float64())
-    else:
-        texts = pc.utf8_trim_whitespace(_text(table, name, path, notes))
-        bare = pc.replace_substring(pc.utf8_trim(texts, "$€£ "), ",", "")
-        fits = pc.match_substring_regex(bare, r"^\d{1,12}(\.\d{1,6})?$")
-        number = pc.cast(pc.if_else(fits, bare, pa.scalar(None, pa.string())), pa.float64())
-        notes["prices_unreadable"] += pc.sum(pc.and_(pc.invert(fits), pc.not_equal(texts, ""))).as_py() or 0
-    return pc.if_else(pc.fill_null(pc.is_finite(number), False), number, pa.scalar(None, pa.float64()))
-
-
-def _extra(column: pa.Array, max_chars: int, notes: Counter[str]) -> pa.Array:
-    """A column that is kept along; texts are mended like all others, types that Parquet cannot hold become text."""
-    column = _decoded(column)
-    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
-        return cut(as_strings(column, notes), max_chars, notes)
-    if pa.types.is_null(column.type):
-        return column.cast(pa.string())
-    return column
-
-
-def _numbers(column: pa.Array, name: str, path: str, nulls: bool = False) -> pa.Array:
-    """int64 or float64.
-
-    Raises:
-        UserError: a value is no number, or is missing and ``nulls`` is not set.
+    Attributes:
+        table: the rows that are kept.
+        faults: of the file.
+        prefix: of a mapping's key in messages.
+        ids: the ids of the kept rows by house name; set by :meth:`keep_ids`.
     """
-    column = _decoded(column)
-    if not pa.types.is_integer(column.type) and not pa.types.is_floating(column.type):
-        if not _is_text(column.type) and not pa.types.is_decimal(column.type):
-            raise UserError(f"{path}: column {name} is {column.type}, not numbers; choose another column")
-        column = _parse(column, name, path)
-    column = column.cast(pa.int64() if pa.types.is_integer(column.type) else pa.float64())
-    bad = column.is_null(nan_is_null=True)
-    if not nulls and pc.any(bad).as_py():
-        row = int(np.argmax(bad.to_numpy(zero_copy_only=False)))
-        raise UserError(
-            f"{path}: column {name} is empty in data row {row + 1}; give every row a value or drop the row"
+
+    def __init__(self, table: pa.Table, faults: Faults, prefix: str, notes: Counter[str]) -> None:
+        self.table, self.faults, self.prefix, self.notes = table, faults, prefix, notes
+        self.ids: dict[str, pa.Array] = {}
+        self.kept: np.ndarray | None = None
+
+    @property
+    def rows(self) -> int:
+        """How many rows are kept."""
+        return self.table.num_rows
+
+    def column(self, name: str) -> Column:
+        """A column of the kept rows."""
+        return column_of(self.table, name, self.kept)
+
+    def has(self, name: str, key: str) -> bool:
+        """Whether there is such a column; a fault where not."""
+        if name in self.table.column_names:
+            return True
+        self.faults.add(
+            "",
+            f"there is no column {name!r}",
+            cure=f"set {key} to one of {', '.join(self.table.column_names[:40])}",
         )
-    return column
+        return False
+
+    def optional(self, name: str | None, field: str) -> str | None:
+        """The column of a field that need not be there; one that is named must."""
+        if name is None:
+            return field if field in self.table.column_names else None
+        return name if self.has(name, f"{self.prefix}.{field}") else None
+
+    def chosen(self, names: tuple[str, ...] | None, field: str) -> tuple[str, ...]:
+        """The columns of a field that may have several."""
+        if names is None:
+            return (field,) if field in self.table.column_names else ()
+        return tuple(name for name in names if self.has(name, f"{self.prefix}.{field}"))
+
+    def keep_ids(self, wanted: dict[str, tuple[str, str]], bad_ids: BadIds) -> None:
+        """Read the ids, by house name from (column, key of the config); rows without all of them are dropped or faults."""
+        found = {
+            house: _ids(self, name, bad_ids) for house, (name, key) in wanted.items() if self.has(name, key)
+        }
+        if len(found) < len(wanted):
+            self.faults.fail()  # nothing else can be told of rows without ids
+        if bad_ids == "drop":
+            there = np.ones(self.rows, dtype=bool)
+            for ids in found.values():
+                there &= ids.is_valid().to_numpy(zero_copy_only=False)
+            if not there.all():
+                self.notes["rows_without_id_dropped"] += int((~there).sum())
+                self.kept = np.flatnonzero(there)
+                self.table = self.table.take(pa.array(self.kept))
+                found = {house: ids.take(pa.array(self.kept)) for house, ids in found.items()}
+            if not self.rows:
+                columns = " and ".join(f"column {name}" for name, _ in wanted.values())
+                self.faults.add(
+                    columns, "leave no row with an id", cure="correct the file, or choose other columns"
+                )
+                self.faults.fail()
+        self.ids = {house: ids.fill_null("") for house, ids in found.items()}
 
 
-def _parse(column: pa.Array, name: str, path: str) -> pa.Array:
-    if pa.types.is_decimal(column.type):
-        return column.cast(pa.float64())
-    texts = pc.utf8_trim_whitespace(as_strings(column, Counter()))
-    texts = _blank_to_null([texts])[0]
-    for kind in (pa.int64(), pa.float64()):
-        try:
-            return texts.cast(kind)
-        except pa.ArrowInvalid:
-            continue
-    for row, value in enumerate(texts.to_pylist()):
-        try:
-            float(value or 0)
-        except ValueError:
-            raise UserError(
-                f"{path}: column {name} holds {value[:60]!r} in data row {row + 1}, which is no number"
-            ) from None
-    raise UserError(f"{path}: column {name} holds a value that is no number; correct it")
+def _ids(source: _Source, name: str, bad_ids: BadIds) -> pa.Array:
+    """A column of ids, null where there is none; see :mod:`dig_ray.catalog.ids`."""
+    column, faults = source.column(name), source.faults
+    kind = column.kind
+    cure = "give every row an id, or set catalog.bad_ids=drop"
+    if column.json:
+        values, places = distinct(column)
+        ids, bad = id_column([*values, None])
+        reasons = dict(bad)
+        found = np.where(places < 0, len(values), places)
+        _count_merged(values, np.bincount(places[places >= 0], minlength=len(values)), source.notes)
+        ids = ids.take(pa.array(found))
+        empty = np.flatnonzero(np.isin(found, list(reasons)))
+        why = [(int(place), reasons[int(found[place])]) for place in empty]
+    elif is_text(kind) or Types.is_integer(kind) or Types.is_decimal(kind) or Types.is_null(kind):
+        ids, why = id_column(column.cells)
+    elif Types.is_floating(kind):
+        ids, why = id_column(column.cells.cast(pa.float64()))
+        why += _coarse(column)
+    else:
+        column.refuse_kind(faults, "id", "give text or whole numbers")
+        return pa.array([""] * len(column.cells), pa.string())
+    if bad_ids == "error":
+        for reason, at in _by_reason(why).items():
+            missing = reason.startswith(MISSING)
+            column.refuse(
+                faults,
+                reason,
+                at,
+                cure=cure if missing else f"correct the ids, or choose another column, or {cure[27:]}",
+            )
+    return ids
 
 
-def _times(column: pa.Array, name: str, path: str) -> tuple[np.ndarray, str | None]:
-    """Times as int64 or float64 in their own unit, and that unit where the type tells it."""
-    column = _decoded(column)
-    if pa.types.is_date(column.type) or pa.types.is_timestamp(column.type):
-        return _numbers(column.cast(pa.timestamp("us")).cast(pa.int64()), name, path).to_numpy(), "us"
-    try:
-        return _numbers(column, name, path).to_numpy(), None
-    except UserError:
-        if not _is_text(column.type):
-            raise
-    try:
-        moments = as_strings(column, Counter()).cast(pa.timestamp("us"))
-    except pa.ArrowInvalid as error:
-        reason = str(error).split("\n")[0][:160]
-        raise UserError(
-            f"{path}: column {name} is neither numbers nor dates like 2024-05-01 12:00:00 ({reason}); correct the value"
-        ) from None
-    return _numbers(moments.cast(pa.int64()), name, path).to_numpy(), "us"
+def _by_reason(why: list[tuple[int, str]]) -> dict[str, np.ndarray]:
+    found: dict[str, list[int]] = {}
+    for place, reason in why:
+        found.setdefault(reason, []).append(place)
+    return {reason: np.array(places) for reason, places in found.items()}
 
 
-def _guess_unit(time: np.ndarray) -> str:
-    """By size of the median: today is 1.8e9 s, 1.8e12 ms, 1.8e15 us, 1.8e18 ns."""
-    size = float(np.median(np.abs(time))) if len(time) else 0.0
-    return "s" if size < 1e11 else "ms" if size < 1e14 else "us" if size < 1e17 else "ns"
+def _coarse(column: Column) -> list[tuple[int, str]]:
+    """Ids that a float of few bits cannot tell apart."""
+    bits = {16: 11, 32: 24}.get(column.kind.bit_width)
+    if bits is None:
+        return []
+    large = pc.greater_equal(pc.abs(column.cells.cast(pa.float64())), float(1 << bits))
+    at = np.flatnonzero(pc.fill_null(large, False).to_numpy(zero_copy_only=False))
+    return [
+        (int(place), f"is a {column.kind} of 2^{bits} or more, where different whole numbers are one")
+        for place in at
+    ]
 
 
-def _milliseconds(time: np.ndarray, unit: str) -> np.ndarray:
-    if np.issubdtype(time.dtype, np.integer):
-        return time * 1000 if unit == "s" else time // int(round(1 / MS_PER_UNIT[unit]))
-    return np.floor(time * MS_PER_UNIT[unit]).astype(np.int64)
+def _count_merged(values: list[Any], rows: np.ndarray, notes: Counter[str]) -> None:
+    """Count numbers of a mixed column that are the id of a text too, such as 7, 7.0 and "7"."""
+    written = {value for value in values if isinstance(value, str)}
+    if not written:
+        return
+    for value, count in zip(values, rows.tolist(), strict=True):
+        if isinstance(value, (int, float)) and id_text(value) in written:
+            notes["ids_written_as_number_and_as_text"] += count
+
+
+# --- the source's other columns ----------------------------------------------------------------------------
+
+
+def _extra(source: _Source, name: str, max_chars: int, notes: Counter[str]) -> pa.Array:
+    """A column that is kept along: as it is, but for texts, which are mended like all others.
+
+    A JSON column becomes text: a cell that is a text as such, all else as strict JSON, so that later stages can take it apart.
+    """
+    column = source.column(name)
+    if name == "caption":
+        return cut(texts(column, source.faults, notes), max_chars, notes)
+    if name == "interests":
+        return pa.array(interests(column, source.faults, notes), pa.list_(pa.string()))
+    if column.json:
+        values, places = distinct(column)
+        column = Column(name, pa.array([*map(_document, values), None], pa.string()).take(
+            pa.array(np.where(places < 0, len(values), places))), rows=column.rows)  # fmt: skip
+    if Types.is_string(column.kind):
+        return cut(as_strings(column.cells, notes), max_chars, notes)
+    return column.cells.cast(pa.string()) if Types.is_null(column.kind) else column.cells
+
+
+def _document(value: Any) -> str | None:
+    if isinstance(value, str):
+        return clean_text(value)
+    value = _finite(value)
+    return None if value is None else json.dumps(value, ensure_ascii=False, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    """NaN is missing, infinity a word."""
+    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
+        return None if value != value else "Infinity" if value > 0 else "-Infinity"
+    if isinstance(value, list):
+        return [_finite(entry) for entry in value]
+    if isinstance(value, dict):
+        return {key: _finite(entry) for key, entry in value.items()}
+    return value

@@ -13,6 +13,7 @@ from pydantic import Field, field_validator, model_validator
 
 from dig_ray.base import Config
 
+DecimalMark = Literal["auto", "point", "comma"]
 Quoting = Literal["auto", "quoted", "plain"]
 SOURCES = ("demo", "table", "amazon14", "amazon18", "amazon23", "recbole")
 
@@ -67,6 +68,8 @@ class ItemsConfig(Config):
         columns: column mapping (sources table and recbole).
         category_separator: splits a category text such as ``"Tools,Saws"`` into several; None keeps it whole.
         extra_columns: keep the columns that are no field, as evidence or truth for later stages.
+        decimal_mark: what stands before the decimals of prices written as text: ``point``, ``comma``, or ``auto``, which finds it in the
+            column; a price such as 1.800 that it does not tell apart is unknown, and counted.
         quoting: what ``"`` means in a CSV or TSV: ``quoted`` (RFC 4180), ``plain`` (a character like any other), or ``auto``:
             quoted, but in a TSV none of whose quotes makes a quoted cell, plain.
     """
@@ -75,6 +78,7 @@ class ItemsConfig(Config):
     columns: ItemColumns = ItemColumns()
     category_separator: str | None = Field(default=None, min_length=1)
     extra_columns: bool = True
+    decimal_mark: DecimalMark = "auto"
     quoting: Quoting = "auto"
 
 
@@ -84,15 +88,18 @@ class InteractionsConfig(Config):
     Attributes:
         path: as for items; for amazon sources the reviews file, for recbole the ``.inter`` file.
         columns: column mapping (sources table and recbole).
-        time_unit: unit of a numeric timestamp; ``auto`` tells seconds, milliseconds, microseconds and nanoseconds
-            apart by their size.
+        time_unit: unit of a numeric timestamp; ``auto`` tells seconds, milliseconds, microseconds and nanoseconds apart by their size,
+            and all values must agree. ``each`` reads every value by its own size (logs merged from several sources), ``order`` takes
+            the numbers for the order of events only, one clock for all users.
+        decimal_mark: as for items, of ratings.
         quoting: as for items.
         padding: an id that only fills histories up to a length (``columns.history``); it is dropped from them, and counted.
     """
 
     path: str = Field(min_length=1)
     columns: InteractionColumns = InteractionColumns()
-    time_unit: Literal["auto", "s", "ms", "us", "ns"] = "auto"
+    time_unit: Literal["auto", "s", "ms", "us", "ns", "each", "order"] = "auto"
+    decimal_mark: DecimalMark = "auto"
     quoting: Quoting = "auto"
     padding: str | None = Field(default=None, min_length=1)
 
@@ -217,6 +224,7 @@ class CatalogConfig(Config):
         images: how the items' pictures are opened.
         order: how a user's events are ordered: ``auto`` is by timestamp where there is one, else by position; equal
             times keep the position's order, then the file's. ``file`` takes the rows as they stand.
+        bad_ids: rows whose user_id or item_id is missing or damaged: ``error``, or ``drop`` them, counted.
         unknown_items: interactions with items that the items file lacks: ``error``, ``drop`` them, or ``add`` the
             item without text.
         duplicate_items: the same item_id twice in the items file: ``error``, or keep the ``first``.
@@ -243,6 +251,7 @@ class CatalogConfig(Config):
     demo: DemoConfig = DemoConfig()
     images: ImagesConfig = ImagesConfig()
     order: Literal["auto", "timestamp", "position", "file"] = "auto"
+    bad_ids: Literal["error", "drop"] = "error"
     unknown_items: Literal["error", "drop", "add"] = "error"
     duplicate_items: Literal["error", "first"] = "error"
     duplicates: Literal["error", "first", "last", "keep_all"] = "error"

@@ -42,6 +42,8 @@ def run(config: CatalogConfig, stage: Stage) -> None:
         stage.log(f"catalog: {key.replace('_', ' ')}: {value:,}")
     if stats["items_without_text"]:
         stage.log(f"catalog: {stats['items_without_text']:,} of {dataset.n_items:,} items have no text")
+    for rule in stats["rules"]:
+        stage.log(f"catalog: {rule}")
     stage.log(
         f"catalog: {dataset.n_users:,} users, {dataset.n_items:,} items, {dataset.n_events:,} interactions, "
         f"{stats['test_cases']:,} test cases, split {dataset.split_name} {dataset.split_hash[:12]}, "
