@@ -109,7 +109,9 @@ def make_manifest(
         "files": dict(files),
     }
     kept = recipe.payload()
-    shown = kept | {"config": redact(kept["config"])}  # a setting may hold by chance what an environment variable holds
+    shown = kept | {
+        "config": redact(kept["config"])
+    }  # a setting may hold by chance what an environment variable holds
     body |= {"stats": redact(stats), "recipe": shown, "redacted": shown != kept}
     return body | {"checksum": hash_json(body)}
 

@@ -57,6 +57,8 @@ def test_two_settings_never_share_a_name_because_a_variable_held_them(
         monkeypatch.setenv("RUN_KEY", prompt)
         names.append(recipe(prompt).fingerprint)
         shown = make_manifest(recipe(prompt), {}, {}, 0.0)
-        assert shown["recipe"]["config"]["embedding"]["prompt"] == HIDDEN  # it may be a secret, so it is not shown
+        assert (
+            shown["recipe"]["config"]["embedding"]["prompt"] == HIDDEN
+        )  # it may be a secret, so it is not shown
     assert names[0] == plain
     assert names[0] != names[1]

@@ -19,10 +19,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dig_ray.catalog.cells import Column, Types, column_of, distinct, is_text
+from dig_ray.catalog.cells import Column, Types, column_of, distinct
 from dig_ray.catalog.config import InteractionsConfig, ItemsConfig
 from dig_ray.catalog.faults import Faults
-from dig_ray.catalog.ids import MISSING, id_column, id_text
+from dig_ray.catalog.id_cells import ids_of, read_ids
 from dig_ray.catalog.numbers import positions, prices, ratings
 from dig_ray.catalog.shapes import categories, image_bytes, images, interests, texts
 from dig_ray.catalog.text import as_strings, clean_text, cut, join_columns
@@ -272,67 +272,13 @@ class _Source:
 
 
 def _ids(source: _Source, name: str, bad_ids: BadIds) -> pa.Array:
-    """A column of ids, null where there is none; see :mod:`dig_ray.catalog.ids`."""
-    column, faults = source.column(name), source.faults
-    kind = column.kind
-    cure = "give every row an id, or set catalog.bad_ids=drop"
-    if column.json:
-        values, places = distinct(column)
-        ids, bad = id_column([*values, None])
-        reasons = dict(bad)
-        found = np.where(places < 0, len(values), places)
-        _count_merged(values, np.bincount(places[places >= 0], minlength=len(values)), source.notes)
-        ids = ids.take(pa.array(found))
-        empty = np.flatnonzero(np.isin(found, list(reasons)))
-        why = [(int(place), reasons[int(found[place])]) for place in empty]
-    elif is_text(kind) or Types.is_integer(kind) or Types.is_decimal(kind) or Types.is_null(kind):
-        ids, why = id_column(column.cells)
-    elif Types.is_floating(kind):
-        ids, why = id_column(column.cells.cast(pa.float64()))
-        why += _coarse(column)
-    else:
-        column.refuse_kind(faults, "id", "give text or whole numbers")
-        return pa.array([""] * len(column.cells), pa.string())
+    """A column of ids; with ``drop`` null where there is none, else these are faults."""
+    column = source.column(name)
     if bad_ids == "error":
-        for reason, at in _by_reason(why).items():
-            missing = reason.startswith(MISSING)
-            column.refuse(
-                faults,
-                reason,
-                at,
-                cure=cure if missing else f"correct the ids, or choose another column, or {cure[27:]}",
-            )
-    return ids
-
-
-def _by_reason(why: list[tuple[int, str]]) -> dict[str, np.ndarray]:
-    found: dict[str, list[int]] = {}
-    for place, reason in why:
-        found.setdefault(reason, []).append(place)
-    return {reason: np.array(places) for reason, places in found.items()}
-
-
-def _coarse(column: Column) -> list[tuple[int, str]]:
-    """Ids that a float of few bits cannot tell apart."""
-    bits = {16: 11, 32: 24}.get(column.kind.bit_width)
-    if bits is None:
-        return []
-    large = pc.greater_equal(pc.abs(column.cells.cast(pa.float64())), float(1 << bits))
-    at = np.flatnonzero(pc.fill_null(large, False).to_numpy(zero_copy_only=False))
-    return [
-        (int(place), f"is a {column.kind} of 2^{bits} or more, where different whole numbers are one")
-        for place in at
-    ]
-
-
-def _count_merged(values: list[Any], rows: np.ndarray, notes: Counter[str]) -> None:
-    """Count numbers of a mixed column that are the id of a text too, such as 7, 7.0 and "7"."""
-    written = {value for value in values if isinstance(value, str)}
-    if not written:
-        return
-    for value, count in zip(values, rows.tolist(), strict=True):
-        if isinstance(value, (int, float)) and id_text(value) in written:
-            notes["ids_written_as_number_and_as_text"] += count
+        return read_ids(
+            column, source.faults, "give every row an id, or set catalog.bad_ids=drop", source.notes
+        )
+    return ids_of(column, source.faults, source.notes)[0]
 
 
 # --- the source's other columns ----------------------------------------------------------------------------

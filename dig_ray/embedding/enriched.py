@@ -2,11 +2,15 @@
 
 Published order (DeepInterestGR-2): title, description, caption, descriptors, joined by new lines, confidences left out. Curated interests
 are those a judge or its classifier found positive (DeepInterestGR-1).
+
+Columns of the catalogue are taken apart by :mod:`dig_ray.catalog.shapes`: ``interests`` by the shapes of interests, joined by new lines,
+all others by those of texts, lists joined by ", ". What fits neither is refused; no list or object is printed into a text.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +42,7 @@ def item_texts(
         ``items_of_low_quality`` where they are not 0.
 
     Raises:
-        UserError: the catalogue has none of the fields.
+        UserError: the catalogue has none of the fields, or a column of them is no text.
     """
     import pyarrow as pa
 
@@ -66,7 +70,37 @@ def item_texts(
         )
     for field in absent:
         notes[f"column_absent:{field}"] = 1
-    return item_text(items, [field for field in config.fields if field not in absent]), notes
+    fields = [field for field in config.fields if field not in absent]
+    items = _taken_apart(items, [field for field in fields if field not in columns], notes)
+    return item_text(items, fields), notes
+
+
+def _taken_apart(items: pa.Table, fields: Sequence[str], notes: Counter[str]) -> pa.Table:
+    """The catalogue's own columns as texts or lists of texts; those that are so already stay.
+
+    Raises:
+        UserError: a cell holds what is no text.
+    """
+    import pyarrow as pa
+
+    from dig_ray.catalog.cells import column_of
+    from dig_ray.catalog.faults import Faults
+    from dig_ray.catalog.shapes import interests, texts
+    from dig_ray.catalog.text import TEXT_FIELDS
+
+    faults = Faults("embedding.fields, items of the catalogue")
+    for field in fields:
+        kind = items.schema.field(field).type
+        if field in TEXT_FIELDS and kind in (pa.string(), pa.list_(pa.string())):
+            continue  # the catalogue has read it
+        column = column_of(items, field)
+        if field == "interests":
+            cells = pa.array(["\n".join(found) for found in interests(column, faults, notes)], pa.string())
+        else:
+            cells = texts(column, faults, notes, ", ")
+        items = items.set_column(items.column_names.index(field), field, cells)
+    faults.raise_any()
+    return items
 
 
 def curated_interests(

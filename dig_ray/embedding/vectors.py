@@ -7,10 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from dig_ray.errors import UserError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 ROWS_PER_GROUP = 16_384
 
@@ -40,25 +44,25 @@ def known_vectors(path: str | Path, item_ids: Sequence[str]) -> tuple[np.ndarray
         UserError: as ``load_vectors``, or no item of the catalogue has one.
     """
     import pyarrow as pa
-    import pyarrow.parquet as pq
+    import pyarrow.compute as pc
 
-    try:
-        table = pq.read_table(path)
-        ids = (
-            set(table["item_id"].cast(pa.string()).to_pylist()) if "item_id" in table.column_names else set()
-        )
-    except (FileNotFoundError, pa.ArrowInvalid, OSError):
-        load_vectors(path, [])  # has the sentence
-        raise
+    from dig_ray.catalog.cells import column_of
+
+    table = _read(path, ["item_id", "vector"], ["known"])
     if "known" in table.column_names:
-        table = table.filter(table["known"])
-        ids = set(table["item_id"].cast(pa.string()).to_pylist())
-    known = np.array([item in ids for item in item_ids])
-    if ids and not known.any():
+        told = column_of(table, "known")
+        if told.kind not in (pa.bool_(), pa.null()):
+            raise UserError(
+                f"{path}: column known is {told.kind}, not true or false; write it as such or leave it out"
+            )
+        table = table.filter(pc.fill_null(told.cells.cast(pa.bool_()), False))
+    place = _places(table, str(path))
+    known = np.array([item in place for item in item_ids], dtype=bool)
+    if place and not known.any():
         raise UserError(
-            f"{path}: none of its {len(ids):,} item_ids is in the catalogue, whose first is {item_ids[0]!r}"
+            f"{path}: none of its {len(place):,} item_ids is in the catalogue, whose first is {item_ids[0]!r}"
         )
-    vectors = load_vectors(path, [item for item in item_ids if item in ids])
+    vectors = _vectors(table, place, [item for item in item_ids if item in place], "vector", str(path), True)
     out = np.zeros((len(item_ids), vectors.shape[1]), np.float32)
     out[known] = vectors
     return out, known
@@ -73,58 +77,83 @@ def load_vectors(
         UserError: file or column missing, unreadable or truncated; ids missing, or twice; vectors missing, of unequal
             length, or with NaN or infinity (or all zero, unless ``allow_zero``).
     """
+    table = _read(path, ["item_id", column])
+    wanted = [str(item) for item in item_ids]
+    return _vectors(table, _places(table, str(path)), wanted, column, str(path), allow_zero)
+
+
+def _read(path: str | Path, needed: list[str], wanted: Sequence[str] = ()) -> pa.Table:
+    """Columns of a Parquet file, those of ``wanted`` where it has them."""
     import pyarrow as pa
-    import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
-    what = str(path)
     try:
         names = pq.read_schema(path).names
-        for name in ("item_id", column):
+        for name in needed:
             if name not in names:
-                raise UserError(f"{what}: no column {name!r}; it has {', '.join(names)}")
-        table = pq.read_table(path, columns=["item_id", column])
+                raise UserError(f"{path}: no column {name!r}; it has {', '.join(names)}")
+        columns = [*needed, *(name for name in wanted if name in names)]
+        for name in columns:
+            if names.count(name) > 1:
+                raise UserError(f"{path}: column {name!r} stands there twice; rename or drop one of them")
+        return pq.read_table(path, columns=columns)
     except FileNotFoundError:
-        raise UserError(f"{what}: no such file; correct the path of the vectors") from None
-    except (pa.ArrowInvalid, OSError) as error:
-        reason = str(error).splitlines()[0][:120]
-        raise UserError(f"{what}: not a readable Parquet file ({reason}); write it again") from None
+        raise UserError(f"{path}: no such file; correct the path of the vectors") from None
+    except (pa.ArrowException, OSError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0][:120]
+        raise UserError(f"{path}: not a readable Parquet file ({reason}); write it again") from None
 
-    ids = table.column("item_id").cast(pa.string())
-    if ids.null_count:
-        raise UserError(f"{what}: {ids.null_count} rows have no item_id")
-    position: dict[str, int] = {}
-    for row, item in enumerate(ids.to_pylist()):
-        if item in position:
+
+def _places(table: pa.Table, what: str) -> dict[str, int]:
+    """Where each item stands; ids by the rule of the catalogue's."""
+    from dig_ray.catalog.cells import column_of
+    from dig_ray.catalog.faults import Faults
+    from dig_ray.catalog.id_cells import read_ids
+
+    faults = Faults(what)
+    ids = read_ids(column_of(table, "item_id"), faults, "give every row an id, or remove the row").to_pylist()
+    faults.raise_any()
+    place: dict[str, int] = {}
+    for row, item in enumerate(ids):
+        if item in place:
             raise UserError(
-                f"{what}: item_id {item!r} appears more than once (rows {position[item]} and {row})"
+                f"{what}: item_id {item!r} appears more than once (data rows {place[item] + 1} and {row + 1}); keep one of them"
             )
-        position[item] = row
-    wanted = [str(item) for item in item_ids]
-    missing = [item for item in wanted if item not in position]
+        place[item] = row
+    return place
+
+
+def _vectors(
+    table: pa.Table, place: dict[str, int], wanted: Sequence[str], column: str, what: str, allow_zero: bool
+) -> np.ndarray:
+    """float32 (N, D) of the wanted items; see ``load_vectors``."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    missing = [item for item in wanted if item not in place]
     if missing:
         raise UserError(
             f"{what}: no vector for {len(missing)} of {len(wanted)} catalogue items, the first is {missing[0]!r}; "
             f"embed all items or drop them from the catalogue"
         )
-    values = table.column(column).combine_chunks()
-    kind = values.type
-    if not (pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)):
-        raise UserError(f"{what}: column {column!r} is {kind}, expected a list of numbers per item")
-    values = values.take(pa.array([position[item] for item in wanted], pa.int64()))
+    rows = [place[item] for item in wanted]
+    values = _lists(table, column, what).take(pa.array(rows, pa.int64()))
+
     if values.null_count:
-        item = wanted[int(np.flatnonzero(np.asarray(pc.is_null(values)))[0])]
-        raise UserError(f"{what}: item {item!r} has no vector (null)")
+        at = int(np.argmax(np.asarray(pc.is_null(values))))
+        raise UserError(
+            f"{what}: item {wanted[at]!r} has no vector (null in data row {rows[at] + 1}); give one or drop the row"
+        )
     lengths = np.asarray(pc.list_value_length(values))
-    if len(set(lengths.tolist())) != 1 or lengths[0] == 0:
+    if not len(lengths) or len(set(lengths.tolist())) != 1 or lengths[0] == 0:
+        if not len(lengths):
+            raise UserError(f"{what}: the file has no vectors; write one for every item")
         odd = int(np.flatnonzero(lengths != np.bincount(lengths).argmax())[0]) if lengths.max() else 0
         raise UserError(
-            f"{what}: vectors differ in length, {lengths.min()} to {lengths.max()} (item {wanted[odd]!r} has {lengths[odd]}); "
-            f"all need the same number of dimensions"
+            f"{what}: vectors differ in length, {lengths.min()} to {lengths.max()} (item {wanted[odd]!r} in data row "
+            f"{rows[odd] + 1} has {lengths[odd]}); all need the same number of dimensions"
         )
     flat = values.flatten()
-    if not (pa.types.is_floating(flat.type) or pa.types.is_integer(flat.type)):
-        raise UserError(f"{what}: column {column!r} holds {flat.type}, expected numbers")
     with np.errstate(over="ignore"):
         vectors = flat.to_numpy(zero_copy_only=False).astype(np.float32).reshape(len(wanted), -1)
     check_finite(vectors, wanted, what)
@@ -135,6 +164,57 @@ def load_vectors(
                 f"{what}: {len(zero)} vectors are all zero, the first is item {wanted[int(zero[0])]!r}"
             )
     return vectors
+
+
+def _lists(table: pa.Table, name: str, what: str) -> pa.Array:
+    """The vectors as lists of numbers: Arrow's, or texts such as ``[0.1, 0.2]``."""
+    import pyarrow as pa
+
+    from dig_ray.catalog.cells import Types, column_of, is_list, is_text
+
+    column = column_of(table, name)
+    if is_text(column.kind):
+        return _written(column.cells.to_pylist(), name, what)
+    if not is_list(column.kind):
+        raise UserError(f"{what}: column {name!r} is {column.kind}, expected a list of numbers per item")
+    inner = column.kind.value_type
+    if Types.is_decimal(inner):
+        return column.cells.cast(pa.list_(pa.float64()))
+    if not (Types.is_floating(inner) or Types.is_integer(inner)):
+        raise UserError(f"{what}: column {name!r} holds lists of {inner}, expected numbers")
+    return column.cells
+
+
+def _written(texts: Sequence[str | bytes | None], name: str, what: str) -> pa.Array:
+    """Vectors written as text."""
+    import pyarrow as pa
+
+    from dig_ray.catalog.faults import shown
+    from dig_ray.catalog.literals import read_literal
+
+    rows: list[list[float] | None] = []
+    for row, text in enumerate(texts):
+        try:
+            value = None if text is None else read_literal(text if isinstance(text, str) else text.decode())
+            if value is not None and not isinstance(value, list):
+                raise ValueError
+            rows.append(None if value is None else [_number(entry) for entry in value])
+        except ValueError:
+            raise UserError(
+                f"{what}: column {name!r} holds {shown(text)} in data row {row + 1}, expected a list of numbers such as [0.1, 0.2]"
+            ) from None
+    return pa.array(rows, pa.list_(pa.float64()))
+
+
+def _number(value: object) -> float:
+    if value is None:
+        return float("nan")
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ValueError
+    try:
+        return float(value)
+    except OverflowError:
+        return float("inf")
 
 
 def check_finite(

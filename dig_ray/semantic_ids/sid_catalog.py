@@ -17,9 +17,15 @@ from pathlib import Path
 import numpy as np
 
 from dig_ray.errors import UserError
+from dig_ray.semantic_ids.sid_file import (
+    LEVEL_LETTERS,
+    NO_SUFFIX,
+    read_codes,
+    read_codes_table,
+    read_item_ids,
+    read_suffixes,
+)
 
-LEVEL_LETTERS = "abcdefghijklmnopqrstuvwxyz"
-NO_SUFFIX = -1
 LARGEST_CODE = (
     1 << 20
 ) - 1  # of a file that does not say how large its codebooks are: every code up to it becomes a token
@@ -253,32 +259,16 @@ class SidCatalog:
     ) -> SidCatalog:
         """Read and check a semantic_ids Parquet (ours or brought along).
 
-        Codes are numbers, or tokens such as ``<a_12>``, ``<b_7>`` whose letter is the level's. ``sizes`` defaults to the file's metadata,
+        What a file may hold stands in :mod:`dig_ray.semantic_ids.sid_file`. ``sizes`` defaults to the file's metadata,
         else to one more than the largest code of each level. Without a ``suffix`` column suffixes are numbered here. ``skip_uncoded``
         leaves out rows without any codes (null or an empty list). UserError for a missing, truncated or inconsistent file.
         """
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
         what = str(path)
-        try:
-            table = pq.read_table(path)
-        except FileNotFoundError:
-            raise UserError(f"{what}: no such file; run the semantic_ids stage or correct the path") from None
-        except (pa.ArrowInvalid, OSError) as error:
-            raise UserError(
-                f"{what}: not a readable Parquet file ({str(error).splitlines()[0][:120]}); write it again"
-            ) from None
-        for column in ("item_id", codes_column):
-            if column not in table.column_names:
-                raise UserError(f"{what}: no column {column!r}; it has {', '.join(table.column_names)}")
-        if skip_uncoded:
-            table = table.filter(_has_codes(table.column(codes_column)))
-        codes = _codes_column(table.column(codes_column).combine_chunks(), codes_column, what)
-        ids = table.column("item_id")
-        if ids.null_count:
-            raise UserError(f"{what}: {ids.null_count} rows without item_id")
-        ids = np.asarray(ids.cast(pa.string()).to_pylist(), dtype=object)
+        table = read_codes_table(path, codes_column)
+        codes, coded = read_codes(table, codes_column, what, skip_uncoded)
+        if not coded.all():
+            table = table.filter(coded)
+        ids = read_item_ids(table, what, np.flatnonzero(coded))
         if sizes is None:
             noted = (table.schema.metadata or {}).get(b"dig_ray.codebook_sizes")
             try:
@@ -287,14 +277,8 @@ class SidCatalog:
                 raise UserError(
                     f"{what}: the codebook sizes in its metadata are not a list of numbers; write it again"
                 ) from None
-        if "suffix" in table.column_names:
-            given = table.column("suffix").to_pylist()
-            if any(s is not None and (not isinstance(s, int) or s < 0) for s in given):
-                raise UserError(
-                    f"{what}: column 'suffix' must hold whole numbers from 0, or null where there is none"
-                )
-            suffix = np.asarray([NO_SUFFIX if s is None else s for s in given], dtype=np.int32)
-        else:
+        suffix = read_suffixes(table, what, np.flatnonzero(coded))
+        if suffix is None:
             suffix = collision_suffix(codes)
         return cls.checked(ids, codes, suffix, sizes, what)
 
@@ -325,65 +309,6 @@ def _as_codes(codes: np.ndarray, what: str) -> np.ndarray:
     if not np.issubdtype(codes.dtype, np.integer):
         raise UserError(f"{what}: codes must be whole numbers, got {codes.dtype}")
     return np.ascontiguousarray(codes, dtype=np.int32)
-
-
-def _codes_column(column, name: str, what: str) -> np.ndarray:  # type: ignore[no-untyped-def]
-    """A list<int> Arrow column as int32 (N, L); UserError when it is not one, ragged, or has nulls."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    kind = column.type
-    if not (pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)):
-        raise UserError(f"{what}: column {name!r} is {kind}, expected a list of whole numbers per item")
-    if not len(column):
-        raise UserError(f"{what}: no rows")
-    lengths = pc.list_value_length(column)
-    flat = column.flatten()
-    if column.null_count or flat.null_count:
-        raise UserError(f"{what}: column {name!r} has missing codes; every item needs all of them")
-    if pc.min(lengths).as_py() != pc.max(lengths).as_py() or pc.max(lengths).as_py() == 0:
-        raise UserError(
-            f"{what}: column {name!r} has {pc.min(lengths)} to {pc.max(lengths)} codes per item; it must be one number"
-        )
-    levels = pc.max(lengths).as_py()
-    if pa.types.is_string(flat.type) or pa.types.is_large_string(flat.type):
-        flat = _token_codes(flat, levels, name, what)
-    if not pa.types.is_integer(flat.type):
-        raise UserError(f"{what}: column {name!r} holds {flat.type}, expected whole numbers")
-    if pc.max(flat).as_py() >= 1 << 31:
-        raise UserError(
-            f"{what}: column {name!r} has code {pc.max(flat)}, which is no code; number them from 0"
-        )
-    return flat.to_numpy(zero_copy_only=False).astype(np.int32).reshape(len(column), -1)
-
-
-def _token_codes(flat, levels: int, name: str, what: str):  # type: ignore[no-untyped-def]
-    """Codes of tokens in the spelling of LC-Rec and its kin, ``<a_12>``, ``<b_7>`` ...: a letter for the level, then the code."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    parts = pc.extract_regex(flat, r"^<?(?P<letter>[A-Za-z])_?(?P<code>[0-9]{1,9})>?$")
-    wanted = pa.array([LEVEL_LETTERS[level % len(LEVEL_LETTERS)] for level in range(levels)])
-    wanted = wanted.take(pa.array(np.arange(len(flat)) % levels))
-    right = pc.fill_null(pc.equal(pc.utf8_lower(pc.struct_field(parts, "letter")), wanted), False)
-    if not pc.all(right).as_py():
-        at = int(np.argmin(right.to_numpy(zero_copy_only=False)))
-        raise UserError(
-            f"{what}: column {name!r} has {str(flat[at].as_py())[:40]!r} as code {at % levels + 1} of data row {at // levels + 1}; there a "
-            f"token such as <{wanted[at].as_py()}_12> is expected, with the level's letter and the code"
-        )
-    return pc.struct_field(parts, "code").cast(pa.int64())
-
-
-def _has_codes(column):  # type: ignore[no-untyped-def]
-    """Which rows of a list column hold anything; all of another kind, which ``_codes_column`` refuses."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    kind = column.type
-    if not (pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)):
-        return pa.array([True] * len(column))
-    return pc.fill_null(pc.greater(pc.list_value_length(column), 0), False)
 
 
 def _sizes_of(codes: np.ndarray, what: str) -> list[int]:

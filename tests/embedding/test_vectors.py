@@ -47,7 +47,7 @@ def test_other_number_types_and_plain_lists_are_read(tmp_path):
         ({"item_id": ["a", "b"], "vector": [[1.0], [None]]}, "NaN or infinity, the first is item 'b'"),
         ({"item_id": ["a", "b"], "vector": [1.0, 2.0]}, "expected a list of numbers"),
         ({"item_id": ["a", "b"], "vector": [["x"], ["y"]]}, "expected numbers"),
-        ({"item_id": ["a", None], "vector": [[1.0], [2.0]]}, "1 rows have no item_id"),
+        ({"item_id": ["a", None], "vector": [[1.0], [2.0]]}, "column item_id is empty in data row 2"),
         (
             {"item_id": ["a", "b"], "embedding": [[1.0], [2.0]]},
             "no column 'vector'; it has item_id, embedding",

@@ -1,10 +1,22 @@
-"""The ``replay`` engine: answers recorded before, judged as strictly as fresh ones."""
+"""The ``replay`` engine: answers recorded before, judged as strictly as fresh ones.
+
+What a table may hold as an answer, by the miner's ``form``:
+
+* ``json``: the text that the model wrote, as it stands; or the object, list or number itself (a cell of JSON lines or of Parquet), which is
+  written as JSON again before it is judged;
+* ``text``: a bare caption; or an object whose only field is a text called ``caption`` or ``text``. Other objects, lists and numbers are
+  answers that failed, and stand in the quarantine.
+
+Null, NaN, and the words that pandas writes for them are "not recorded". Ids follow the rule of the catalogue's, so that 5863.0
+in a table with gaps finds the item ``5863``.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dig_ray.errors import UserError
 from dig_ray.mining.answer_log import write_rows
@@ -19,10 +31,11 @@ def run(job: Job, requests: pa.Table) -> None:
     """Look every row's subject up in the recorded table.
 
     Raises:
-        UserError: the table cannot be read, lacks a column, or names a subject twice.
+        UserError: the table cannot be read, lacks a column, has a row without an id, or names a subject twice.
     """
-    recorded = read_recorded(job.miner.path, job.miner.id_column, job.miner.answer_column)
-    meter = Meter(job.board, job.miner.name, job.stage)
+    miner = job.miner
+    recorded = read_recorded(miner.path, miner.id_column, miner.answer_column, miner.form)
+    meter = Meter(job.board, miner.name, job.stage)
     rows = []
     for key, subject in zip(requests["key"].to_pylist(), requests["subject_id"].to_pylist(), strict=True):
         result = Result(key)
@@ -30,7 +43,7 @@ def run(job: Job, requests: pa.Table) -> None:
         if answer is None:
             result.reason = "not_recorded: the table has no answer for this subject"
         else:
-            result.raw = json.dumps({"caption": answer}) if job.miner.form == "text" else answer
+            result.raw = answer
             read, result.reason = judge_answer(job.kind, result.raw, job.most)
             result.status = "failed" if read is None else "ok"
         meter.add(result)
@@ -39,13 +52,15 @@ def run(job: Job, requests: pa.Table) -> None:
     meter.flush()
 
 
-def read_recorded(path: str, id_column: str, answer_column: str) -> dict[str, str]:
-    """Subject id -> recorded answer; subjects without one are left out.
+def read_recorded(path: str, id_column: str, answer_column: str, form: str = "json") -> dict[str, str]:
+    """Subject id -> recorded answer, as the JSON text that is judged; subjects without one are left out.
 
     Raises:
         UserError: see ``run``.
     """
+    from dig_ray.catalog.cells import Column, column_of, distinct, is_missing, is_text
     from dig_ray.catalog.tables import read_table
+    from dig_ray.catalog.text import as_strings
 
     table = read_table(path, Counter())
     for column in (id_column, answer_column):
@@ -54,10 +69,66 @@ def read_recorded(path: str, id_column: str, answer_column: str) -> dict[str, st
                 f"{path}: there is no column {column!r}; it has {', '.join(table.column_names)}; "
                 "set id_column and answer_column of the replay miner"
             )
-    ids = [str(value) for value in table[id_column].to_pylist()]
-    answers = table[answer_column].to_pylist()
+    ids = _subjects(table, id_column, path)
+    answers = column_of(table, answer_column)
+    if is_text(answers.kind):
+        answers = Column(answers.name, as_strings(answers.cells, Counter()), answers.json)
+    values, places = distinct(answers)
+    written = [None if is_missing(value) else _written(value, form, answers.json) for value in values]
+    found = {}
+    for subject, place in zip(ids, places.tolist(), strict=True):
+        if place >= 0 and (answer := written[place]) is not None:
+            found[subject] = answer
+    return found
+
+
+def _subjects(table: pa.Table, name: str, path: str) -> list[str]:
+    """Every row's id, each only once."""
+    from dig_ray.catalog.cells import column_of
+    from dig_ray.catalog.faults import Faults
+    from dig_ray.catalog.id_cells import read_ids
+
+    faults = Faults(path)
+    ids = read_ids(column_of(table, name), faults, "give every row an id, or remove the row").to_pylist()
+    faults.raise_any()
     if len(set(ids)) < len(ids):
-        seen: set[str] = set()
-        twice = next(i for i in ids if i in seen or seen.add(i))  # type: ignore[func-returns-value]
-        raise UserError(f"{path}: {id_column} {twice!r} stands twice; keep one answer for each subject")
-    return {subject: str(answer) for subject, answer in zip(ids, answers, strict=True) if answer is not None}
+        seen: dict[str, int] = {}
+        for row, one in enumerate(ids):
+            if one in seen:
+                raise UserError(
+                    f"{path}: {name} {one!r} stands in data rows {seen[one] + 1} and {row + 1}; keep one answer for each subject"
+                )
+            seen[one] = row
+    return ids
+
+
+def _written(value: Any, form: str, json_cell: bool) -> str | None:
+    """A cell as the JSON text that is judged, None where nothing was recorded."""
+    from dig_ray.catalog.cells import NAN_WORDS
+    from dig_ray.catalog.literals import is_container_text, read_literal
+
+    if isinstance(value, str):
+        if value.strip() in NAN_WORDS:
+            return None
+        if form != "text":
+            return value
+        if is_container_text(value):
+            with contextlib.suppress(ValueError):  # a caption in brackets
+                value = read_literal(value)
+    elif not json_cell:
+        value = _as_json(value)
+    if form == "text":
+        only = next(iter(value.items())) if isinstance(value, dict) and len(value) == 1 else ("", None)
+        if only[0] in ("caption", "text") and isinstance(only[1], str):
+            value = only[1]
+        value = {"caption": value}
+    return json.dumps(value, ensure_ascii=False, default=str)
+
+
+def _as_json(value: Any) -> Any:
+    """An Arrow value as JSON has it: a field that others of its column have is not there, and a whole float is a whole number."""
+    if isinstance(value, dict):
+        return {key: _as_json(entry) for key, entry in value.items() if entry is not None}
+    if isinstance(value, (list, tuple)):
+        return [_as_json(entry) for entry in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
