@@ -22,7 +22,7 @@ import pyarrow as pa
 from dig_ray.catalog.build import Raw
 from dig_ray.catalog.columns import interactions_table, items_table
 from dig_ray.catalog.config import CatalogConfig, InteractionsConfig, ItemsConfig
-from dig_ray.catalog.tables import existing_file, read_lines
+from dig_ray.catalog.files import existing_file, read_lines
 from dig_ray.catalog.text import clean_text, plain_text
 from dig_ray.errors import UserError
 

@@ -47,7 +47,7 @@ class Faults:
         """Note a fault; faults of one place and kind are one part of the sentence, with the first row and a count.
 
         Args:
-            where: ``column user_id``.
+            where: ``column user_id``; empty where the row itself is at fault (``line 3 is no JSON``).
             what: ``is empty``, or with a place for the value, ``holds {value}, which is no number`` (row and count come before
                 ``, which``).
             row: from 1, of the first such row.
@@ -85,13 +85,16 @@ class Faults:
         return f"{self.path}: {'; '.join(parts)}; {', or '.join(self._cures) or 'correct the file'}"
 
     def _told(self, fault: _Fault) -> str:
-        head, comma, tail = fault.what.partition(", which")
-        place = "" if fault.row is None else f" in {self.unit} {fault.row}"
         more = fault.rows - 1
-        if more:
-            place += f" (and {more:,} more {self.unit.split()[-1]}{'s' if more > 1 else ''})"
-        told = f"{head}{place}{comma}{tail}".replace("{value}", fault.value or "nothing", 1)
-        return f"{fault.where} {told}" if fault.where else told
+        also = f" (and {more:,} more {self.unit.split()[-1]}{'s' if more > 1 else ''})" if more else ""
+        if fault.row is None:
+            told = f"{fault.where} {fault.what}{also}".strip()
+        elif not fault.where:
+            told = f"{self.unit} {fault.row} {fault.what}{also}"
+        else:
+            head, comma, tail = fault.what.partition(", which")
+            told = f"{fault.where} {head} in {self.unit} {fault.row}{also}{comma}{tail}"
+        return told.replace("{value}", fault.value or "nothing", 1)
 
 
 def shown(value: object) -> str:

@@ -48,11 +48,16 @@ def _read_plain(config: CatalogConfig) -> Raw:
     notes: Counter[str] = Counter()
     items = None
     if config.items is not None:
-        items = items_table(read_table(config.items.path, notes), config.items, config.max_text_chars, notes)
+        items = items_table(
+            read_table(config.items.path, notes, config.items.quoting),
+            config.items,
+            config.max_text_chars,
+            notes,
+        )
     items_file = config.items.path if config.items else "items"
     if config.interactions is None:
         return Raw(items, None, notes, items_file)
-    table = read_table(config.interactions.path, notes)
+    table = read_table(config.interactions.path, notes, config.interactions.quoting)
     interactions = interactions_table(table, config.interactions, config.split == "given", notes)
     if config.interactions.columns.history is not None:
         interactions = samples_to_events(table, interactions, config.interactions, config.duplicates, notes)

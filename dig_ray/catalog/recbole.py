@@ -10,7 +10,8 @@ import pyarrow.compute as pc
 from dig_ray.catalog.build import Raw
 from dig_ray.catalog.columns import interactions_table, items_table
 from dig_ray.catalog.config import CatalogConfig
-from dig_ray.catalog.tables import existing_file, read_delimited
+from dig_ray.catalog.delimited import read_delimited
+from dig_ray.catalog.files import existing_file
 from dig_ray.catalog.text import combined
 from dig_ray.errors import UserError
 
@@ -46,7 +47,7 @@ def read_recbole(config: CatalogConfig) -> Raw:
 
 
 def _read_atomic(path: str, notes: Counter[str]) -> tuple[pa.Table, dict[str, str]]:
-    table = read_delimited(existing_file(path), "\t", notes, quoted=False)
+    table = read_delimited(existing_file(path), "\t", notes, "plain")
     types: dict[str, str] = {}
     for column in table.column_names:
         name, colon, kind = column.rpartition(":")
