@@ -87,14 +87,14 @@ class Faults:
     def _told(self, fault: _Fault) -> str:
         more = fault.rows - 1
         also = f" (and {more:,} more {self.unit.split()[-1]}{'s' if more > 1 else ''})" if more else ""
+        head, comma, tail = (
+            part.replace("{value}", fault.value or "nothing") for part in fault.what.partition(", which")
+        )
         if fault.row is None:
-            told = f"{fault.where} {fault.what}{also}".strip()
-        elif not fault.where:
-            told = f"{self.unit} {fault.row} {fault.what}{also}"
-        else:
-            head, comma, tail = fault.what.partition(", which")
-            told = f"{fault.where} {head} in {self.unit} {fault.row}{also}{comma}{tail}"
-        return told.replace("{value}", fault.value or "nothing", 1)
+            return f"{fault.where} {head}{comma}{tail}{also}".strip()
+        if not fault.where:
+            return f"{self.unit} {fault.row} {head}{comma}{tail}{also}"
+        return f"{fault.where} {head} in {self.unit} {fault.row}{also}{comma}{tail}"
 
 
 def shown(value: object) -> str:
