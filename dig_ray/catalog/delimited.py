@@ -7,6 +7,7 @@ import io
 import re
 from collections import Counter
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -87,7 +88,7 @@ def _header(text: str, delimiter: str, quoted: bool, path: Path) -> list[str]:
         raise UserError(
             f"{path}: the header ({shown(text.strip())}) holds bytes that are not UTF-8; save the file as UTF-8"
         )
-    style = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
+    style: Literal[0, 3] = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
     try:
         names = next(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, quoting=style))
     except csv.Error as error:

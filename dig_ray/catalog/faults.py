@@ -62,8 +62,9 @@ class Faults:
         if cure:
             self._cures[cure] = None
 
-    def __bool__(self) -> bool:
-        return bool(self._found)
+    def __len__(self) -> int:
+        """Rows with a fault, each once per fault."""
+        return sum(fault.rows for fault in self._found.values())
 
     def raise_any(self) -> None:
         """Nothing, or the sentence.

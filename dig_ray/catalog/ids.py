@@ -51,7 +51,7 @@ def bad_id(value: object) -> str | None:
         return _bad_text(value)
     if isinstance(value, bool):
         return f"is {value}, which is no id"
-    if isinstance(value, float | Decimal):
+    if isinstance(value, (float, Decimal)):
         return _bad_fraction(value)
     if isinstance(value, int):
         return None if abs(value) < LONGEST_NUMBER else "is a number of more than 40 digits, which is no id"

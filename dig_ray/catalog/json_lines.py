@@ -31,7 +31,7 @@ def cells_are_json(field: pa.Field) -> bool:
     return (field.metadata or {}).get(b"dig_ray") == b"json"
 
 
-class _Twice(ValueError):
+class KeyTwice(ValueError):
     """A key that stands twice in one object."""
 
 
@@ -39,11 +39,11 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
         keys = [key for key, _ in pairs]
-        raise _Twice(next(key for key in keys if keys.count(key) > 1))
+        raise KeyTwice(next(key for key in keys if keys.count(key) > 1))
     return found
 
 
-_decode = json.JSONDecoder(object_pairs_hook=_object).decode
+decode = json.JSONDecoder(object_pairs_hook=_object).decode
 
 
 def read_json_lines(path: Path, notes: Counter[str]) -> Iterator[dict[str, Any]]:
@@ -68,8 +68,8 @@ def read_json_lines(path: Path, notes: Counter[str]) -> Iterator[dict[str, Any]]
 def _record(line: str, number: int, faults: Faults) -> dict[str, Any] | None:
     cure = "write one object per line"
     try:
-        record = _decode(line)
-    except _Twice as error:
+        record = decode(line)
+    except KeyTwice as error:
         faults.add("", "has the key {value} twice in one object", number, str(error), cure=cure)
     except json.JSONDecodeError as error:
         rest = line[error.pos :].strip()
@@ -130,7 +130,7 @@ def _holds_columns(record: dict[str, Any]) -> bool:
             isinstance(part, list) and len(part) > 0 and all(isinstance(row, dict) for row in part)
             for part in parts
         )
-        and not any(isinstance(part, str | int | float) for part in parts)
+        and not any(isinstance(part, (str, int, float)) for part in parts)
     )
 
 
@@ -144,8 +144,8 @@ def _read_list(path: Path, notes: Counter[str]) -> list[dict[str, Any]] | None:
     with steady(path):
         text = as_utf8(read_bytes(path), notes).decode("utf-8")
     try:
-        rows = _decode(text)
-    except _Twice as error:
+        rows = decode(text)
+    except KeyTwice as error:
         raise UserError(f"{path}: has the key {str(error)[:60]!r} twice in one object; correct it") from None
     except json.JSONDecodeError as error:
         if error.msg == "Extra data":
@@ -180,7 +180,7 @@ def records_to_table(records: Sequence[dict[str, Any]], notes: Counter[str]) -> 
     for name in names:
         values = [record.get(name) for record in records]
         kind = _kind(values)
-        name = _encodable(name)
+        name = encodable(name)
         if kind is None:
             texts = [None if _is_missing(v) else json.dumps(v, ensure_ascii=False) for v in values]
             columns.append(_strings(texts, notes))
@@ -242,7 +242,7 @@ def _without_nan(values: Sequence[Any], kind: pa.DataType, notes: Counter[str]) 
             continue
         inner = [None if _is_missing(v) else v for v in cell]
         if kind.value_type == pa.string():
-            clean = [v if v is None else _encodable(v) for v in inner]
+            clean = [v if v is None else encodable(v) for v in inner]
             if clean != inner:
                 notes["texts_not_utf8"] += 1
             inner = clean
@@ -255,12 +255,12 @@ def _strings(values: Sequence[Any], notes: Counter[str]) -> pa.Array:
     try:
         return pa.array(values, pa.string())
     except UnicodeEncodeError:
-        clean = [v if v is None else _encodable(v) for v in values]
+        clean = [v if v is None else encodable(v) for v in values]
         notes["texts_not_utf8"] += sum(a != b for a, b in zip(values, clean, strict=True))
         return pa.array(clean, pa.string())
 
 
-def _encodable(text: str) -> str:
+def encodable(text: str) -> str:
     """Lone surrogates, which JSON can hold and UTF-8 cannot, become U+FFFD."""
     try:
         text.encode("utf-8")

@@ -209,7 +209,7 @@ def test_2023(raw):
             "amazon14",
             [{"reviewerID": ["A"], "asin": "B", "unixReviewTime": 1}],
             META_2014,
-            "an id of type list",
+            "field reviewerID is a list in line 1, which is no id",
         ),
         ("amazon14", [], META_2014, "has no reviews"),
         ("amazon14", reviews_2014(), [], "has no items"),
@@ -219,6 +219,120 @@ def test_2023(raw):
 def test_wrong_files_are_one_sentence(raw, source, reviews, meta, words):
     with pytest.raises(UserError, match=words):
         raw.load(source, reviews, meta)
+
+
+def review(**changed):
+    return {"reviewerID": "A1", "asin": "B1", "overall": 5.0, "unixReviewTime": 1_400_000_000} | changed
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"unixReviewTime": float("nan")}, "field unixReviewTime is empty in line 2"),
+        ({"unixReviewTime": None}, "field unixReviewTime is empty in line 2"),
+        ({"unixReviewTime": float("inf")}, "field unixReviewTime is infinite in line 2"),
+        ({"unixReviewTime": 10**19}, "field unixReviewTime holds 10000000000000000000 in line 2, which is more than 64 bits"),
+        ({"unixReviewTime": "soon"}, "field unixReviewTime holds 'soon' in line 2, which is no number"),
+        ({"unixReviewTime": True}, "field unixReviewTime holds True in line 2, which is no number"),
+        ({"unixReviewTime": [1]}, "field unixReviewTime holds .* in line 2, which is no number"),
+        ({"overall": "five"}, "field overall holds 'five' in line 2, which is no number"),
+        ({"overall": float("inf")}, "field overall is infinite in line 2"),
+        ({"reviewerID": float("nan")}, "field reviewerID is empty in line 2; .*catalog.bad_ids=drop"),
+        ({"reviewerID": "nan"}, r"field reviewerID is empty \(written as nan\) in line 2"),
+        ({"reviewerID": "Zo\ufffd"}, "field reviewerID holds bytes that are not UTF-8 in line 2"),
+        ({"asin": 5863.5}, "field asin is a fraction in line 2, which is no id"),
+        ({"asin": {"a": 1}}, "field asin is an object in line 2, which is no id"),
+        ({"asin": True}, "field asin is True in line 2, which is no id"),
+    ],
+)  # fmt: skip
+def test_values_of_reviews_are_checked_as_those_of_tables(raw, changed, words):
+    with pytest.raises(UserError, match=r"reviews.json.gz: " + words):
+        raw.load("amazon14", [review(), review(**changed)], META_2014)
+
+
+def test_all_faults_of_a_file_are_told_together(raw):
+    lines = [
+        review(),
+        review(unixReviewTime=None),
+        "oops",
+        review(reviewerID=""),
+        review(unixReviewTime=None),
+    ]
+    with pytest.raises(UserError) as caught:
+        raw.load("amazon14", lines, META_2014)
+    message = str(caught.value)
+    assert "field unixReviewTime is empty in line 2 (and 1 more line)" in message
+    assert "line 3 is no record" in message and "field reviewerID is empty in line 4" in message
+
+
+def test_a_missing_rating_is_missing_and_numbers_may_be_text(raw):
+    given = (("B1", None, "1400000000"), ("B2", "4.0", 1.5e9), ("B3", 2, 1_600_000_000))
+    reviews = [review(asin=asin, overall=rating, unixReviewTime=time) for asin, rating, time in given]
+    dataset = raw.load("amazon14", reviews, META_2014)
+    assert str(dataset.ratings.tolist()) == "[nan, 4.0, 2.0]"
+    assert dataset.timestamps.tolist() == [1_400_000_000_000, 1_500_000_000_000, 1_600_000_000_000]
+
+
+@pytest.mark.parametrize("k_core", [0, 1])
+def test_numeric_asins_find_their_metadata(raw, k_core):
+    reviews = [review(asin=a, unixReviewTime=1_400_000_000 + n) for n, a in enumerate((1, 5863.0, "X3"))]
+    meta = [
+        '{"asin": 1.0, "title": "a"}',
+        '{"title": "b", "asin": 5863}',
+        "{'asin': u'X3', 'title': 'c'}",
+        '{"asin": 7}',
+    ]
+    dataset = raw.load("amazon14", reviews, meta, k_core=k_core)
+    titles = dict(zip(dataset.item_ids.tolist(), dataset.items.column("title").to_pylist(), strict=True))
+    assert [titles[i] for i in ("1", "5863", "X3")] == ["a", "b", "c"]
+    assert dataset.stats["notes"].get("metadata_of_other_items_skipped", 0) == k_core
+
+
+def test_escaped_asins_find_their_metadata(raw):
+    reviews = [review(asin=a, unixReviewTime=1_400_000_000 + n) for n, a in enumerate(("é1", "é2", "é3"))]
+    meta = ['{"asin": "\\u00e91", "title": "a"}', '{"asin": "é2"}', "{'asin': '\\xe93'}"]
+    assert raw.load("amazon14", reviews, meta, k_core=1).items.column("title").to_pylist()[0] == "a"
+
+
+@pytest.mark.parametrize(
+    ("source", "changed", "words"),
+    [
+        ("amazon14", {"title": {"en": "x"}}, "field title is an object in line 1, which is no text"),
+        ("amazon14", {"categories": [["a", {"b": 1}]]}, "field categories is an object in line 1"),
+        ("amazon14", {"related": [1]}, "field related is a list in line 1"),
+        ("amazon14", {"brand": True}, "field brand is True in line 1"),
+        ("amazon18", {"feature": [{"a": 1}]}, "field feature is an object in line 1"),
+        ("amazon18", {"asin": None}, "field asin is empty in line 1"),
+        ("amazon18", {"asin": "a\0"}, "field asin holds a NUL character in line 1"),
+    ],
+)
+def test_metadata_of_a_wrong_shape_names_line_and_field(raw, source, changed, words):
+    with pytest.raises(UserError, match=r"meta.json.gz: " + words):
+        raw.load(source, [review()], [{"asin": "B1", "title": "x"} | changed])
+
+
+def test_missing_values_of_metadata_are_no_texts(raw):
+    nan = float("nan")
+    odd = dict.fromkeys(("title", "categories", "price", "imUrl", "related"), nan)
+    odd |= {"asin": "B1", "brand": None, "description": [nan, "x", None]}
+    others = [{"asin": "B2", "title": 1984, "price": 1e-5}, {"asin": "B3", "price": [1, 2]}]
+    dataset = raw.load("amazon14", reviews_2014(), [odd, *others])
+    first, second, third = dataset.items.to_pylist()
+    assert (first["title"], first["brand"], first["description"], first["categories"]) == ("", "", "x", [])
+    assert first["price"] is None and first["image"] is None and second["title"] == "1984"
+    assert second["price"] == 1e-5 and third["price"] is None
+    assert dataset.stats["notes"] == {"prices_unreadable": 1}
+
+
+def test_metadata_of_another_category_is_called_that(raw):
+    with pytest.raises(UserError, match="none of its 1 items is one that the reviews name"):
+        raw.load("amazon14", [review()], [{"asin": "Z"}], k_core=1)
+
+
+@pytest.mark.parametrize("line", ['{"asin": "B1", "asin": "B2"}', "{'asin': 'B1', 'asin': 'B2'}"])
+def test_a_key_that_stands_twice_is_refused(raw, line):
+    with pytest.raises(UserError, match=r"line 1 is no record \(.* stands twice\)"):
+        raw.load("amazon14", [review()], [line])
 
 
 def test_a_truncated_download_is_named(raw, tmp_path):
