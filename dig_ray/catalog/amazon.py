@@ -32,7 +32,7 @@ from dig_ray.errors import UserError
 
 MAX_LINE = 20_000_000  # characters; a longer line is no record of these files
 INT64 = 1 << 63
-ID_CURE = "remove the lines, or set catalog.bad_ids=drop"
+ID_CURE = "correct or remove the lines, or set catalog.bad_ids=drop"
 _SCRIPT = re.compile(
     r"getTime\(|var aPageStart|<script", re.IGNORECASE
 )  # page code that a crawler took for a title
@@ -57,13 +57,13 @@ def read_amazon(config: CatalogConfig, reviews: str, meta: str | None) -> Raw:
     table = _read_reviews(existing_file(reviews), config, notes)
     unit = "ms" if config.source == "amazon23" else "s"
     mapping = InteractionsConfig(path=reviews, time_unit=unit)  # type: ignore[arg-type]
-    interactions = interactions_table(table, mapping, given_split=False, notes=notes)
+    interactions = interactions_table(table, mapping, False, notes, config.bad_ids)
     items = None
     if meta is not None:
         drops = config.unused_items == "drop" or (config.unused_items == "auto" and config.k_core > 0)
         wanted = set(table.column("item_id").to_pylist()) - {None} if drops else None
         raw = _read_meta(existing_file(meta), config, wanted, notes)
-        items = items_table(raw, ItemsConfig(path=meta), config.max_text_chars, notes)
+        items = items_table(raw, ItemsConfig(path=meta), config.max_text_chars, notes, config.bad_ids)
     return Raw(items, interactions, notes, meta or "items", reviews)
 
 
@@ -144,7 +144,7 @@ def _field(record: dict[str, Any], names: tuple[str, ...], number: int, source: 
 def _id(
     record: dict[str, Any], names: tuple[str, ...], number: int, config: CatalogConfig, faults: Faults
 ) -> str | None:
-    """The id, None where it is missing and such rows are dropped; anything else that is no id is a fault."""
+    """The id; what is none is a fault, or None where such rows are dropped."""
     before = len(faults)
     value = _field(record, names, number, config.source, faults)
     if len(faults) > before:
@@ -152,9 +152,7 @@ def _id(
     why = bad_id(value)
     if why is None:
         return id_text(value)
-    if not why.startswith(MISSING):
-        faults.add(f"field {names[0]}", why, number)
-    elif getattr(config, "bad_ids", "error") == "error":
+    if config.bad_ids == "error":
         faults.add(f"field {names[0]}", why, number, cure=ID_CURE)
     return None
 

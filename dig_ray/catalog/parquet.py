@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from dig_ray.catalog.files import GZIP, refuse_what_is_no_text, steady
-from dig_ray.catalog.json_lines import CELLS_ARE_JSON
+from dig_ray.catalog.json_lines import CELLS_ARE_JSON, cells_are_json
 from dig_ray.errors import UserError
 
 
@@ -46,7 +46,7 @@ def plain_table(table: pa.Table) -> pa.Table:
     """The same table in plain types, without the metadata that libraries leave for themselves."""
     fields, columns = [], []
     for field, column in zip(table.schema, table.columns, strict=True):
-        is_json = isinstance(field.type, pa.JsonType)
+        is_json = isinstance(field.type, pa.JsonType) or cells_are_json(field)
         column = _plain(column)
         fields.append(pa.field(field.name, column.type, metadata=CELLS_ARE_JSON if is_json else None))
         columns.append(column)

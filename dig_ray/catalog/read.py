@@ -10,6 +10,7 @@ from dig_ray.catalog.columns import interactions_table, items_table
 from dig_ray.catalog.config import CatalogConfig
 from dig_ray.catalog.samples import samples_to_events
 from dig_ray.catalog.tables import read_table
+from dig_ray.catalog.text import combined
 
 
 def read_raw(config: CatalogConfig, seed: int = 0, log: Callable[[str], None] = print) -> Raw:
@@ -48,17 +49,20 @@ def _read_plain(config: CatalogConfig) -> Raw:
     notes: Counter[str] = Counter()
     items = None
     if config.items is not None:
-        items = items_table(
-            read_table(config.items.path, notes, config.items.quoting),
-            config.items,
-            config.max_text_chars,
-            notes,
-        )
+        table = read_table(config.items.path, notes, config.items.quoting)
+        items = items_table(table, config.items, config.max_text_chars, notes, config.bad_ids)
     items_file = config.items.path if config.items else "items"
     if config.interactions is None:
         return Raw(items, None, notes, items_file)
     table = read_table(config.interactions.path, notes, config.interactions.quoting)
-    interactions = interactions_table(table, config.interactions, config.split == "given", notes)
-    if config.interactions.columns.history is not None:
-        interactions = samples_to_events(table, interactions, config.interactions, config.duplicates, notes)
+    samples = config.interactions.columns.history is not None
+    bad_ids = (
+        "error" if samples else config.bad_ids
+    )  # rows of samples stay as they are, beside their histories
+    interactions = interactions_table(table, config.interactions, config.split == "given", notes, bad_ids)
+    if samples:
+        known = None if items is None else combined(items.column("item_id"))
+        interactions = samples_to_events(
+            table, interactions, config.interactions, config.duplicates, notes, known
+        )
     return Raw(items, interactions, notes, items_file, config.interactions.path)

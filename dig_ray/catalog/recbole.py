@@ -38,9 +38,11 @@ def read_recbole(config: CatalogConfig) -> Raw:
             if name in sequences and config.items.category_separator is None:
                 words = pc.utf8_split_whitespace(pc.utf8_trim_whitespace(combined(table.column(name))))
                 table = table.set_column(table.column_names.index(name), name, words)
-        items = items_table(table, config.items, config.max_text_chars, notes)
+        items = items_table(table, config.items, config.max_text_chars, notes, config.bad_ids)
     table, _ = _read_atomic(config.interactions.path, notes)
-    interactions = interactions_table(table, config.interactions, config.split == "given", notes)
+    interactions = interactions_table(
+        table, config.interactions, config.split == "given", notes, config.bad_ids
+    )
     return Raw(
         items, interactions, notes, config.items.path if config.items else "items", config.interactions.path
     )

@@ -7,25 +7,25 @@ other source gives, and each published target is exactly one case.
 
 from __future__ import annotations
 
-import ast
-import json
 from collections import Counter
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from dig_ray.catalog.config import InteractionsConfig
 from dig_ray.catalog.dataset import TRAIN
-from dig_ray.catalog.text import as_strings, combined
+from dig_ray.catalog.histories import read_histories, refuse_padding
+from dig_ray.catalog.text import combined
 from dig_ray.errors import UserError
-
-LONGEST_CELL = 1_000_000  # characters of a history written as text
-LONGEST_LITERAL = 100_000  # of one that is no JSON: Python's parser needs far more memory than the text
 
 
 def samples_to_events(
-    table: pa.Table, targets: pa.Table, config: InteractionsConfig, duplicates: str, notes: Counter[str]
+    table: pa.Table,
+    targets: pa.Table,
+    config: InteractionsConfig,
+    duplicates: str,
+    notes: Counter[str],
+    known_items: pa.Array | None = None,
 ) -> pa.Table:
     """Samples to interactions in house columns: user_id, item_id, position, split.
 
@@ -37,16 +37,22 @@ def samples_to_events(
     Args:
         table: as the reader gave it; its column ``config.columns.history`` has lists, or texts such as ``[1, 2]`` or ``['a', 'b']``.
         targets: the same rows in house columns, with split (see :func:`dig_ray.catalog.columns.interactions_table`).
-        config: its path and mapping.
+        config: its path, mapping and padding.
         duplicates: what happens to rows with the same user, history and target, as in ``catalog.duplicates``.
-        notes: ``events_only_in_histories``, ``histories_cut_by_publisher`` and ``duplicate_samples_dropped`` are raised.
+        notes: ``events_only_in_histories``, ``histories_cut_by_publisher``, ``duplicate_samples_dropped``, and what
+            :func:`dig_ray.catalog.histories.read_histories` counts are raised; ``samples_without_history_dropped`` by rows whose history
+            was nothing but padding: their target is in the user's next history.
+        known_items: ids of the items file, if there is one.
 
     Raises:
-        UserError: an empty or unreadable history, the same sample twice, or samples of a user that do not follow one another.
+        UserError: an empty or unreadable history, one that seems to be filled up, the same sample twice, or samples of a user that do
+            not follow one another.
     """
     path, name = config.path, str(config.columns.history)
-    lengths, flat = read_histories(table, name, path)
+    lengths, flat = read_histories(table, name, path, config.padding, notes)
     item_ids = combined(targets.column("item_id"))
+    if config.padding is None:
+        refuse_padding(lengths, flat, item_ids if known_items is None else known_items, name, path)
     known = pa.concat_arrays([flat, item_ids]).dictionary_encode()
     numbers = known.indices.to_numpy().astype(np.int32)
     history, target = numbers[: len(flat)], numbers[len(flat) :]
@@ -56,6 +62,8 @@ def samples_to_events(
     split = targets.column("split").to_numpy()
     position = targets.column("position").to_numpy() if "position" in targets.column_names else split
     order = np.lexsort((position, split, lengths, user))
+    notes["samples_without_history_dropped"] += int((lengths == 0).sum())
+    order = order[lengths[order] > 0]
 
     def told(row: int) -> str:
         return f"data row {row + 1} of user {names[int(user[row])].as_py()!r}"
@@ -120,98 +128,3 @@ def _short(ids: pa.Array, items: np.ndarray, most: int = 6) -> str:
     """The latest items of a history, for a message."""
     shown = [str(ids[int(item)].as_py())[:40] for item in items[-most:]]
     return ("..., " if len(items) > most else "") + ", ".join(shown)
-
-
-def read_histories(table: pa.Table, name: str, path: str) -> tuple[np.ndarray, pa.Array]:
-    """A column of lists, or of lists written as text.
-
-    Returns:
-        lengths int64 ``(R,)``, and the ids of all rows one after the other as text.
-
-    Raises:
-        UserError: no such column, no lists, or a list that is empty or holds something that is no id.
-    """
-    if name not in table.column_names:
-        raise UserError(
-            f"{path}: there is no column {name!r}; set catalog.interactions.columns.history to one of "
-            f"{', '.join(table.column_names)}"
-        )
-    column = combined(table.column(name))
-    if pa.types.is_dictionary(column.type):
-        column = column.dictionary_decode()
-    kinds = pa.types
-    if kinds.is_string(column.type) or kinds.is_large_string(column.type) or kinds.is_binary(column.type):
-        texts = as_strings(column, Counter()).to_pylist()
-        rows = [_parse(text, f"{path}: column {name}, data row {n + 1}") for n, text in enumerate(texts)]
-        column = pa.array(rows, pa.list_(pa.string()))
-    elif not (
-        kinds.is_list(column.type)
-        or kinds.is_large_list(column.type)
-        or kinds.is_fixed_size_list(column.type)
-    ):
-        raise UserError(
-            f"{path}: column {name} is {column.type}, which is no history; give lists of item ids"
-        )
-    lengths = pc.fill_null(pc.list_value_length(column), 0).to_numpy(zero_copy_only=False).astype(np.int64)
-    if (lengths == 0).any():
-        raise UserError(
-            f"{path}: the history (column {name}) is empty in data row {int(np.argmin(lengths)) + 1}; a sample needs an event "
-            "before its target, so remove the row"
-        )
-    flat = pc.list_flatten(column)
-    row_of = np.repeat(np.arange(len(lengths)), lengths)
-    if kinds.is_floating(flat.type):
-        try:
-            flat = pc.cast(flat, pa.int64())  # 12.0 is what a list of integers with gaps turns into
-        except pa.ArrowInvalid:
-            raise UserError(
-                f"{path}: column {name} holds fractions, which are no ids; give text or integers"
-            ) from None
-    if kinds.is_integer(flat.type):
-        flat = flat.cast(pa.string())
-    elif kinds.is_string(flat.type) or kinds.is_large_string(flat.type):
-        flat = as_strings(flat, Counter())
-    else:
-        raise UserError(
-            f"{path}: column {name} holds lists of {flat.type}, which are no ids; give text or integers"
-        )
-    blank = pc.fill_null(pc.equal(flat, ""), True).to_numpy(zero_copy_only=False)
-    if blank.any():
-        raise UserError(
-            f"{path}: the history (column {name}) holds an empty id in data row {row_of[int(np.argmax(blank))] + 1}; "
-            "correct or remove the row"
-        )
-    return lengths, flat
-
-
-def _parse(text: str | None, where: str) -> list[str]:
-    """A list written as JSON or as a Python literal; never run as code."""
-    text = (text or "").strip()
-    if not text or text == "[]":
-        return []
-    value = None
-    if text.startswith("[") and text.endswith("]") and len(text) <= LONGEST_CELL:
-        try:
-            value = json.loads(text)
-        except (ValueError, RecursionError):
-            if len(text) <= LONGEST_LITERAL:
-                try:
-                    value = ast.literal_eval(text)
-                except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-                    value = None
-    if isinstance(value, list) and (ids := [_id(one) for one in value]) and None not in ids:
-        return [one for one in ids if one is not None]
-    raise UserError(
-        f"{where}: {text[:60]!r} is no list of item ids; write it as [1, 2], ['a', 'b'] or [\"a\", \"b\"]"
-    )
-
-
-def _id(value: object) -> str | None:
-    """An id as text, None for what is no id."""
-    if isinstance(value, str):
-        return value.replace("\0", "").encode("utf-8", "replace").decode()
-    if isinstance(value, bool):
-        return None
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    return str(value) if isinstance(value, int) and abs(value) < 1 << 63 else None
