@@ -250,6 +250,12 @@ def test_values_of_reviews_are_checked_as_those_of_tables(raw, changed, words):
         raw.load("amazon14", [review(), review(**changed)], META_2014)
 
 
+def test_lines_may_be_dropped_that_have_no_id(raw):
+    reviews = [*reviews_2014(), review(reviewerID=None), review(asin="Zo\ufffd"), review(asin="nan")]
+    dataset = raw.load("amazon14", reviews, [*META_2014, '{"asin": NaN}'], bad_ids="drop")
+    assert dataset.n_events == 6 and dataset.stats["notes"]["rows_without_id_dropped"] == 4
+
+
 def test_all_faults_of_a_file_are_told_together(raw):
     lines = [
         review(),
