@@ -11,7 +11,9 @@ import pyarrow.compute as pc
 
 from dig_ray.catalog.cells import Column, Types, distinct, is_text
 from dig_ray.catalog.faults import Faults
-from dig_ray.catalog.ids import MISSING, id_column, id_text
+from dig_ray.catalog.ids import MISSING, MISSING_WORDS, id_column, id_text
+
+_DOUBTFUL = pa.array(sorted(MISSING_WORDS))
 
 
 def read_ids(column: Column, faults: Faults, cure: str, notes: Counter[str] | None = None) -> pa.Array:
@@ -41,6 +43,8 @@ def ids_of(column: Column, faults: Faults, notes: Counter[str]) -> tuple[pa.Arra
     kind = column.kind
     if column.json:
         return _of_json(column, notes)
+    if (plain := _plain(column.cells)) is not None:
+        return plain, []
     if is_text(kind) or Types.is_integer(kind) or Types.is_decimal(kind) or Types.is_null(kind):
         return id_column(column.cells)
     if Types.is_floating(kind):
@@ -53,6 +57,27 @@ def ids_of(column: Column, faults: Faults, notes: Counter[str]) -> tuple[pa.Arra
         return ids, [*why, *coarse]
     column.refuse_kind(faults, "id", "give text or whole numbers")
     return pa.array([""] * len(column.cells), pa.string()), []
+
+
+def _plain(cells: pa.Array) -> pa.Array | None:
+    """All ids at once, where they are whole numbers or texts and nothing is wrong with any; else None."""
+    if cells.null_count:
+        return None
+    if Types.is_integer(cells.type):
+        return cells.cast(pa.string())
+    if not Types.is_string(cells.type):
+        return None
+    try:
+        cells.validate(full=True)
+    except pa.ArrowInvalid:
+        return None
+    damaged = pc.match_substring_regex(
+        cells, "[\\x{fffd}\\x00]|^\\s*$"
+    )  # white space of ASCII; the rest is for the slow way
+    doubtful = pc.or_(damaged, pc.is_in(cells, value_set=_DOUBTFUL))
+    if pc.any(pc.or_(doubtful, pc.utf8_is_space(cells))).as_py():
+        return None
+    return cells
 
 
 def _of_json(column: Column, notes: Counter[str]) -> tuple[pa.Array, list[tuple[int, str]]]:

@@ -163,6 +163,8 @@ def categories(column: Column, separator: str | None, faults: Faults, notes: Cou
     if not (column.json or is_text(column.kind) or _may_be_text(column.kind) or Types.is_null(column.kind)):
         column.refuse_kind(faults, "category", "give lists of texts, or choose another column")
         return [[]] * len(column.cells)
+    if (plain := _plain_lists(column.cells)) is not None:
+        return plain
     column = _mended(column, notes)
 
     def one(value: Any, say: Note) -> list[str]:
@@ -179,6 +181,20 @@ def categories(column: Column, separator: str | None, faults: Faults, notes: Cou
     nothing: list[str] = []
     found, places = converted(column, faults, notes, one, nothing, "give lists of texts")
     return [found[place] for place in places.tolist()]
+
+
+def _plain_lists(cells: pa.Array) -> list[list[str]] | None:
+    """Arrow's own lists of texts, where nothing but white space is to be taken away; else None."""
+    if cells.type != pa.list_(pa.string()):
+        return None
+    flat = cells.flatten()
+    try:
+        flat.validate(full=True)
+    except pa.ArrowInvalid:
+        return None
+    if pc.any(pc.or_(_reads_nan(pc.utf8_trim_whitespace(flat)), pc.match_substring(flat, "\0"))).as_py():
+        return None
+    return [[text for entry in cell or () if entry and (text := entry.strip())] for cell in cells.to_pylist()]
 
 
 def _category(entry: Any, say: Note) -> str:

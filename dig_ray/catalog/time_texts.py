@@ -43,6 +43,8 @@ def written_times(column: Column, faults: Faults) -> pa.Array | None:
     if len(missing):
         column.refuse(faults, "is empty", missing, cure=MISSING_CURE)
         return None
+    if (whole := _whole(texts)) is not None:
+        return whole
     texts = pc.replace_substring_regex(texts, r" ?(UTC|GMT)$", "Z")
     number, date = (_matches(texts, form) for form in (_NUMBER, _DATE))
     if number.all():
@@ -83,6 +85,15 @@ def _unquoted(column: Column, faults: Faults) -> pa.Array | None:
     if bad:
         return None
     return pa.array([*out, None], pa.string()).take(pa.array(np.where(places < 0, len(values), places)))
+
+
+def _whole(texts: pa.Array) -> pa.Array | None:
+    """All at once where all are whole numbers; Arrow would read 0x10 too."""
+    try:
+        numbers = texts.cast(pa.int64())
+    except pa.ArrowInvalid:
+        return None
+    return None if pc.any(pc.match_substring(texts, "x", ignore_case=True)).as_py() else numbers
 
 
 def _as_numbers(texts: pa.Array) -> pa.Array:
