@@ -13,7 +13,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from dig_ray.catalog.config import CatalogConfig
+from dig_ray.catalog.files import GZIP
 from dig_ray.errors import UserError
+from dig_ray.redaction import hide
 
 BASES = {
     "amazon14": "https://snap.stanford.edu/data/amazon/productGraph/categoryFiles",
@@ -67,42 +69,72 @@ def fetch(url: str, target: Path, sha256: str | None = None, log: Callable[[str]
         log: prints one line of progress.
 
     Raises:
-        UserError: no connection, the server refuses, or the checksum is another one.
+        UserError: no connection, the server refuses or sends something else, the checksum is another one, or the folder cannot be
+            written.
     """
     from filelock import FileLock
 
-    target.parent.mkdir(parents=True, exist_ok=True)
+    shown = hide(url)
     sidecar = target.with_name(target.name + ".sha256")
-    with FileLock(str(target) + ".lock"):
-        if not target.exists():
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(str(target) + ".lock"):
+            if target.exists():
+                _check(target, sidecar, sha256)
+                return target
             part = target.with_name(target.name + ".part")
             _transfer(url, part, log)
             digest = _sha256(part)
+            wrong = (
+                f"the download has sha256 {digest}, but catalog.download.sha256 pins {(sha256 or '').lower()}"
+            )
             if sha256 and digest != sha256.lower():
-                part.unlink()
-                _state(part).unlink(missing_ok=True)
-                raise UserError(
-                    f"{url}: the download has sha256 {digest}, but catalog.download.sha256 pins {sha256.lower()}; "
-                    "correct the pin or the url"
-                )
+                _forget(part)
+                raise UserError(f"{shown}: {wrong}; correct the pin or the url")
+            _refuse_a_page(part, target, shown)
             sidecar.write_text(f"{digest}  {target.name}\n", encoding="utf-8")
             os.replace(part, target)
             _state(part).unlink(missing_ok=True)
-            log(
-                f"catalog: fetched {target.name}, {target.stat().st_size / 1e6:,.1f} MB, sha256 {digest[:12]}"
-            )
-            return target
-        digest = _sha256(target)
-        known = sidecar.read_text(encoding="utf-8").split()[:1] if sidecar.exists() else []
-        expected = sha256.lower() if sha256 else known[0] if known else None
-        if expected is None:
-            sidecar.write_text(f"{digest}  {target.name}\n", encoding="utf-8")
-        elif digest != expected:
-            where = "catalog.download.sha256" if sha256 else str(sidecar)
-            raise UserError(
-                f"{target}: has sha256 {digest}, but {where} says {expected}; delete the file to fetch it again"
-            )
+            size = target.stat().st_size / 1e6
+            log(f"catalog: fetched {target.name}, {size:,.1f} MB, sha256 {digest[:12]}")
+    except OSError as error:
+        raise UserError(
+            f"{target}: cannot be written or read ({error.strerror or error}); correct catalog.download.directory or its rights"
+        ) from None
     return target
+
+
+def _check(target: Path, sidecar: Path, sha256: str | None) -> None:
+    """A file that is there is the one that was pinned or first fetched; without any record this is the first time."""
+    digest = _sha256(target)
+    known = sidecar.read_text(encoding="utf-8", errors="replace").split()[:1] if sidecar.exists() else []
+    expected = sha256.lower() if sha256 else known[0] if known else None
+    if expected is None:
+        sidecar.write_text(f"{digest}  {target.name}\n", encoding="utf-8")
+    elif digest != expected:
+        where = "catalog.download.sha256" if sha256 else str(sidecar)
+        raise UserError(
+            f"{target}: has sha256 {digest}, but {where} says {expected}; delete the file to fetch it again"
+        )
+
+
+def _refuse_a_page(part: Path, target: Path, shown: str) -> None:
+    """A page that says "not found" with status 200 is no release: it must not be kept as one.
+
+    Raises:
+        UserError: the name says gzip and the bytes are something else.
+    """
+    with part.open("rb") as file:
+        head = file.read(64)
+    if target.suffix == ".gz" and not head.startswith(GZIP):
+        _forget(part)
+        text = head.decode("utf-8", "replace").split("\n")[0]
+        raise UserError(f"{shown}: the server sent {text!r}... and no gzip file; correct the name or the url")
+
+
+def _forget(part: Path) -> None:
+    part.unlink()
+    _state(part).unlink(missing_ok=True)
 
 
 def _sha256(path: Path) -> str:
@@ -124,7 +156,8 @@ def _transfer(url: str, part: Path, log: Callable[[str], None]) -> None:
     try:
         head = get_session().head(url, headers=headers, follow_redirects=True, timeout=30)
         head.raise_for_status()
-        size = int(head.headers["content-length"]) if "content-length" in head.headers else None
+        length = head.headers.get("content-length", "")
+        size = int(length) if length.isascii() and length.isdigit() and len(length) < 19 else None
         now = {
             "url": url,
             "size": size,
@@ -146,9 +179,9 @@ def _transfer(url: str, part: Path, log: Callable[[str], None]) -> None:
         with part.open("ab") as file:
             http_get(url, file, resume_size=start, headers=headers, expected_size=size)
     except (httpx2.HTTPError, OSError) as error:
-        reason = (str(error) or type(error).__name__).split("\n")[0][:200]
+        reason = hide(str(error) or type(error).__name__).split("\n")[0][:200]
         raise UserError(
-            f"{url}: the download did not complete ({reason}); run again to resume it, or fetch it by hand"
+            f"{hide(url)}: the download did not complete ({reason}); run again to resume it, or fetch it by hand"
         ) from None
 
 

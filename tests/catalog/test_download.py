@@ -220,3 +220,32 @@ def test_a_named_release_is_fetched_and_read(site, tmp_path):
     wrong = CatalogConfig(source="amazon23", download={**settings, "sha256": {"other.gz": "0" * 64}})
     with pytest.raises(UserError, match="no file of this release"):
         fetch_release(wrong)
+
+
+def test_a_page_in_place_of_the_file_is_not_kept(site, tmp_path):
+    site.files["/reviews.json.gz"] = b"<html>We have moved"
+    with pytest.raises(UserError, match="the server sent '<html>We have moved'... and no gzip file"):
+        fetch(f"{site.url}/reviews.json.gz", tmp_path / "reviews.json.gz", log=lambda line: None)
+    assert [path.name for path in tmp_path.iterdir()] == ["reviews.json.gz.lock"]
+    site.files["/reviews.json.gz"] = gzip.compress(b"now it is there")
+    assert fetch(f"{site.url}/reviews.json.gz", tmp_path / "reviews.json.gz", log=lambda line: None).exists()
+
+
+def test_a_folder_that_cannot_be_is_one_sentence_and_no_secret_is_shown(site, tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(UserError, match=r"cannot be written or read .*catalog.download.directory"):
+        fetch(f"{site.url}/x.gz", tmp_path / "file" / "x.gz", log=lambda line: None)
+    with pytest.raises(UserError, match="did not complete") as caught:
+        fetch(
+            f"http://me:hunter2@127.0.0.1:{site.server.server_address[1]}/no.gz",
+            tmp_path / "no.gz",
+            log=lambda line: None,
+        )
+    assert "hunter2" not in str(caught.value)
+
+
+def test_a_record_that_is_damaged_is_said(tmp_path):
+    (tmp_path / "x.gz").write_bytes(gzip.compress(b"x"))
+    (tmp_path / "x.gz.sha256").write_bytes(b"\xff\xfe damaged")
+    with pytest.raises(UserError, match="x.gz.sha256 says .*; delete the file to fetch it again"):
+        fetch("http://127.0.0.1:1/x.gz", tmp_path / "x.gz", log=lambda line: None)
