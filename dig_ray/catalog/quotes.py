@@ -30,6 +30,7 @@ class Quotes:
         count: quotes in it.
         marks: places, in order, at which a quoted cell opens or closes: a byte is inside one if an odd number of marks is before it.
             (The two quotes of an escaped one may both be marks.)
+        starts: places of the quotes that begin a cell, were every line end and delimiter one.
         strays: quotes inside cells that do not begin with one.
         stray: place of the first of these.
         fault: what is wrong, ``unclosed``, ``after`` (text after a closing quote) or ``space`` (before an opening one).
@@ -39,6 +40,7 @@ class Quotes:
 
     count: int
     marks: np.ndarray
+    starts: np.ndarray
     strays: int = 0
     stray: int = -1
     fault: str | None = None
@@ -50,7 +52,7 @@ def find_quotes(data: bytes, delimiter: bytes) -> Quotes:
     """Walk through all quotes as a strict reader does, up to the first fault."""
     found = places(data, QUOTE)
     if not len(found):
-        return Quotes(0, found)
+        return Quotes(0, found, found)
     view = np.frombuffer(data, np.uint8)
     edge = np.zeros(256, bool)
     edge[[delimiter[0], CR, LF]] = True
@@ -62,7 +64,9 @@ def find_quotes(data: bytes, delimiter: bytes) -> Quotes:
         (at_start | (before == QUOTE) & (found > 0))[0::2].all()
         and (at_end | (after == QUOTE) & (found < len(view) - 1))[1::2].all()
     ):
-        return Quotes(len(found), found)  # every quote opens, closes or is one of two: the usual case
+        return Quotes(
+            len(found), found, found[at_start]
+        )  # every quote opens, closes or is one of two: the usual case
     return _walk(found, at_start, at_end, before, data, delimiter)
 
 
@@ -75,7 +79,7 @@ def _walk(
     delimiter: bytes,
 ) -> Quotes:
     """The same one by one, where some quote is none of the usual."""
-    out = Quotes(len(found), found[:0])
+    out = Quotes(len(found), found[:0], found[at_start])
     marks: list[int] = []
     doubled = np.append(np.diff(found) == 1, False).tolist()
     starts, ends, spaced, place = (
@@ -133,7 +137,7 @@ def is_quoted(data: bytes, delimiter: bytes, quoting: str, quotes: Quotes, path:
     """
     tsv = delimiter == b"\t"
     if quoting == "auto" and tsv and (quotes.fault or quotes.strays) and fits_plain(data, delimiter):
-        if not _whole_cell_quoted(data, delimiter):
+        if not _whole_cell_quoted(data, delimiter, quotes.starts):
             return False
         where = place_of(data, quotes.at if quotes.fault else quotes.stray)
         raise UserError(
@@ -200,10 +204,11 @@ def fits_plain(data: bytes, delimiter: bytes) -> bool:
     return True
 
 
-def _whole_cell_quoted(data: bytes, delimiter: bytes) -> bool:
-    d = re.escape(delimiter)
-    cell = rb'(?<![^%b\r\n])"(?:[^"%b\r\n]|"")*"(?=[%b\r\n]|\Z)' % (d, d, d)
-    return re.search(cell, data) is not None
+def _whole_cell_quoted(data: bytes, delimiter: bytes, starts: np.ndarray) -> bool:
+    """Whether a cell begins with one of these quotes, ends with one, and has only doubled ones between."""
+    edge = re.escape(delimiter) + rb"\r\n"
+    cell = re.compile(rb'"(?:[^"%b]|"")*"(?=[%b]|\Z)' % (edge, edge))
+    return any(cell.match(data, start) for start in starts.tolist())
 
 
 def places(data: bytes, byte: int) -> np.ndarray:

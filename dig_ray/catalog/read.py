@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 
 from dig_ray.catalog.build import Raw
 from dig_ray.catalog.columns import interactions_table, items_table
@@ -11,6 +12,8 @@ from dig_ray.catalog.config import CatalogConfig
 from dig_ray.catalog.samples import samples_to_events
 from dig_ray.catalog.tables import read_table
 from dig_ray.catalog.text import combined
+
+LARGE = 50_000_000  # bytes; a file from here on is announced, as it takes its time
 
 
 def read_raw(config: CatalogConfig, seed: int = 0, log: Callable[[str], None] = print) -> Raw:
@@ -24,6 +27,9 @@ def read_raw(config: CatalogConfig, seed: int = 0, log: Callable[[str], None] = 
     Raises:
         UserError: a file cannot be used; see the readers.
     """
+    for part in (config.items, config.interactions):
+        if part is not None and (path := Path(part.path)).is_file() and path.stat().st_size >= LARGE:
+            log(f"catalog: reads {path.name}, {path.stat().st_size / 1e6:,.0f} MB")
     if config.source == "demo":
         from dig_ray.catalog.demo import demo_world
 
