@@ -55,8 +55,10 @@ def read_amazon(config: CatalogConfig, reviews: str, meta: str | None) -> Raw:
     """
     notes: Counter[str] = Counter()
     table = _read_reviews(existing_file(reviews), config, notes)
-    unit = "ms" if config.source == "amazon23" else "s"
-    mapping = InteractionsConfig(path=reviews, time_unit=unit)  # type: ignore[arg-type]
+    unit = config.interactions.time_unit if config.interactions is not None else "auto"
+    if unit == "auto":
+        unit = "ms" if config.source == "amazon23" else "s"
+    mapping = InteractionsConfig(path=reviews, time_unit=unit)
     interactions = interactions_table(table, mapping, False, notes, config.bad_ids)
     items = None
     if meta is not None:

@@ -294,6 +294,10 @@ class CatalogConfig(Config):
                 raise ValueError(
                     f"source {self.source} knows its own columns; drop columns, or use source: table"
                 )
+            if part is not None and part.quoting != "auto" and self.source != "table":
+                raise ValueError(
+                    f"quoting is about tables in CSV and TSV, and source {self.source} knows its own; drop quoting"
+                )
         if self.unknown_items == "add" and self.source == "demo":
             raise ValueError("unknown_items add has no meaning for source demo, which knows all its items")
         if not self.has_interactions:

@@ -105,7 +105,13 @@ def id_column(values: pa.Array | Sequence[object]) -> tuple[pa.Array, list[tuple
         reasons = [bad_id(value) for value in values]
         texts = [_text(v) if why is None else None for v, why in zip(values, reasons, strict=True)]
         return pa.array(texts, pa.string()), [(n, why) for n, why in enumerate(reasons) if why is not None]
-    encoded = values if pa.types.is_dictionary(values.type) else values.dictionary_encode()
+    kind = values.type
+    if pa.types.is_nested(kind) or pa.types.is_temporal(kind):
+        why = f"is of type {kind}, which is no id"
+        there = values.is_valid().to_pylist()
+        nothing: pa.Array = pa.nulls(len(values), pa.string())
+        return nothing, [(n, why if given else MISSING) for n, given in enumerate(there)]
+    encoded = values if pa.types.is_dictionary(kind) else values.dictionary_encode()
     dictionary = encoded.dictionary
     if pa.types.is_string(dictionary.type) or pa.types.is_large_string(dictionary.type):
         dictionary = dictionary.cast(

@@ -250,6 +250,17 @@ def test_values_of_reviews_are_checked_as_those_of_tables(raw, changed, words):
         raw.load("amazon14", [review(), review(**changed)], META_2014)
 
 
+def test_the_unit_of_times_is_the_release_s_or_the_config_s(raw):
+    reviews = [review(asin=f"B{n}", unixReviewTime=1_600_000_000_000 + n) for n in (1, 2, 3)]
+    with pytest.raises(UserError, match="column timestamp holds 1600000000001 .*time_unit=ms"):
+        raw.load("amazon14", reviews, META_2014)
+    config = CatalogConfig(
+        source="amazon14",
+        interactions={"path": raw.write("r.json", reviews, packed=False), "time_unit": "ms"},
+    )
+    assert build(read_raw(config), config).timestamps[0] == 1_600_000_000_001
+
+
 def test_lines_may_be_dropped_that_have_no_id(raw):
     reviews = [*reviews_2014(), review(reviewerID=None), review(asin="Zo\ufffd"), review(asin="nan")]
     dataset = raw.load("amazon14", reviews, [*META_2014, '{"asin": NaN}'], bad_ids="drop")

@@ -76,3 +76,9 @@ def test_config_is_light():
     code = f"import sys, dig_ray.catalog.config; print({heavy})"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("source", ["amazon18", "recbole"])
+def test_quoting_is_about_tables(source):
+    with pytest.raises(ValidationError, match=f"source {source} knows its own; drop quoting"):
+        CatalogConfig(source=source, interactions={"path": "x", "quoting": "plain"})

@@ -75,6 +75,15 @@ def test_columns_of_numbers_follow_the_same_rule(values):
     assert bad == [(n, bad_id(value)) for n, value in enumerate(values) if bad_id(value)]
 
 
+@pytest.mark.parametrize(
+    "column", [pa.array([[1], None]), pa.array([{"a": 1}, None]), pa.array([7, None], pa.timestamp("ns"))]
+)
+def test_other_types_are_no_ids(column):
+    texts, bad = id_column(column)
+    assert texts.to_pylist() == [None, None]
+    assert bad == [(0, f"is of type {column.type}, which is no id"), (1, MISSING)]
+
+
 def test_a_column_of_broken_utf8_names_its_rows():
     offsets = pa.array([0, 1, 3], pa.int32()).buffers()[1]
     broken = pa.Array.from_buffers(pa.string(), 2, [None, offsets, pa.py_buffer(b"aZ\xe9")])
