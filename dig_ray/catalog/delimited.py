@@ -103,7 +103,7 @@ def _header(text: str, delimiter: str, quoted: bool, path: Path) -> list[str]:
                     f"{path}: the header is one column, {shown(names[0])}, so the file seems to be delimited by {name}; "
                     f"{cure or 'write it with commas'}"
                 )
-    twice = sorted({name for name in names if name and names.count(name) > 1})
+    twice = sorted({name for name in names if name.strip() and names.count(name) > 1})
     if twice:
         raise UserError(f"{path}: column {twice[0]!r} stands twice in the header; rename one of them")
     return names
@@ -161,8 +161,8 @@ def _ragged(data: bytes, first: int, marks: np.ndarray, sign: bytes, columns: in
 
 def _refuse_header_as_row(table: pa.Table, names: list[str], path: Path) -> None:
     same: pa.ChunkedArray | None = None
-    for column, name in zip(table.columns, names, strict=True):
-        equal = pc.equal(column, name)
+    for n, (column, name) in enumerate(zip(table.columns, names, strict=True)):
+        equal = pc.equal(column if n else pc.utf8_ltrim(column, "\ufeff"), name)  # each file's own mark
         same = equal if same is None else pc.and_(same, equal)
         if not pc.any(same).as_py():
             return
@@ -174,7 +174,7 @@ def _named(table: pa.Table, names: list[str], notes: Counter[str]) -> pa.Table:
     """Columns by name; one without a name is left out if it is empty, else named by its place."""
     keep = []
     for n, name in enumerate(names):
-        if not name:
+        if not name.strip():
             if (pc.max(pc.binary_length(table.column(n))).as_py() or 0) == 0:
                 notes["empty_columns_dropped"] += 1
                 continue

@@ -42,16 +42,28 @@ def existing_file(path: str | Path) -> Path:
     """The path, if a file is there.
 
     Raises:
-        UserError: it is missing or no file.
+        UserError: it is missing, no file, or may not be read.
     """
     path = Path(path)
-    if not path.exists():
+    try:
+        there = path.exists()
+    except (
+        OSError,
+        ValueError,
+    ) as error:  # a folder on the way that may not be entered, a name too long or with a NUL
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(
+            f"{str(path)[:200]!r}: cannot be looked at ({reason}); correct the path in the config"
+        ) from None
+    if not there:
         raise UserError(
             f"{path}: the file does not exist; correct the path in the config (it counts from {Path.cwd()})"
         )
     if not path.is_file():
         what = "a folder" if path.is_dir() else "a pipe or device"
         raise UserError(f"{path}: is no file but {what}; give the path of one table")
+    if not os.access(path, os.R_OK):
+        raise UserError(f"{path}: may not be read by this user; change the rights of the file")
     return path
 
 

@@ -11,12 +11,13 @@ from typing import Any
 
 import pyarrow as pa
 
-from dig_ray.catalog.faults import Faults
+from dig_ray.catalog.faults import Faults, shown
 from dig_ray.catalog.files import as_utf8, read_bytes, read_lines, steady
 from dig_ray.errors import UserError
 
 CELLS_ARE_JSON = {b"dig_ray": b"json"}  # metadata of a field whose texts are JSON documents
 INT64 = 1 << 63
+MOST_COLUMNS = 10_000
 EXACT = 1 << 53  # below, a whole number is the same as a float
 
 PANDAS = "write one object per line, with pandas to_json(orient='records', lines=True)"
@@ -116,6 +117,12 @@ def read_json_table(path: Path, notes: Counter[str]) -> pa.Table:
             raise UserError(
                 f"{path}: is one object that holds the columns and not one object per row; {PANDAS}"
             )
+    keys = {key for record in records for key in record}
+    if len(keys) > MOST_COLUMNS:
+        raise UserError(
+            f"{path}: its objects have {len(keys):,} different keys, such as {shown(next(iter(keys)))}, so they seem to be values and no "
+            "columns; write one object per row with the same keys"
+        )
     return records_to_table(records, notes)
 
 

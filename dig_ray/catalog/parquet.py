@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from dig_ray.catalog.files import GZIP, refuse_what_is_no_text, steady
+from dig_ray.catalog.files import GZIP, broken, refuse_what_is_no_text, steady
 from dig_ray.catalog.json_lines import CELLS_ARE_JSON, cells_are_json
 from dig_ray.errors import UserError
 
@@ -20,8 +20,11 @@ def read_parquet(path: Path) -> pa.Table:
     Raises:
         UserError: not readable as Parquet, or a column name that stands twice.
     """
-    with path.open("rb") as file:
-        head = file.read(4096)
+    try:
+        with path.open("rb") as start:
+            head = start.read(4096)
+    except OSError as error:
+        raise broken(path, error) from None
     if not head.startswith(b"PAR"):
         if head.startswith(GZIP):
             raise UserError(f"{path}: is packed with gzip; unpack it, as a Parquet file is packed inside")
@@ -34,12 +37,25 @@ def read_parquet(path: Path) -> pa.Table:
                 raise UserError(
                     f"{path}: column {twice[0]!r} stands twice in the file; rename one of them, or leave it out"
                 )
+            for field in file.schema_arrow:
+                if key := _key_twice(field.type):
+                    raise UserError(
+                        f"{path}: column {field.name!r} holds objects with the key {key!r} twice; rename one"
+                    )
             return plain_table(file.read())
     except (pa.ArrowException, OSError) as error:
         reason = str(error).split("\n")[0][:200]
         raise UserError(
             f"{path}: not a readable Parquet file ({reason}); it may be truncated: write or fetch it again"
         ) from None
+
+
+def _key_twice(kind: pa.DataType) -> str | None:
+    """A name that two fields of one object have, at any depth."""
+    inner = [kind.field(n) for n in range(kind.num_fields)] if pa.types.is_nested(kind) else []
+    names = [field.name for field in inner] if pa.types.is_struct(kind) else []
+    twice = next((name for name in names if names.count(name) > 1), None)
+    return twice or next((key for field in inner if (key := _key_twice(field.type))), None)
 
 
 def plain_table(table: pa.Table) -> pa.Table:

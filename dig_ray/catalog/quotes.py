@@ -170,9 +170,9 @@ def _fault(data: bytes, quotes: Quotes, path: Path) -> str:
         return f"{path}: a space stands before the opening quote at {where}; remove the space, or {PLAIN}"
     character = data[quotes.at : quotes.at + 4].decode("utf-8", "ignore")[:1] or "?"
     opened = place_of(data, quotes.opened)
-    return (
-        f"{path}: {character!r} at {where} stands after a closing quote (the value opens at {opened}); {CURE}"
-    )
+    slash = data[quotes.at - 2 : quotes.at - 1] == b"\\"
+    hint = "a backslash before a quote means nothing here: " if slash else ""
+    return f"{path}: {character!r} at {where} stands after a closing quote (the value opens at {opened}); {hint}{CURE}"
 
 
 def _line_end_inside(data: bytes, marks: np.ndarray) -> int:

@@ -162,3 +162,10 @@ def test_lone_surrogates_are_replaced_and_counted(folder):
     )
     assert table.to_pylist()[0] == {"a": "x\ufffd", "b": ["\ufffd"], "c": '{"d": "\ufffd"}', "e\ufffd": 1}
     assert notes == {"texts_not_utf8": 3}
+
+
+def test_values_as_keys_are_no_columns(folder):
+    with pytest.raises(
+        UserError, match="10,001 different keys, such as 'user.*seem to be values and no columns"
+    ):
+        read(folder, "\n".join(json.dumps({f"user{n}": n}) for n in range(10_001)))

@@ -130,3 +130,19 @@ def test_what_is_no_parquet_is_one_sentence(tmp_path, data, words):
     with pytest.raises(UserError, match=words) as caught:
         read_table(tmp_path / "t.parquet", Counter())
     assert "\n" not in str(caught.value)
+
+
+def test_objects_with_a_key_twice_are_refused(tmp_path):
+    twice = pa.StructArray.from_arrays([pa.array([1]), pa.array([2])], ["a", "a"])
+    pq.write_table(pa.table({"x": pa.ListArray.from_arrays([0, 1], twice)}), tmp_path / "t.parquet")
+    with pytest.raises(UserError, match="column 'x' holds objects with the key 'a' twice"):
+        read_table(tmp_path / "t.parquet", Counter())
+
+
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.dictionary(pa.int32(), pa.string())])
+def test_texts_that_are_no_utf8_pass_to_the_rule_of_their_column(kind):
+    offsets = pa.array([0, 1, 3], pa.int32()).buffers()[1]
+    broken = pa.Array.from_buffers(pa.string(), 2, [None, offsets, pa.py_buffer(b"aZ\xe9")])
+    column = broken.dictionary_encode() if pa.types.is_dictionary(kind) else broken.cast(kind)
+    got = plain_table(pa.table({"x": column})).column("x")
+    assert got.cast(pa.binary()).to_pylist() == [b"a", b"Z\xe9"]

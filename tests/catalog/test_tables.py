@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 from collections import Counter
 
 import pyarrow as pa
@@ -122,3 +123,26 @@ def test_lines_are_read_one_by_one(tmp_path):
     assert [next(lines) for _ in range(3)] == [{"a": 1}] * 3
     with pytest.raises(UserError, match="line 4"):
         next(lines)
+
+
+@pytest.mark.parametrize("name", ["x" * 5000 + ".csv", "a\0b.csv"])
+def test_a_path_that_cannot_be_is_one_sentence(name):
+    with pytest.raises(UserError, match="cannot be looked at|does not exist"):
+        read_table(name, Counter())
+
+
+def test_a_pipe_is_no_table_and_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "t.csv")
+    with pytest.raises(UserError, match="is no file but a pipe or device"):
+        read_table(tmp_path / "t.csv", Counter())
+
+
+def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path):
+    path = tmp_path / "t.jsonl"
+    path.write_text('{"a": 1}\n' * 3)
+    lines = read_json_lines(path, Counter())
+    next(lines)
+    with path.open("a") as file:
+        file.write('{"a": 2}\n')
+    with pytest.raises(UserError, match="changed while it was read"):
+        list(lines)
