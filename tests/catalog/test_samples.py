@@ -247,6 +247,12 @@ def test_zero_is_an_id_like_any_other_where_there_is_such_an_item(shop, sequence
     assert sequences(shop.load(split="given", columns={"history": "history"}))["u"] == ["0", "b", "c"]
 
 
+def test_histories_of_nothing_but_padding_are_refused(shop):
+    shop.write(events=events(history=["['a']", "['a', 'a']", "['a']"]))
+    with pytest.raises(UserError, match="every history .* is nothing but 'a'"):
+        shop.load(split="given", columns={"history": "history"}, interactions={"padding": "a"})
+
+
 def test_padding_needs_histories(shop):
     with pytest.raises(ValidationError, match="padding is about published histories"):
         shop.config(interactions={"padding": "0"})
