@@ -80,7 +80,8 @@ def refuse_padding(lengths: np.ndarray, flat: pa.Array, known: pa.Array, name: s
         path: for messages.
 
     Raises:
-        UserError: one of :data:`PADDINGS` is no item and stands at the beginning or end of histories only.
+        UserError: one of :data:`PADDINGS` is no item and stands at the beginning or end of histories only, and that more than once in
+            some row, in every row, or in histories of one length.
     """
     starts = np.cumsum(lengths) - lengths
     place = np.arange(len(flat))
@@ -93,7 +94,10 @@ def refuse_padding(lengths: np.ndarray, flat: pa.Array, known: pa.Array, name: s
         row_of = np.repeat(np.arange(len(lengths)), lengths)
         if (filled & (place > first[row_of]) & (place < last[row_of])).any():
             continue
-        rows = len(np.unique(row_of[filled]))
+        counts = np.bincount(row_of[filled], minlength=len(lengths))
+        rows = int((counts > 0).sum())
+        if counts.max() < 2 and rows < len(lengths) and len(set(lengths.tolist())) > 1:
+            continue  # once, and histories are of their own length
         raise UserError(
             f"{path}: {value!r} is no item and stands only at the beginning or end of histories (column {name}, {rows:,} of "
             f"{len(lengths):,} rows), as what fills them up does; set catalog.interactions.padding to {value!r}, or add the item"

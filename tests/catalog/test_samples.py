@@ -247,6 +247,12 @@ def test_zero_is_an_id_like_any_other_where_there_is_such_an_item(shop, sequence
     assert sequences(shop.load(split="given", columns={"history": "history"}))["u"] == ["0", "b", "c"]
 
 
+def test_zero_may_be_the_first_of_a_history_that_is_not_filled_up(shop, sequences):
+    shop.write(events=events(history=["[0]", "[0, 'b']", "['b']"]))
+    dataset = shop.load(split="given", columns={"history": "history"}, unknown_items="add")
+    assert sequences(dataset)["u"] == ["0", "b", "c"]
+
+
 def test_histories_of_nothing_but_padding_are_refused(shop):
     shop.write(events=events(history=["['a']", "['a', 'a']", "['a']"]))
     with pytest.raises(UserError, match="every history .* is nothing but 'a'"):
