@@ -177,6 +177,8 @@ def hash_input_files(files: Mapping[str, str | Path], verdicts: Path | None = No
     for purpose, path in sorted((purpose, Path(p)) for purpose, p in files.items()):
         try:
             stat = path.stat()
+            if not path.is_file() and not path.is_dir():  # reading a pipe would wait for ever
+                raise UserError(f"input file {path} is a pipe or device and no file; correct the path")
             mark = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
             key = str(path.resolve())
             entry = known.get(key)

@@ -494,6 +494,9 @@ def test_hashes_of_input_files_follow_the_content(tmp_path: Path) -> None:
     assert hash_input_files({"items": path}, verdicts) != first
     with pytest.raises(UserError, match="nowhere.csv"):
         hash_input_files({"items": tmp_path / "nowhere.csv"})
+    os.mkfifo(tmp_path / "pipe.csv")
+    with pytest.raises(UserError, match="pipe.csv is a pipe or device"):
+        hash_input_files({"items": tmp_path / "pipe.csv"})
 
 
 def test_code_version_follows_imports_and_not_comments(
