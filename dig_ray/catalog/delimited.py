@@ -103,6 +103,8 @@ def _header(text: str, delimiter: str, quoted: bool, path: Path) -> list[str]:
                     f"{path}: the header is one column, {shown(names[0])}, so the file seems to be delimited by {name}; "
                     f"{cure or 'write it with commas'}"
                 )
+    if not any(name.strip() for name in names):
+        raise UserError(f"{path}: the header names no column; give the file a first line of column names")
     twice = sorted({name for name in names if name.strip() and names.count(name) > 1})
     if twice:
         raise UserError(f"{path}: column {twice[0]!r} stands twice in the header; rename one of them")

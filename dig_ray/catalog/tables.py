@@ -65,4 +65,14 @@ def read_table(path: str | Path, notes: Counter[str], quoting: str = "auto") -> 
         table = read_json_table(path, notes)
     if not table.num_rows:
         raise UserError(f"{path}: the table has no rows; give a file with at least one")
+    _count_odd_names(table.column_names, notes)
     return table
+
+
+def _count_odd_names(names: list[str], notes: Counter[str]) -> None:
+    """Say what makes a column not be found by its name: it is easily overlooked, and its field is then empty."""
+    alike = Counter(name.strip().lower() for name in names)
+    if twice := sum(count for count in alike.values() if count > 1):
+        notes["columns_whose_names_differ_in_case_or_space_only"] += twice
+    if spaced := sum(name != name.strip() for name in names):
+        notes["columns_with_space_around_their_name"] += spaced

@@ -91,7 +91,7 @@ def test_what_is_read_is_what_pythons_csv_reads(folder, text):
         return
     text = re.sub(r"^(?: *[\r\n])+", "", text)
     wanted = [row for row in csv.reader(io.StringIO(text, newline="")) if row]
-    if not notes:  # no column without a name
+    if not notes.keys() & {"columns_without_name", "empty_columns_dropped"}:
         assert got == wanted
     assert len(got) == len(wanted)
 
@@ -168,6 +168,7 @@ def test_columns_without_a_name_get_one_if_they_hold_something(folder):
         ("t.csv", b"sep=;\nid;title\n", "delimited by semicolons, as its first line says"),
         ("t.csv", b"id,title\nA,a\nid,title\n", "data row 2 is the header again"),
         ("t.csv", "id,title\nA,a\n\ufeffid,title\nB,b\n".encode(), "data row 2 is the header again"),
+        ("t.csv", b",\n1,2\n", "the header names no column"),
         ("t.csv", b"id,a,a\n1,2,3\n", "column 'a' stands twice in the header"),
         ("t.csv", b"# made today\nid,title\nA,a\n", r"line 2 has 2 values and the header 1 \(and 1 more line\)"),
         ("t.csv", b"id,title\nA,a\nsum\n", "line 3 has 1 value and the header 2"),
