@@ -66,7 +66,7 @@ def find_quotes(data: bytes, delimiter: bytes) -> Quotes:
     ):
         return Quotes(
             len(found), found, found[at_start]
-        )  # every quote opens, closes or is one of two: the usual case
+        )  # each opens, closes or is one of two: the usual case
     return _walk(found, at_start, at_end, before, data, delimiter)
 
 
@@ -82,12 +82,8 @@ def _walk(
     out = Quotes(len(found), found[:0], found[at_start])
     marks: list[int] = []
     doubled = np.append(np.diff(found) == 1, False).tolist()
-    starts, ends, spaced, place = (
-        at_start.tolist(),
-        at_end.tolist(),
-        (before == SPACE).tolist(),
-        found.tolist(),
-    )
+    starts, ends, place = at_start.tolist(), at_end.tolist(), found.tolist()
+    spaced = (before == SPACE).tolist()
     inside, k = False, 0
     while k < len(place):
         if not inside:

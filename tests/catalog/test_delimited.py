@@ -1,7 +1,10 @@
 """CSV and TSV: whatever a writer may write is read back, and no damage makes a row vanish without a word."""
 
+import bz2
 import csv
 import io
+import lzma
+import pickle
 import re
 from collections import Counter
 
@@ -153,6 +156,11 @@ def test_headers_are_read_as_they_are(folder, text, names):
     assert read(folder, "t.csv", text)[0] == [names, ["A", "a"]]
 
 
+@pytest.mark.parametrize("name", ["PAR1", "BZh", "ARROW1"])
+def test_a_column_may_be_called_as_a_format(folder, name):
+    assert read(folder, "t.csv", f"{name},title\nA,a\n")[0][0] == [name, "title"]
+
+
 def test_columns_without_a_name_get_one_if_they_hold_something(folder):
     got, notes = read(folder, "t.csv", ",id,title,\n0,A,a,\n1,B,b,\n")
     assert got[0] == ["unnamed_1", "id", "title"] and got[2] == ["1", "B", "b"]
@@ -180,7 +188,10 @@ def test_columns_without_a_name_get_one_if_they_hold_something(folder):
         ("t.csv.gz", b"", "is empty"),
         ("t.csv", b"<!DOCTYPE html><html></html>", "is a page of the web"),
         ("t.csv", b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
-        ("t.csv", b"PAR1....", "is a Parquet file; let its name end in .parquet"),
+        ("t.csv", bz2.compress(b"id,title"), "is packed with bzip2"),
+        ("t.csv", lzma.compress(b"id,title"), "is packed with xz"),
+        ("t.csv", pickle.dumps({"id": 1}), "a Python pickle, which is never opened"),
+        ("t.csv", b"PAR1\x15\x04....", "is a Parquet file; let its name end in .parquet"),
     ],
 )  # fmt: skip
 def test_what_is_no_such_table_is_called_by_its_name(folder, name, data, words):
