@@ -18,6 +18,7 @@ from dig_ray.errors import UserError
 
 GZIP = b"\x1f\x8b"
 NOT_TABLES = (  # how a file begins, what it then is, and what to do with it
+    (GZIP, "packed with gzip twice", "unpack it once"),
     (b"PK\x03\x04", "a zip archive (or an Excel workbook)", "unpack it, or save the sheet as CSV UTF-8"),
     (b"\x28\xb5\x2f\xfd", "packed with zstd", "unpack it with zstd -d, or pack it with gzip"),
     *(

@@ -2,6 +2,7 @@
 
 import bz2
 import csv
+import gzip
 import io
 import lzma
 import pickle
@@ -188,6 +189,7 @@ def test_columns_without_a_name_get_one_if_they_hold_something(folder):
         ("t.csv.gz", b"", "is empty"),
         ("t.csv", b"<!DOCTYPE html><html></html>", "is a page of the web"),
         ("t.csv", b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
+        ("t.csv.gz", gzip.compress(gzip.compress(b"id,title\nA,a\n")), "is packed with gzip twice"),
         ("t.csv", bz2.compress(b"id,title"), "is packed with bzip2"),
         ("t.csv", lzma.compress(b"id,title"), "is packed with xz"),
         ("t.csv", pickle.dumps({"id": 1}), "a Python pickle, which is never opened"),
