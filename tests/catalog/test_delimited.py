@@ -30,7 +30,7 @@ def read(folder, name, data, quoting="auto"):
     path = folder / name
     path.write_bytes(data if isinstance(data, bytes) else data.encode("utf-8"))
     notes: Counter[str] = Counter()
-    table = read_table(path, notes, quoting)
+    table = read_table(path, notes, quoting, "catalog.items.quoting")
     return [table.column_names, *map(list, zip(*(c.to_pylist() for c in table.columns), strict=True))], notes
 
 
@@ -67,7 +67,7 @@ def test_what_pythons_csv_writes_is_read_back(folder, rows, delimiter, style, en
     try:
         assert read(folder, name, text)[0] == rows
     except UserError as error:  # both readings are possible, and they differ
-        assert "looks like a row of its own" in str(error) and "quoting: quoted" in str(error)
+        assert "looks like a row of its own" in str(error) and "quoting=quoted" in str(error)
 
 
 @settings(max_examples=200, deadline=None)
@@ -117,7 +117,7 @@ def test_a_title_that_begins_with_a_quote_keeps_all_rows_of_a_tsv(folder):
         ("t.csv", 'id,title\nB,"Second\nC,x\nD,Monitor 17"\n', "line 2, character 3 goes over several lines, each of"),
         ("t.tsv", 'id\ttitle\nB\t"Second\nC\tx\nD\tMonitor 17"\n', "line 2, character 3 goes over several lines, each of"),
         ("t.csv", 'id,title\nA,"x\ny"\nB,5" z\n', "the quote at line 4, character 4 stands inside a value without quotes"),
-        ("t.tsv", 'id\ttitle\nA\t"hello"\nB\t"hi" there\n', "line 3, character 7 is not around a value; set quoting: plain"),
+        ("t.tsv", 'id\ttitle\nA\t"hello"\nB\t"hi" there\n', "line 3, character 7 is not around a value; .*set catalog.items.quoting=plain"),
     ],
 )  # fmt: skip
 def test_a_quote_that_is_wrong_is_named_by_its_place(folder, name, text, words):
@@ -220,3 +220,12 @@ def test_lines_that_are_no_utf8_are_counted_once_each(folder):
 def test_a_row_longer_than_a_block_is_read(folder):
     long = "x" * (17 << 20)
     assert read(folder, "t.csv", f'id,title\nA,a\nB,"{long}"\nC,c\n')[0][2] == ["B", long]
+
+
+def test_a_cure_is_only_named_where_it_helps(folder):
+    with pytest.raises(UserError) as caught:
+        read(folder, "t.csv", 'id,title\nA,"a, b\n')
+    assert "quoting=plain" not in str(caught.value)  # the row would have three values
+    (folder / "t.csv").write_text('id,title\nA,"a\n')
+    with pytest.raises(UserError, match=r"twice \(\"\"\), or write the table as Parquet or JSON lines"):
+        read_table(folder / "t.csv", Counter())  # a file whose quoting no setting says
