@@ -280,3 +280,30 @@ def test_other_columns_of_json_lines_are_kept_as_strict_json(shop, tmp_path):
     shop.write(None, EVENTS)
     shop.items = str(path)
     assert shop.load().items["x"].to_pylist() == ['{"a": null}', "text", None]
+
+
+@pytest.mark.parametrize(("written", "has"), [("7.0", "7"), (" 7", "7"), ("007", "7"), ("b0a", "B0A")])
+def test_an_id_that_a_tool_has_written_in_another_way_is_hinted_at(shop, written, has):
+    shop.write({"item_id": [has, "8"], "title": ["a", "b"]}, {**EVENTS, "item_id": [written, "8", "8"]})
+    with pytest.raises(UserError, match=f"is not in .*it has '{has}', so write the ids of both files alike"):
+        shop.load()
+
+
+def test_ids_that_a_spreadsheet_has_rounded_are_refused(shop):
+    shop.write(ITEMS, {**EVENTS, "user_id": ["5.86312E+12", "1E+05", "1E5"]})
+    with pytest.raises(
+        UserError,
+        match=r"column user_id is written as 5.86312E\+12 in data row 1 .and 1 more row., which a spreadsheet",
+    ):
+        shop.load()
+
+
+def test_white_space_around_ids_belongs_to_them_and_is_counted(shop):
+    dataset = shop.write(ITEMS, {**EVENTS, "user_id": ["u", "u ", "u"], "item_id": ["a", "b", "c"]}).load(
+        short_users="train",
+        min_user_events=3,
+        split="global_time",
+        interactions={"time_unit": "order"},
+        ratios=(0.4, 0.3, 0.3),
+    )
+    assert dataset.user_ids.tolist() == ["u", "u "] and dataset.stats["notes"]["ids_with_space_around"] == 1
