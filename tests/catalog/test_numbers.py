@@ -14,7 +14,7 @@ from dig_ray.catalog.faults import Faults
 from dig_ray.catalog.numbers import positions, prices, ratings
 
 NOT_ONE = ", which are not one scale"
-BOTH = "decimal point in 1 values and decimal comma in 1, each read as it tells itself"
+BOTH = "decimal point in 1 value and decimal comma in 1, each read as it tells itself"
 
 
 def read(values, mark="auto", notes=None, json=False):
@@ -41,7 +41,7 @@ def read(values, mark="auto", notes=None, json=False):
         (["₹1,29,999", "Rs. 2,50,000.50"], [129999, 250000.5], "decimal point, from 2 of 2 values; in ₹ (1), Rs. (1)" + NOT_ONE),
         (["US$ 5.50", "5,50 zł"], [5.5, 5.5], BOTH + "; in US$ (1), zł (1)" + NOT_ONE),
         (["1.5e3", "2E2"], [1500, 200], "decimal point, from 1 of 2 values"),
-        (["", "nan", "None", "<NA>", "NA", "5"], [None] * 5 + [5], "whole numbers, 1 values"),
+        (["", "nan", "None", "<NA>", "NA", "5"], [None] * 5 + [5], "whole numbers, 1 value"),
         (["+5", " 6 "], [5, 6], "whole numbers, 2 values"),
     ],
 )  # fmt: skip

@@ -40,11 +40,11 @@ def read(values, unit="auto", json_cells=False) -> tuple[Times | None, str]:
             ["201801311259", "201902281300"],
             "dates written as 201801311259, from 2 values between 2018 and 2019",
         ),
-        (["20180131125959"], "dates written as 20180131125959, from 1 values of 2018"),
+        (["20180131125959"], "dates written as 20180131125959, from 1 value of 2018"),
         (["2018-01-31", "2018-01-31 12:59"], "dates, from 2 values of 2018"),
         (["2018-01-31 12:59:59 UTC", "2018-01-31T12:59:59.123456789Z"], "dates, from 2 values of 2018"),
         (["2018-01-31 12:59:59+00", "2018-01-31 12:59:59 +0530"], "dates, from 2 values of 2018"),
-        ([dt.date(2018, 1, 31)], "dates, from 1 values of 2018"),
+        ([dt.date(2018, 1, 31)], "dates, from 1 value of 2018"),
     ],
 )
 def test_the_rule_is_found_in_the_column_and_said(values, rule):
@@ -98,7 +98,7 @@ def test_mixed_units_name_the_setting_that_cures_them():
 
 
 def test_a_unit_that_is_given_is_held_against_the_values():
-    assert read([S], "s")[0].rule == "time unit: s as given, from 1 values of 2020"
+    assert read([S], "s")[0].rule == "time unit: s as given, from 1 value of 2020"
     sentence = read([S * 1000, S * 1000], "s")[1]
     assert (
         "which is a time in ms, not in s" in sentence and "set catalog.interactions.time_unit=ms" in sentence
