@@ -202,8 +202,8 @@ def _number(
         name = ids.filter(missing)[0].as_py()
         if config.unknown_items == "error":
             faults.append(
-                f"{raw.interactions_file}: item {name!r} is not in {raw.items_file} ({unknown} such interactions); add "
-                "the items, or set catalog.unknown_items=drop or add"
+                f"{raw.interactions_file}: item {name!r} is not in {raw.items_file} ({unknown} such interactions"
+                f"{_nearly(name, items)}); add the items, or set catalog.unknown_items=drop or add"
             )
         if config.unknown_items != "add":
             notes["interactions_with_unknown_items_dropped"] = unknown
@@ -215,6 +215,21 @@ def _number(
             index = pc.index_in(ids, value_set=combined(items.column("item_id")))
     item = pc.fill_null(index, -1).to_numpy()[row].astype(np.int64)
     return _Events(row, item, {k: v[row] for k, v in columns.items()}), items
+
+
+def _nearly(name: str, items: pa.Table) -> str:
+    """What the items file has in place of an id that a tool has written in another way; "" where it has nothing like it."""
+    for other in (
+        name.strip(),
+        name.removesuffix(".0"),
+        f"{name}.0",
+        name.lstrip("0"),
+        name.lower(),
+        name.upper(),
+    ):
+        if other and other != name and pc.index(items.column("item_id"), other).as_py() >= 0:
+            return f"; it has {other!r}, so write the ids of both files alike"
+    return ""
 
 
 def _number_users(interactions: pa.Table, events: _Events) -> tuple[np.ndarray, np.ndarray]:

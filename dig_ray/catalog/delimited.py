@@ -23,7 +23,9 @@ BLOCK = 1 << 24  # bytes parsed in one go; a longer row takes the whole file as 
 OTHERS = {b",": "commas", b";": "semicolons", b"\t": "tabs", b"|": "bars"}
 
 
-def read_delimited(path: Path, delimiter: str, notes: Counter[str], quoting: str = "auto") -> pa.Table:
+def read_delimited(
+    path: Path, delimiter: str, notes: Counter[str], quoting: str = "auto", setting: str | None = None
+) -> pa.Table:
     """A table with a header line; every column is text, an empty cell an empty text.
 
     Lines before the header that are blank, and blank lines between rows, are no rows. ``sep=,`` in a line before the header (Excel
@@ -36,6 +38,7 @@ def read_delimited(path: Path, delimiter: str, notes: Counter[str], quoting: str
             a TSV that were taken for ordinary characters, ``columns_without_name`` by columns that were named ``unnamed_N``, and
             ``empty_columns_dropped`` by those without name and values.
         quoting: ``quoted``, ``plain`` or ``auto``, see :class:`dig_ray.catalog.config.ItemsConfig`.
+        setting: the key of the config that says ``quoting`` of this file, if there is one, for messages.
 
     Raises:
         UserError: unreadable, empty, quotes that are not as they have to be, a column name twice, or rows with too few or too many
@@ -49,7 +52,7 @@ def read_delimited(path: Path, delimiter: str, notes: Counter[str], quoting: str
     sign = delimiter.encode()
     first = _header_start(data, sign, path)
     quotes = find_quotes(data, sign) if quoting != "plain" else None
-    quoted = quotes is not None and quotes.count > 0 and is_quoted(data, sign, quoting, quotes, path)
+    quoted = quotes is not None and quotes.count > 0 and is_quoted(data, sign, quoting, quotes, path, setting)
     marks = quotes.marks if quotes is not None and quoted else np.zeros(0, np.uint32)
     if quotes is not None and quotes.count and not quoted:
         notes["quotes_read_as_text"] += quotes.count
@@ -57,7 +60,7 @@ def read_delimited(path: Path, delimiter: str, notes: Counter[str], quoting: str
     names = _header(data[first:end].decode("utf-8"), delimiter, quoted, path)
     table = _parse(data, end, names, delimiter, quoted)
     if table is None:
-        raise _ragged(data, first, marks, sign, len(names), path)
+        raise _ragged(data, first, marks, sign, len(names), path, setting)
     _refuse_header_as_row(table, names, path)
     return _named(table, names, notes)
 
@@ -103,6 +106,8 @@ def _header(text: str, delimiter: str, quoted: bool, path: Path) -> list[str]:
                     f"{path}: the header is one column, {shown(names[0])}, so the file seems to be delimited by {name}; "
                     f"{cure or 'write it with commas'}"
                 )
+    if not any(name.strip() for name in names):
+        raise UserError(f"{path}: the header names no column; give the file a first line of column names")
     twice = sorted({name for name in names if name.strip() and names.count(name) > 1})
     if twice:
         raise UserError(f"{path}: column {twice[0]!r} stands twice in the header; rename one of them")
@@ -131,7 +136,9 @@ def _parse(data: bytes, start: int, names: list[str], delimiter: str, quoted: bo
     return None
 
 
-def _ragged(data: bytes, first: int, marks: np.ndarray, sign: bytes, columns: int, path: Path) -> UserError:
+def _ragged(
+    data: bytes, first: int, marks: np.ndarray, sign: bytes, columns: int, path: Path, setting: str | None
+) -> UserError:
     """Every row with another number of values than the header has, the first few of them by line."""
     faults = Faults(path, "line")
 
@@ -147,8 +154,8 @@ def _ragged(data: bytes, first: int, marks: np.ndarray, sign: bytes, columns: in
     hint = ""
     if (counts[bad] > columns).any():
         hint = "; where a value holds the delimiter, put it in quotes"
-        if QUOTE in data and not len(marks):
-            hint += " and set quoting: quoted"
+        if setting and QUOTE in data and not len(marks):
+            hint += f" and set {setting}=quoted"
     for count in dict.fromkeys(counts[bad].tolist()):
         rows = bad[counts[bad] == count]
         what = f"has {count} value{'s' * (count != 1)} and the header {columns}"

@@ -18,14 +18,18 @@ from dig_ray.errors import UserError
 
 GZIP = b"\x1f\x8b"
 NOT_TABLES = (  # how a file begins, what it then is, and what to do with it
+    (GZIP, "packed with gzip twice", "unpack it once"),
     (b"PK\x03\x04", "a zip archive (or an Excel workbook)", "unpack it, or save the sheet as CSV UTF-8"),
     (b"\x28\xb5\x2f\xfd", "packed with zstd", "unpack it with zstd -d, or pack it with gzip"),
-    (b"BZh", "packed with bzip2", "unpack it with bunzip2, or pack it with gzip"),
+    *(
+        (b"BZh%d1AY&SY" % level, "packed with bzip2", "unpack it with bunzip2, or pack it with gzip")
+        for level in range(1, 10)
+    ),
     (b"\xfd7zXZ\x00", "packed with xz", "unpack it with unxz, or pack it with gzip"),
     (b"7z\xbc\xaf", "a 7z archive", "unpack it"),
     (b"\xd0\xcf\x11\xe0", "an old Excel workbook", "save the sheet as CSV UTF-8"),
-    (b"PAR1", "a Parquet file", "let its name end in .parquet"),
-    (b"ARROW1", "an Arrow (Feather) file", "write it as Parquet"),
+    (b"PAR1\x15", "a Parquet file", "let its name end in .parquet"),
+    (b"ARROW1\0", "an Arrow (Feather) file", "write it as Parquet"),
     (b"SQLite format 3", "an SQLite database", "write the table as Parquet or CSV"),
     (b"\x89HDF", "an HDF5 file", "write the table as Parquet or CSV"),
     (b"\x80\x04\x95", "a Python pickle, which is never opened", "write the table as Parquet or CSV"),

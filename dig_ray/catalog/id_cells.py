@@ -13,6 +13,8 @@ from dig_ray.catalog.cells import Column, Types, distinct, is_text
 from dig_ray.catalog.faults import Faults
 from dig_ray.catalog.ids import MISSING, MISSING_WORDS, id_column, id_text
 
+ROUNDED = r"^[0-9](\.[0-9]+)?E\+[0-9]{2}$"
+"""What spreadsheets make of long whole numbers, 5.86E+12: different ids become one."""
 _DOUBTFUL = pa.array(sorted(MISSING_WORDS))
 
 
@@ -23,7 +25,8 @@ def read_ids(column: Column, faults: Faults, cure: str, notes: Counter[str] | No
         column: texts, whole numbers, floats and decimals that are whole, or JSON cells of these.
         faults: get what is no id, by reason.
         cure: what helps where one is missing.
-        notes: ``ids_written_as_number_and_as_text`` is raised by the numbers of a mixed column that are the id of a text too.
+        notes: ``ids_written_as_number_and_as_text`` is raised by the numbers of a mixed column that are the id of a text too,
+            ``ids_with_space_around`` by texts that begin or end with white space, which belongs to them.
     """
     ids, why = ids_of(column, faults, Counter() if notes is None else notes)
     found: dict[str, list[int]] = {}
@@ -40,6 +43,21 @@ def ids_of(column: Column, faults: Faults, notes: Counter[str]) -> tuple[pa.Arra
 
     ``faults`` get a column whose type has no ids at all.
     """
+    ids, why = _ids_of(column, faults, notes)
+    if not (column.json or is_text(column.kind)):
+        return ids, why
+    rounded = pc.fill_null(pc.match_substring_regex(ids, ROUNDED), False)
+    if pc.any(rounded).as_py():
+        at = np.flatnonzero(rounded.to_numpy(zero_copy_only=False))
+        reason = f"is written as {ids[int(at[0])]}, which a spreadsheet has rounded"
+        ids = pc.if_else(rounded, pa.scalar(None, pa.string()), ids)
+        why = [*why, *((int(place), reason) for place in at)]
+    spaced = pc.sum(pc.not_equal(pc.utf8_trim_whitespace(ids), ids)).as_py() or 0
+    notes["ids_with_space_around"] += spaced
+    return ids, why
+
+
+def _ids_of(column: Column, faults: Faults, notes: Counter[str]) -> tuple[pa.Array, list[tuple[int, str]]]:
     kind = column.kind
     if column.json:
         return _of_json(column, notes)

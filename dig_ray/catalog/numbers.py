@@ -30,7 +30,7 @@ Mark = Literal["auto", "point", "comma"]
 EXACT = 1 << 53  # above, a float64 stands for several whole numbers
 _OPEN = r"^[+-]?[1-9][0-9]{0,2}\.[0-9]{3}$"  # a decimal point, or one between thousands
 CURE = "correct the values, or choose another column"
-MARK_CURE = "set decimal_mark of the file to point or comma"
+MARK_CURE = "set catalog.%s.decimal_mark=point or comma"
 
 
 @dataclass
@@ -143,7 +143,7 @@ def _plain(column: Column, mark: Mark) -> Numbers | None:
     if not pc.all(pc.match_substring_regex(texts, r"^-?([0-9]+\.?[0-9]*|\.[0-9]+)$")).as_py():
         return None
     try:
-        return Numbers(texts.cast(pa.int64()), f"whole numbers, {len(texts) - texts.null_count:,} values")
+        return Numbers(texts.cast(pa.int64()), f"whole numbers, {counted(len(texts) - texts.null_count)}")
     except pa.ArrowInvalid:
         if mark == "comma":
             return None
@@ -185,12 +185,12 @@ def _array(values: list[float | int | None]) -> pa.Array:
 def _rule(read: list[Form], rows: np.ndarray, tells: Counter[str], mark: Mark, known: int) -> str:
     """The sentence for the log."""
     if len(tells) == 2 and mark == "auto":
-        said = f"decimal point in {tells['point']:,} values and decimal comma in {tells['comma']:,}, each read as it tells itself"
+        said = f"decimal point in {counted(tells['point'])} and decimal comma in {tells['comma']:,}, each read as it tells itself"
     elif tells or mark != "auto":
         used = mark if mark != "auto" else next(iter(tells))
         said = _said(used, tells[used], known, mark)
     else:
-        said = f"whole numbers, {known:,} values"
+        said = f"whole numbers, {counted(known)}"
     found: Counter[str] = Counter()
     for form, count in zip(read, rows.tolist(), strict=True):
         if form.currency:
@@ -202,9 +202,14 @@ def _rule(read: list[Form], rows: np.ndarray, tells: Counter[str], mark: Mark, k
     return said
 
 
+def counted(values: int) -> str:
+    """So many values."""
+    return f"{values:,} value{'' if values == 1 else 's'}"
+
+
 def _said(mark: str, telling: int, known: int, given: Mark) -> str:
     return f"decimal {mark}, " + (
-        "as decimal_mark says" if given != "auto" else f"from {telling:,} of {known:,} values"
+        "as decimal_mark says" if given != "auto" else f"from {telling:,} of {counted(known)}"
     )
 
 
@@ -232,7 +237,7 @@ def prices(column: Column, mark: Mark, faults: Faults, notes: Counter[str]) -> t
         shown = values[int(large[0])].as_py()
         column.refuse(faults, "holds {value}, which is too large to be kept exactly", large, shown, CURE)
     if len(read.unreadable) + len(read.open) and not len(values) - values.null_count:
-        _refuse_unread(column, read, faults)
+        _refuse_unread(column, read, faults, "items")
     notes["prices_unreadable"] += len(read.unreadable)
     notes["prices_ambiguous"] += len(read.open)
     if len(large):
@@ -284,11 +289,11 @@ def positions(column: Column, faults: Faults) -> pa.Array:
     return pc.fill_null(values, 0)
 
 
-def _refuse_unread(column: Column, read: Numbers, faults: Faults) -> None:
+def _refuse_unread(column: Column, read: Numbers, faults: Faults, part: str = "interactions") -> None:
     shown = read.shown
     column.refuse(faults, "holds {value}, which is no number", read.unreadable, shown.get("unreadable"), CURE)
     what = "holds {value}, which is two numbers, with a decimal point and with a decimal comma"
-    column.refuse(faults, what, read.open, shown.get("open"), MARK_CURE)
+    column.refuse(faults, what, read.open, shown.get("open"), MARK_CURE % part)
 
 
 def _as_float(values: pa.Array) -> pa.Array:

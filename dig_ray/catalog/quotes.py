@@ -18,8 +18,7 @@ from dig_ray.errors import UserError
 QUOTE, CR, LF, SPACE = 34, 13, 10, 32
 BLOCK = 1 << 24  # bytes looked at in one go
 
-PLAIN = "set quoting: plain where the config names this file"
-CURE = f'write a quote inside a quoted value twice (""), or {PLAIN} if its quotes are ordinary characters'
+TWICE = 'write a quote inside a quoted value twice ("")'
 
 
 @dataclass
@@ -66,7 +65,7 @@ def find_quotes(data: bytes, delimiter: bytes) -> Quotes:
     ):
         return Quotes(
             len(found), found, found[at_start]
-        )  # every quote opens, closes or is one of two: the usual case
+        )  # each opens, closes or is one of two: the usual case
     return _walk(found, at_start, at_end, before, data, delimiter)
 
 
@@ -82,12 +81,8 @@ def _walk(
     out = Quotes(len(found), found[:0], found[at_start])
     marks: list[int] = []
     doubled = np.append(np.diff(found) == 1, False).tolist()
-    starts, ends, spaced, place = (
-        at_start.tolist(),
-        at_end.tolist(),
-        (before == SPACE).tolist(),
-        found.tolist(),
-    )
+    starts, ends, place = at_start.tolist(), at_end.tolist(), found.tolist()
+    spaced = (before == SPACE).tolist()
     inside, k = False, 0
     while k < len(place):
         if not inside:
@@ -122,7 +117,9 @@ def _only_spaces_before(data: bytes, place: int, delimiter: bytes) -> bool:
     return place < 0 or data[place] in (delimiter[0], CR, LF)
 
 
-def is_quoted(data: bytes, delimiter: bytes, quoting: str, quotes: Quotes, path: Path) -> bool:
+def is_quoted(
+    data: bytes, delimiter: bytes, quoting: str, quotes: Quotes, path: Path, setting: str | None
+) -> bool:
     """Whether the quotes of a file are around cells (else they are characters of the text).
 
     Args:
@@ -131,48 +128,56 @@ def is_quoted(data: bytes, delimiter: bytes, quoting: str, quotes: Quotes, path:
         quoting: ``quoted``, or ``auto``: see :class:`dig_ray.catalog.config.ItemsConfig`.
         quotes: of it.
         path: for messages.
+        setting: the key of the config that says ``quoting`` of this file, if there is one.
 
     Raises:
         UserError: a quote is wrong, or both readings are possible and differ in their rows.
     """
-    tsv = delimiter == b"\t"
-    if quoting == "auto" and tsv and (quotes.fault or quotes.strays) and fits_plain(data, delimiter):
+    odd = bool(quotes.fault or quotes.strays)
+    if quoting == "auto" and delimiter == b"\t" and odd and fits_plain(data, delimiter):
         if not _whole_cell_quoted(data, delimiter, quotes.starts):
             return False
         where = place_of(data, quotes.at if quotes.fault else quotes.stray)
-        raise UserError(
-            f"{path}: some values are in quotes, but the quote at {where} is not around a value; {PLAIN} if "
-            "its quotes are ordinary characters, or write a quote inside a quoted value twice"
-        )
+        what = f"some values are in quotes, but the quote at {where} is not around a value"
+        raise UserError(f"{path}: {what}; {_cure(setting, True)}")
     if quotes.fault:
-        raise UserError(_fault(data, quotes, path))
+        raise UserError(f"{path}: {_fault(data, quotes)}{_cure(setting, fits_plain(data, delimiter))}")
     if quoting == "auto" and (inner := _line_end_inside(data, quotes.marks)) >= 0:
         where = place_of(data, int(quotes.marks[np.searchsorted(quotes.marks, inner) - 1]))
+        what = f"the quoted value at {where} goes over several lines"
+        as_it_is = f", or set {setting}=quoted if the file is right as it is" if setting else ""
         if quotes.strays:
+            other = f"the quote at {place_of(data, quotes.stray)} stands inside a value without quotes"
             raise UserError(
-                f"{path}: the quoted value at {where} goes over several lines, and the quote at {place_of(data, quotes.stray)} stands "
-                f"inside a value without quotes, so that rows may be swallowed; {CURE}, or quoting: quoted if it is right as it is"
+                f"{path}: {what}, and {other}, so that rows may be swallowed; "
+                f"{_cure(setting, fits_plain(data, delimiter))}{as_it_is}"
             )
         if fits_plain(data, delimiter):
-            raise UserError(
-                f"{path}: the quoted value at {where} goes over several lines, each of which looks like a row of its own; set "
-                "quoting: quoted where the config names this file if the value has line ends, or plain if its quotes are characters"
-            )
+            what += ", each of which looks like a row of its own"
+            raise UserError(f"{path}: {what}; {_cure(setting, True)}{as_it_is}")
     return True
 
 
-def _fault(data: bytes, quotes: Quotes, path: Path) -> str:
+def _cure(setting: str | None, plain: bool) -> str:
+    """What helps; plain quotes are offered only where the file can be read so, and told so."""
+    if setting and plain:
+        return f"{TWICE}, or set {setting}=plain if its quotes are ordinary characters"
+    return TWICE if setting else f"{TWICE}, or write the table as Parquet or JSON lines"
+
+
+def _fault(data: bytes, quotes: Quotes) -> str:
+    """What is wrong, up to the cure."""
     where = place_of(data, quotes.at)
     if quotes.fault == "unclosed":
         shown = data[quotes.at : quotes.at + 30].decode("utf-8", "replace").splitlines()[0]
-        return f"{path}: the quote at {where} ({shown}) is never closed; close it, {CURE}"
+        return f"the quote at {where} ({shown}) is never closed; close it, "
     if quotes.fault == "space":
-        return f"{path}: a space stands before the opening quote at {where}; remove the space, or {PLAIN}"
+        return f"a space stands before the opening quote at {where}; remove the space, "
     character = data[quotes.at : quotes.at + 4].decode("utf-8", "ignore")[:1] or "?"
     opened = place_of(data, quotes.opened)
     slash = data[quotes.at - 2 : quotes.at - 1] == b"\\"
     hint = "a backslash before a quote means nothing here: " if slash else ""
-    return f"{path}: {character!r} at {where} stands after a closing quote (the value opens at {opened}); {hint}{CURE}"
+    return f"{character!r} at {where} stands after a closing quote (the value opens at {opened}); {hint}"
 
 
 def _line_end_inside(data: bytes, marks: np.ndarray) -> int:

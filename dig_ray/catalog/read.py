@@ -55,12 +55,14 @@ def _read_plain(config: CatalogConfig) -> Raw:
     notes: Counter[str] = Counter()
     items = None
     if config.items is not None:
-        table = read_table(config.items.path, notes, config.items.quoting)
+        table = read_table(config.items.path, notes, config.items.quoting, "catalog.items.quoting")
         items = items_table(table, config.items, config.max_text_chars, notes, config.bad_ids)
     items_file = config.items.path if config.items else "items"
     if config.interactions is None:
         return Raw(items, None, notes, items_file)
-    table = read_table(config.interactions.path, notes, config.interactions.quoting)
+    table = read_table(
+        config.interactions.path, notes, config.interactions.quoting, "catalog.interactions.quoting"
+    )
     samples = config.interactions.columns.history is not None
     bad_ids = (
         "error" if samples else config.bad_ids

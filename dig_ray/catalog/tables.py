@@ -30,7 +30,9 @@ PACKED = {
 }
 
 
-def read_table(path: str | Path, notes: Counter[str], quoting: str = "auto") -> pa.Table:
+def read_table(
+    path: str | Path, notes: Counter[str], quoting: str = "auto", setting: str | None = None
+) -> pa.Table:
     """The whole table, rows in file order.
 
     A column of a CSV or TSV is text, so that an id such as ``007`` stays one; an empty cell is an empty text. A column of JSON lines
@@ -43,6 +45,7 @@ def read_table(path: str | Path, notes: Counter[str], quoting: str = "auto") -> 
         notes: raised by what had to be mended: ``lines_not_utf8`` by lines with bytes that had to be replaced; see also
             :func:`dig_ray.catalog.delimited.read_delimited` and :func:`dig_ray.catalog.json_lines.records_to_table`.
         quoting: of a CSV or TSV, see :class:`dig_ray.catalog.config.ItemsConfig`.
+        setting: the key of the config that says ``quoting`` of this file, if there is one, for messages.
 
     Raises:
         UserError: missing, unreadable, truncated, of an unknown format, without rows, or wrong inside; see the readers.
@@ -60,9 +63,19 @@ def read_table(path: str | Path, notes: Counter[str], quoting: str = "auto") -> 
     if suffix == ".parquet":
         table = read_parquet(path)
     elif suffix in (".csv", ".tsv"):
-        table = read_delimited(path, "\t" if suffix == ".tsv" else ",", notes, quoting)
+        table = read_delimited(path, "\t" if suffix == ".tsv" else ",", notes, quoting, setting)
     else:
         table = read_json_table(path, notes)
     if not table.num_rows:
         raise UserError(f"{path}: the table has no rows; give a file with at least one")
+    _count_odd_names(table.column_names, notes)
     return table
+
+
+def _count_odd_names(names: list[str], notes: Counter[str]) -> None:
+    """Say what makes a column not be found by its name: it is easily overlooked, and its field is then empty."""
+    alike = Counter(name.strip().lower() for name in names)
+    if twice := sum(count for count in alike.values() if count > 1):
+        notes["columns_whose_names_differ_in_case_or_space_only"] += twice
+    if spaced := sum(name != name.strip() for name in names):
+        notes["columns_with_space_around_their_name"] += spaced

@@ -24,7 +24,7 @@ import pyarrow.compute as pc
 
 from dig_ray.catalog.cells import Column, Types, is_text
 from dig_ray.catalog.faults import Faults
-from dig_ray.catalog.numbers import numbers
+from dig_ray.catalog.numbers import counted, numbers
 from dig_ray.catalog.time_texts import MISSING_CURE, written_times
 
 UNITS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
@@ -133,7 +133,7 @@ def _rule(said: str, ticks: np.ndarray, per_second: int) -> str:
         return said
     first, last = (_shown(int(t), per_second)[:4] for t in (ticks.min(), ticks.max()))
     years = f"between {first} and {last}" if first != last else f"of {first}"
-    rule = f"{said}, from {len(ticks):,} values {years}"
+    rule = f"{said}, from {counted(len(ticks))} {years}"
     if len(ticks) > 1 and ticks.min() == ticks.max():
         rule += "; all are the same moment, so that events stand in the file's order"
     return rule

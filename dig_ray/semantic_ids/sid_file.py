@@ -145,6 +145,8 @@ def _numbers(flat: pa.Array, levels: int, rows: np.ndarray, name: str, what: str
     import pyarrow as pa
     import pyarrow.compute as pc
 
+    if pa.types.is_dictionary(flat.type):
+        flat = flat.dictionary_decode()
     if pa.types.is_string(flat.type) or pa.types.is_large_string(flat.type):
         flat = _token_codes(flat, levels, rows, name, what)
     if not (pa.types.is_integer(flat.type) or pa.types.is_floating(flat.type)):

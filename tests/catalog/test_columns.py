@@ -1,6 +1,7 @@
 """Column mapping and wrong values."""
 
 import datetime as dt
+import json
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -156,3 +157,153 @@ def test_texts_are_cut_counted_and_blank_items_reported(shop):
 def test_dictionary_columns_are_read(shop):
     pq.write_table(pa.table({name: pa.array(v).dictionary_encode() for name, v in ITEMS.items()}), shop.items)
     assert shop.write(None, EVENTS) and shop.load().n_items == 4
+
+
+def test_all_faults_of_a_file_come_together(shop):
+    events = {
+        **EVENTS,
+        "timestamp": ["1600000000", "x", "1600000002"],
+        "rating": ["good", "5", "4"],
+        "user_id": ["u", None, "u"],
+    }
+    shop.write(ITEMS, events)
+    with pytest.raises(UserError) as caught:
+        shop.load()
+    for words in (
+        "column user_id is empty in data row 2",
+        "column timestamp holds 'x' in data row 2, which is no number",
+        "column rating holds 'good' in data row 1, which is no number",
+    ):
+        assert words in str(caught.value)
+
+
+BAD_IDS = {
+    "null": None,
+    "NaN": float("nan"),
+    "blank": " ",
+    "word": "<NA>",
+    "fraction": 1.5,
+    "infinite": float("inf"),
+    "list": ["a"],
+    "object": {"id": "a"},
+    "true": True,
+    "damaged": "Zo\ufffd",
+    "float of many": 2.0**60,
+}
+
+
+@pytest.mark.parametrize("kind", BAD_IDS)
+def test_what_is_no_id_is_refused_or_dropped_and_counted(shop, tmp_path, kind):
+    users = ["u", "u", "u", "u", BAD_IDS[kind], "v"]
+    path = tmp_path / "log.jsonl"
+    path.write_text(
+        "".join(
+            json.dumps({"user_id": user, "item_id": item, "timestamp": 1_600_000_000 + n}) + "\n"
+            for n, (user, item) in enumerate(zip(users, "abcabc", strict=True))
+        )
+    )
+    shop.write(ITEMS)
+    shop.interactions = str(path)
+    with pytest.raises(UserError, match="column user_id .*in data row 5") as caught:
+        shop.load()
+    assert "catalog.bad_ids=drop" in str(caught.value) or kind not in ("null", "NaN", "blank", "word")
+    dataset = shop.load(bad_ids="drop")
+    assert dataset.user_ids.tolist() == ["u", "v"] and dataset.n_events == 5
+    assert dataset.stats["notes"]["rows_without_id_dropped"] == 1
+
+
+def test_dropped_rows_take_their_other_faults_along_and_rows_keep_their_numbers(shop):
+    events = {
+        "user_id": ["u", None, "u", "u"],
+        "item_id": ["a", None, "b", "c"],
+        "timestamp": ["1600000000", None, "1600000001", "x"],
+    }
+    shop.write(ITEMS, events)
+    with pytest.raises(UserError, match="holds 'x' in data row 4") as caught:
+        shop.load(bad_ids="drop")
+    assert "is empty" not in str(caught.value)
+
+
+def test_no_row_with_an_id_is_one_sentence(shop):
+    shop.write(ITEMS, {**EVENTS, "user_id": [None] * 3})
+    with pytest.raises(UserError, match="leave no row with an id"):
+        shop.load(bad_ids="drop")
+
+
+def test_the_same_id_as_number_float_and_text_is_one_and_counted(shop, tmp_path):
+    path = tmp_path / "log.jsonl"
+    path.write_text(
+        "".join(
+            f'{{"user_id": "u", "item_id": {one}, "timestamp": {n}}}\n'
+            for n, one in enumerate(["7", '"7"', "7.0", "8"])
+        )
+    )
+    shop.write({"item_id": [7, 8], "title": ["a", "b"]})
+    shop.interactions = str(path)
+    dataset = shop.load()
+    assert dataset.item_ids[dataset.events].tolist() == ["7", "7", "7", "8"]
+    assert dataset.stats["notes"]["ids_written_as_number_and_as_text"] == 2
+
+
+def test_ids_of_any_length_stay_exact_and_small_floats_are_refused_where_they_are_not(shop):
+    items = {"item_id": [2**64 - 1, 2**64 - 2, 2**63], "title": ["a", "b", "c"]}
+    events = {**EVENTS, "item_id": [str(2**64 - 1), str(2**64 - 2), str(2**63)]}
+    items["item_id"] = pa.array(items["item_id"], pa.uint64())
+    assert shop.write(items, events).load().item_ids.tolist() == events["item_id"]
+    shop.write({**items, "item_id": pa.array([1.0, 2.0**24, 3.0], pa.float32())}, EVENTS)
+    with pytest.raises(
+        UserError,
+        match=r"item_id is a float of 2\^24 or more in data row 2, where|item_id is a float of 2\^24 or more",
+    ):
+        shop.load()
+
+
+def test_a_caption_column_is_text_and_interests_are_taken_apart(shop):
+    items = {
+        **ITEMS,
+        "caption": ["a tent", "nan", None],
+        "interests": [[{"text": "camping", "confidence": 0.9}], [], None],
+    }
+    dataset = shop.write(items, EVENTS).load()
+    assert dataset.items["caption"].to_pylist() == ["a tent", "", ""]
+    assert dataset.items["interests"].to_pylist() == [["camping"], [], []]
+    with pytest.raises(UserError, match=r"column caption is .* which is no text|column caption is an object"):
+        shop.write({**ITEMS, "caption": [{"en": "a"}, None, None]}, EVENTS).load()
+
+
+def test_other_columns_of_json_lines_are_kept_as_strict_json(shop, tmp_path):
+    path = tmp_path / "items.jsonl"
+    cells = ['{"a": NaN}', '"text"', "NaN"]
+    path.write_text(
+        "".join(f'{{"item_id": "{i}", "x": {cell}}}\n' for i, cell in zip("abc", cells, strict=True))
+    )
+    shop.write(None, EVENTS)
+    shop.items = str(path)
+    assert shop.load().items["x"].to_pylist() == ['{"a": null}', "text", None]
+
+
+@pytest.mark.parametrize(("written", "has"), [("7.0", "7"), (" 7", "7"), ("007", "7"), ("b0a", "B0A")])
+def test_an_id_that_a_tool_has_written_in_another_way_is_hinted_at(shop, written, has):
+    shop.write({"item_id": [has, "8"], "title": ["a", "b"]}, {**EVENTS, "item_id": [written, "8", "8"]})
+    with pytest.raises(UserError, match=f"is not in .*it has '{has}', so write the ids of both files alike"):
+        shop.load()
+
+
+def test_ids_that_a_spreadsheet_has_rounded_are_refused(shop):
+    shop.write(ITEMS, {**EVENTS, "user_id": ["5.86312E+12", "1E+05", "1E5"]})
+    with pytest.raises(
+        UserError,
+        match=r"column user_id is written as 5.86312E\+12 in data row 1 .and 1 more row., which a spreadsheet",
+    ):
+        shop.load()
+
+
+def test_white_space_around_ids_belongs_to_them_and_is_counted(shop):
+    dataset = shop.write(ITEMS, {**EVENTS, "user_id": ["u", "u ", "u"], "item_id": ["a", "b", "c"]}).load(
+        short_users="train",
+        min_user_events=3,
+        split="global_time",
+        interactions={"time_unit": "order"},
+        ratios=(0.4, 0.3, 0.3),
+    )
+    assert dataset.user_ids.tolist() == ["u", "u "] and dataset.stats["notes"]["ids_with_space_around"] == 1

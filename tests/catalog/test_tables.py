@@ -146,3 +146,15 @@ def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path):
         file.write('{"a": 2}\n')
     with pytest.raises(UserError, match="changed while it was read"):
         list(lines)
+
+
+def test_names_that_are_easily_overlooked_are_counted(tmp_path):
+    notes: Counter[str] = Counter()
+    (tmp_path / "t.jsonl").write_text('{"item_id": "A", "Title": "a"}\n{"item_id": "B", "title": "b"}\n')
+    assert read_table(tmp_path / "t.jsonl", notes).column_names == ["item_id", "Title", "title"]
+    (tmp_path / "t.csv").write_text("item_id, title\nA, a\n")
+    assert read_table(tmp_path / "t.csv", notes).column_names == ["item_id", " title"]
+    assert notes == {
+        "columns_whose_names_differ_in_case_or_space_only": 2,
+        "columns_with_space_around_their_name": 1,
+    }

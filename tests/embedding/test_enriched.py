@@ -131,3 +131,30 @@ def test_vectors_brought_along_take_the_encoders_place(tmp_path):
     run(TextEmbeddingConfig(path=str(tmp_path / "mine.parquet")), stage, tmp_path / "catalog")
     found = pq.read_table(stage.out / "embeddings.parquet").to_pydict()
     assert found == {"item_id": ["a", "b"], "vector": [[1.0, 0.5], [2.0, 0.0]]}
+
+
+INTERESTS = [
+    pa.array([[{"text": "tea", "confidence": 0.9}, {"text": "gifts", "confidence": 0.1}]]),
+    pa.array([["tea", "gifts"]]),
+    pa.array(['[{"text": "tea", "confidence": 0.9}, {"text": "gifts", "confidence": 0.1}]']),
+    pa.array(["[{'interest': 'tea', 'confidence': 0.9}, {'interest': 'gifts'}]"]),
+    pa.array(["[('tea', 0.9), ('gifts', 0.1)]"]),
+    pa.array([{"interests": [{"interest": "tea"}, {"interest": "gifts"}]}]),
+    pa.array([[("tea", 0.9), ("gifts", 0.1)]], pa.map_(pa.string(), pa.float64())),
+]
+
+
+@pytest.mark.parametrize("column", INTERESTS, ids=lambda column: str(column.type)[:40])
+def test_interests_of_the_catalogue_are_texts_without_confidences(column):
+    items = pa.table({"item_id": ["a"], "title": ["Pot"], "interests": column})
+    assert item_texts(items, TextEmbeddingConfig(fields=("title", "interests")))[0] == ["Pot\ntea\ngifts"]
+
+
+@pytest.mark.parametrize(
+    "column",
+    [pa.array([{"en": "a cup"}]), pa.array(["{'en': 'a cup'}"]), pa.array([[["a"]]]), pa.array([True])],
+)
+def test_a_field_that_is_no_text_is_refused(column):
+    items = pa.table({"item_id": ["a"], "title": ["Pot"], "caption": column})
+    with pytest.raises(UserError, match="column caption is .* which is no text"):
+        item_texts(items, TextEmbeddingConfig(fields=("title", "caption")))

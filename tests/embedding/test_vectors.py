@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from dig_ray.embedding.vectors import load_vectors, write_vectors
+from dig_ray.embedding.vectors import known_vectors, load_vectors, write_vectors
 from dig_ray.errors import UserError
 
 
@@ -61,6 +61,65 @@ def test_broken_vectors_are_one_clear_sentence(tmp_path, columns, message):
     assert "mine.parquet" in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "vectors",
+    [
+        pa.array([[1.0, 2.0], [3.0, 4.0]], pa.list_(pa.float16())),
+        pa.array([[1, 2], [3, 4]], pa.list_(pa.int8(), 2)),
+        pa.array([[1, 2], [3, 4]], pa.large_list(pa.float64())),
+        pa.array(["[1, 2]", "[3.0, 4.0]"]),
+        pa.array(["(1, 2)", "[3, 4]"]).dictionary_encode(),
+        pa.array([[1, 2], [3, 4]], pa.list_(pa.decimal128(5, 2))),
+    ],
+)
+def test_vectors_of_any_number_type_and_as_text_are_read(tmp_path, vectors):
+    pq.write_table(pa.table({"item_id": [8.0, 7.0], "vector": vectors}), tmp_path / "e.parquet")
+    assert load_vectors(tmp_path / "e.parquet", ["7", "8"]).tolist() == [[3, 4], [1, 2]]
+    found, known = known_vectors(tmp_path / "e.parquet", ["9", "7"])
+    assert found.tolist() == [[0, 0], [3, 4]] and known.tolist() == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        (
+            {"item_id": ["a", "nan"], "vector": [[1.0], [2.0]]},
+            r"item_id is empty \(written as nan\) in data row 2",
+        ),
+        (
+            {"item_id": [1.5, 2.0], "vector": [[1.0], [2.0]]},
+            "item_id is a fraction in data row 1, which is no id",
+        ),
+        ({"item_id": [["a"], ["b"]], "vector": [[1.0], [2.0]]}, "item_id is list.*, which is no id"),
+        (
+            {"item_id": ["a", "b"], "vector": ["[1, 2]", "[0.1 0.2]"]},
+            r"holds '\[0.1 0.2\]' in data row 2, expected a list",
+        ),
+        (
+            {"item_id": ["a", "b"], "vector": [{"x": 1.0}, {"x": 2.0}]},
+            "is struct<x: double>, expected a list of numbers",
+        ),
+        ({"item_id": ["a", "b"], "vector": [[True], [False]]}, "lists of bool, expected numbers"),
+        ({"item_id": ["a", "b"], "vector": ["[1]", "[NaN]"]}, "NaN or infinity, the first is item 'b'"),
+        ({"item_id": ["a", "b"], "vector": ["[1]", None]}, "item 'b' has no vector .null in data row 2"),
+    ],
+)
+def test_ids_and_texts_that_are_none(tmp_path, columns, message):
+    pq.write_table(pa.table(columns), tmp_path / "mine.parquet")
+    for function in (load_vectors, known_vectors):
+        with pytest.raises(UserError, match=message):
+            function(tmp_path / "mine.parquet", ["a", "b"])
+
+
+def test_a_column_that_stands_twice_is_named(tmp_path):
+    table = pa.Table.from_arrays(
+        [pa.array(["a"]), pa.array([[1.0]]), pa.array([[2.0]])], ["item_id", "vector", "vector"]
+    )
+    pq.write_table(table, tmp_path / "mine.parquet")
+    with pytest.raises(UserError, match="column 'vector' stands there twice"):
+        load_vectors(tmp_path / "mine.parquet", ["a"])
+
+
 def test_truncated_and_missing_files(tmp_path):
     path = tmp_path / "e.parquet"
     write_vectors(path, ["a"], np.ones((1, 4), dtype=np.float32))
@@ -74,7 +133,7 @@ def test_truncated_and_missing_files(tmp_path):
 def test_writing_many_vectors_takes_little_memory_beside_them(tmp_path):
     code = (
         "import resource, sys, numpy as np, pyarrow as pa, pyarrow.parquet\n"
-        "from dig_ray.embedding.vectors import load_vectors, write_vectors\n"
+        "from dig_ray.embedding.vectors import known_vectors, load_vectors, write_vectors\n"
         "x = np.random.default_rng(0).standard_normal((120_000, 256), dtype=np.float32)\n"
         "ids = [f'i{n}' for n in range(len(x))]\n"
         "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10\n"

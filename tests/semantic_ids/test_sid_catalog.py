@@ -190,3 +190,64 @@ def test_truncated_and_missing_files(tmp_path):
         SidCatalog.load(path)
     with pytest.raises(UserError, match="no such file"):
         SidCatalog.load(tmp_path / "absent.parquet")
+
+
+@pytest.mark.parametrize(
+    "codes",
+    [
+        pa.array([[1, 2], [3, 0]], pa.list_(pa.uint8())),
+        pa.array([[1.0, 2.0], [3.0, 0.0]]),
+        pa.array(["[1, 2]", "(3, 0)"]),
+        pa.array(["['1', '2']", '["3", "0"]']),
+        pa.array(["<a_1><b_2>", "<a_3> <b_0>"]),
+        pa.array(["['<a_1>', '<b_2>']", "['<a_3>', '<b_0>']"]),
+        pa.array([["<a_1>", "<b_2>"], ["<a_3>", "<b_0>"]], pa.list_(pa.dictionary(pa.int32(), pa.string()))),
+        pa.array([[1, 2], [3, 0]], pa.list_view(pa.int64())),
+    ],
+)
+def test_codes_in_every_shape(tmp_path, codes):
+    given = SidCatalog.load(write(tmp_path / "s.parquet", item_id=[7.0, 8.0], codes=codes))
+    assert given.codes.tolist() == [[1, 2], [3, 0]] and given.item_ids.tolist() == ["7", "8"]
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        (
+            {"item_id": ["a", "None"], "codes": [[1], [2]]},
+            r"item_id is empty \(written as None\) in data row 2",
+        ),
+        ({"item_id": [True, False], "codes": [[1], [2]]}, "item_id is bool, which is no id"),
+        (
+            {"item_id": ["a", "b"], "codes": [[1.0], [2.5]]},
+            "has 2.5 as code 1 of data row 2, expected whole numbers",
+        ),
+        ({"item_id": ["a", "b"], "codes": [[1.0], [float("nan")]]}, "has nan as code 1 of data row 2"),
+        (
+            {"item_id": ["a", "b", "c"], "codes": [[1, 2], [2], [1, 3]]},
+            "1 to 2 codes per item; it must be one number .data row 2 has 1",
+        ),
+        ({"item_id": ["a", "b"], "codes": ["[1]", "1-2"]}, "holds '1-2' in data row 2, expected a list"),
+        ({"item_id": ["a", "b"], "codes": ["[1]", "[1.5]"]}, "holds '.1.5.' in data row 2, expected a list"),
+        (
+            {"item_id": ["a", "b"], "codes": ["[1]", "<a_1><b_2>"]},
+            "numbers in some rows and tokens in others",
+        ),
+        ({"item_id": ["a", "b"], "codes": [{"a": 1}, {"a": 2}]}, "is struct<a: int64>, expected a list"),
+        ({"item_id": ["a", "b"], "codes": [[1], [1]], "suffix": [0.0, 1.5]}, "not '1.5' in data row 2"),
+        ({"item_id": ["a", "b"], "codes": [[1], None]}, "missing codes in data row 2"),
+    ],
+)
+def test_wrong_values_are_named_with_their_row(tmp_path, columns, message):
+    with pytest.raises(UserError, match=message):
+        SidCatalog.load(write(tmp_path / "s.parquet", **columns))
+
+
+def test_rows_without_codes_are_left_out_and_the_others_keep_their_numbers(tmp_path):
+    path = write(tmp_path / "s.parquet", item_id=["a", "b", "c", "nan"], codes=["[1]", "", "nan", "[2]"])
+    with pytest.raises(UserError, match="in data row 4"):
+        SidCatalog.load(path, skip_uncoded=True)
+    path = write(
+        tmp_path / "s.parquet", item_id=["a", "b", None], codes=[[1], [2], None], suffix=[None, None, 7]
+    )
+    assert SidCatalog.load(path, skip_uncoded=True).item_ids.tolist() == ["a", "b"]
