@@ -8,7 +8,6 @@ every later run that asks at all; a bad answer is not.
 from __future__ import annotations
 
 import os
-import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -28,14 +27,14 @@ from dig_ray.mining.deaths import Marks
 from dig_ray.mining.engines.contract import Job, Secret, SpendLimit, request_schema, worth_asking
 from dig_ray.mining.evidence import Evidence
 from dig_ray.mining.pictures import Pictures
-from dig_ray.mining.progress import MiningBoard, Totals, progress_line
+from dig_ray.mining.progress import MiningBoard, Totals
 from dig_ray.mining.prompts import Prompt
 from dig_ray.mining.spend import endpoint_name, total_paid
+from dig_ray.mining.watch import watch
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-SECONDS_BETWEEN_LINES = 10.0
 CRASHES = 3
 """Deaths of a process that runs an engine, after which a run gives up."""
 
@@ -272,7 +271,7 @@ def _one_pass(
         )
         pending[task] = (asked, todo.num_rows, asked.asked_now)
     before = {asked.miner.name: asked.asked_now for asked, _, _ in jobs}
-    stopped = _watch(pending, board, stage.log)
+    stopped = watch(pending, board, stage.log)
     for asked, _, _ in jobs:
         load_known(asked, stage.kept)
         guessed = asked.asked_now.estimated - before[asked.miner.name].estimated
@@ -344,62 +343,3 @@ def _run_engine(job: Job, requests: pa.Table) -> str:
             raise
         return sentence
     return ""
-
-
-def _ask_board(call: Any) -> Any:
-    """What the board has counted or was told; None where calls to it are lost again and again."""
-    import ray
-    from ray.exceptions import ActorUnavailableError
-
-    for _ in range(CRASHES + 1):
-        try:
-            return ray.get(call.remote())
-        except ActorUnavailableError:
-            time.sleep(0.1)
-    return None
-
-
-def _watch(
-    pending: dict[Any, tuple[Asked, int, Totals]], board: Any, say: Callable[[str], None]
-) -> list[str]:
-    """Wait for all engines, with a line for each now and then; the sentences of those that stopped early, in the miners' order."""
-    import ray
-
-    begun = time.monotonic()
-    miners = [asked.miner.name for asked, _, _ in pending.values()]
-    stopped: dict[str, str] = {}
-    crashed: BaseException | None = None
-    totals: dict[str, Totals] = {}
-    last = dict.fromkeys(
-        miners, (0, begun)
-    )  # rows of a miner's latest line, and when they were that many first
-    told = 0
-    while pending:
-        ready, _ = ray.wait(list(pending), num_returns=1, timeout=SECONDS_BETWEEN_LINES)
-        totals = _ask_board(board.read) or totals
-        learnt = _ask_board(board.said) or []
-        for line in learnt[told:]:
-            say(line)
-        told = max(told, len(learnt))
-        now = time.monotonic()
-        for task, (asked, todo, before) in list(pending.items()):
-            name = asked.miner.name
-            new = totals.get(name, Totals())
-            asked.asked_now = before.plus(new)
-            rows, since = last[name]
-            if new.rows != rows:
-                rows, since = last[name] = new.rows, now
-            if task in ready or not ready:
-                say(progress_line(name, todo, new, now - begun, 0.0 if task in ready else now - since))
-        for task in ready:
-            asked, _, _ = pending.pop(task)
-            try:
-                sentence = ray.get(task)
-            except Exception as error:  # the others go on: what they are asked is paid for
-                crashed = crashed or error
-                continue
-            if sentence:
-                stopped[asked.miner.name] = sentence
-    if crashed is not None:
-        raise crashed
-    return [stopped[name] for name in miners if name in stopped]

@@ -8,8 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from dig_ray.mining import miner
-from dig_ray.mining.miner import Asked, _watch
+from dig_ray.mining import watch
+from dig_ray.mining.miner import Asked
 from dig_ray.mining.progress import MiningBoard, Totals, progress_line
 
 
@@ -33,7 +33,7 @@ def test_nothing_yet_is_said_with_its_time_and_its_trouble() -> None:
 def test_a_slow_miner_never_says_the_same_twice(monkeypatch) -> None:
     import ray
 
-    monkeypatch.setattr(miner, "SECONDS_BETWEEN_LINES", 1.05)
+    monkeypatch.setattr(watch, "SECONDS_BETWEEN_LINES", 1.05)
     board = ray.remote(num_cpus=0)(MiningBoard).remote()
 
     @ray.remote(num_cpus=0)
@@ -46,7 +46,7 @@ def test_a_slow_miner_never_says_the_same_twice(monkeypatch) -> None:
 
     asked = Asked(SimpleNamespace(name="judge"), "judgement", ("p", 1, "h"), [])
     lines: list[str] = []
-    assert _watch({slow.remote(board): (asked, 10, Totals())}, board, lines.append) == []
+    assert watch.watch({slow.remote(board): (asked, 10, Totals())}, board, lines.append) == []
     assert len(lines) >= 5 and len(set(lines)) == len(lines) and lines.count("judge: learnt") == 1
     assert any("no answer to 10 rows yet" in line for line in lines)
     assert any("3/10 rows" in line and "no new answer for" in line for line in lines)

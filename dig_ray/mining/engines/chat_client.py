@@ -12,41 +12,31 @@ docs/ENDPOINTS.md has the whole of it.
 from __future__ import annotations
 
 import asyncio
-import json
 import random
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import asynccontextmanager, suppress
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING
 
 from dig_ray.errors import UserError
 from dig_ray.mining.answers import MOST
 from dig_ray.mining.config import OpenAIConfig
 from dig_ray.mining.engines.completion import Completion
-from dig_ray.mining.engines.completion import read_completion as _completion
+from dig_ray.mining.engines.completion import read_completion as _completion  # noqa: F401 - its name here of old
 from dig_ray.mining.engines.contract import Request, Result, SpendLimit, judge_answer, reason_word
 from dig_ray.mining.engines.endings import PATIENCE, Endings
-from dig_ray.mining.engines.failures import (
-    Hopeless,
-    NoAnswer,
-    Refused,
-    Retry,
-    no_answer,
-    server_words,
-)
+from dig_ray.mining.engines.failures import Hopeless, NoAnswer, Refused, Retry, server_words
 from dig_ray.mining.engines.pace import Pace
 from dig_ray.mining.engines.response_format import AnswerShape
-from dig_ray.mining.evidence import count_tokens
+from dig_ray.mining.engines.wire import Wire
 from dig_ray.mining.keys import read_key
-from dig_ray.mining.prompts import chat_messages
 from dig_ray.mining.spend import Purse
-from dig_ray.mining.tokens import picture_tokens, shared_tokens
 from dig_ray.redaction import hide
 
 if TYPE_CHECKING:
     import aiohttp
 
-LONGEST_BODY = 1 << 20  # bytes read of one response
 FIRST_WAIT, THROTTLED_WAIT, LONGEST_WAIT = 0.5, 2.0, 60.0
 FEW = 20
 """Rows in work at once until one was answered."""
@@ -104,18 +94,20 @@ class ChatClient:
             SpendLimit: the limit was reached; requests that had begun are finished and given to ``done`` first.
         """
         self._key = read_key(self.config.name, self.config.api_key_env, self._secret)
+        self._wire = Wire(self.config, self.most, self._key, self.shape)
         asyncio.run(self._ask_all(requests, done))
 
     async def _ask_all(self, requests: Iterable[Request], done: Callable[[Result], None]) -> None:
         todo = iter(requests)
         self._stop: BaseException | None = None
+        self._ended = asyncio.Event()
         patience = min(PATIENCE, 2 * self.config.deadline)
         self._endings = Endings(self.config.hopeless_rows, self.in_flight, patience, self._known)
         self._paid = Result("")  # sums over all that was sent
         first, answered = asyncio.Event(), asyncio.Event()
 
         await self.purse.pay(0.0)
-        async with self._session() as session:
+        async with self._wire.session(self.in_flight) as session:
 
             async def worker(number: int) -> None:
                 if number:
@@ -128,7 +120,7 @@ class ChatClient:
                     try:
                         result = await self._ask(session, request)
                     except BaseException as error:
-                        self._stop = self._stop or error
+                        self._end(error)
                         break
                     self._keep(result, done)
                     first.set()
@@ -156,7 +148,13 @@ class ChatClient:
 
     def _look_for_an_end(self) -> None:
         if self._endings.reason and self._stop is None:
-            self._stop = UserError(self._endings.sentence(self.config.name, self._paid_so_far()))
+            self._end(UserError(self._endings.sentence(self.config.name, self._paid_so_far())))
+
+    def _end(self, why: BaseException) -> None:
+        """Send nothing more, and wait for nothing but what is in flight."""
+        self._stop = self._stop or why
+        self._ended.set()
+        self.pace.let_go()
 
     def _paid_so_far(self) -> str:
         paid, about = self._paid, "about " if self._paid.estimated else ""
@@ -165,19 +163,6 @@ class ChatClient:
         who = " by one of its processes" if self.config.actors > 1 else ""
         dollars = f"paid so far{who}: {about}${paid.cost:,.2f} for" if paid.cost else f"used so far{who}:"
         return f"{dollars} {about}{paid.tokens_in:,} tokens in and {paid.tokens_out:,} out"
-
-    @asynccontextmanager
-    async def _session(self) -> AsyncIterator[aiohttp.ClientSession]:
-        import aiohttp
-
-        headers = {"Accept": "application/json"}
-        if self._key:
-            headers["Authorization"] = f"Bearer {self._key}"
-        connector = aiohttp.TCPConnector(limit=self.in_flight)
-        async with aiohttp.ClientSession(
-            headers=headers, connector=connector, auto_decompress=True
-        ) as session:
-            yield session
 
     async def _ask(self, session: aiohttp.ClientSession, request: Request) -> Result:
         """One row: at most two answers, each with its retries, within the row's deadline."""
@@ -245,7 +230,7 @@ class ChatClient:
         before = ""
         while True:
             way = self.shape.at
-            body = json.dumps(self._body(request, attempt)).encode()
+            body = self._wire.body(request, attempt)
             try:
                 async with self.pace.place():
                     self._check_limit()
@@ -254,7 +239,7 @@ class ChatClient:
                     result.calls += 1
                     # paid before the place is free: whoever takes it knows what is left, so no more than what is in flight goes over the
                     # limit
-                    answer = await self._post(session, body, request, result)
+                    answer = await self._wire.post(session, body, request, partial(self._pay, result))
                 self.pace.answered()
                 self._endings.alive()
                 self.shape.took(way)
@@ -294,13 +279,12 @@ class ChatClient:
         if retry.throttled:
             self._endings.throttled(request.key, str(retry), retry.after)
             self._look_for_an_end()
-        await asyncio.sleep(wait)
+        await _wait(self._ended, wait)
 
     def _nobody_is_answered(self, error: Hopeless) -> str:
-        url = self.config.base_url.rstrip("/") + "/chat/completions"
         _, _, said = str(error).partition(": ")
         return (
-            f"miner {self.config.name}: {url} answers {error.status}, {said}; check base_url, model and "
+            f"miner {self.config.name}: {self._wire.url} answers {error.status}, {said}; check base_url, model and "
             f"{self.config.api_key_env or 'api_key_env'}, then run the same command to go on; {self._paid_so_far()}"
         )
 
@@ -311,50 +295,6 @@ class ChatClient:
         if self.purse.empty:
             raise SpendLimit
 
-    async def _post(
-        self, session: aiohttp.ClientSession, body: bytes, request: Request, result: Result
-    ) -> Completion:
-        """Send once and pay.
-
-        Raises:
-            NoAnswer: there is none.
-        """
-        import aiohttp
-
-        url = self.config.base_url.rstrip("/") + "/chat/completions"
-        timeout = aiohttp.ClientTimeout(total=self.config.timeout)
-        try:
-            async with session.post(
-                url,
-                data=body,
-                headers={"Content-Type": "application/json"},
-                timeout=timeout,
-                allow_redirects=False,
-            ) as response:
-                status, headers = response.status, response.headers
-                content = await _read(response)
-        except TimeoutError:
-            raise Retry(f"timeout: no response within {self.config.timeout:g} s") from None
-        except (aiohttp.ClientError, OSError) as error:
-            said = server_words(str(error).encode("utf-8", "replace"), self._key)
-            raise Retry(f"connection: {type(error).__name__}{f' ({said})' if said else ''}") from None
-        try:
-            if status != 200:
-                raise no_answer(status, headers, content, url, self.config.deadline, self._key)
-            if content is None:
-                tokens = self._tokens_sent(request), self.config.sampling.max_tokens
-                raise Refused(f"too_long: the response has more than {LONGEST_BODY:,} bytes", tokens)
-            answer = _completion(content, lambda: self._tokens_sent(request), self._key)
-        except NoAnswer as error:
-            if error.tokens is not None:
-                await self._pay(result, *error.tokens, estimated=True)
-            raise
-        except Exception as error:  # whatever a body can do to a reader costs its own row
-            await self._pay(result, self._tokens_sent(request), 0, estimated=True)
-            raise Retry(f"half_body: the response cannot be read ({type(error).__name__})") from None
-        await self._pay(result, answer.tokens_in, answer.tokens_out, answer.end.estimated)
-        return answer
-
     async def _pay(self, result: Result, tokens_in: int, tokens_out: int, estimated: bool) -> None:
         cost = self.config.price.of(tokens_in, tokens_out)
         for sums in (result, self._paid):
@@ -364,13 +304,6 @@ class ChatClient:
             sums.estimated += estimated
         await self.purse.pay(cost)
 
-    def _tokens_sent(self, request: Request) -> int:
-        """Our estimate, as the dry run's."""
-        schema = "schema" in self.shape.ways[self.shape.at] and request.kind != "judgement"
-        shared = shared_tokens(request.kind, self.most, request.system, schema)
-        picture = picture_tokens(request.image[0]) if request.image is not None else 0
-        return shared + count_tokens(request.evidence) + picture
-
     def _why(self, content: bytes | None) -> str:
         """What a refusal says about itself, short, and never the key."""
         said = server_words(
@@ -378,32 +311,7 @@ class ChatClient:
         )
         return f" ({said})" if said else ""
 
-    def _body(self, request: Request, attempt: int) -> dict[str, Any]:
-        config = self.config
-        body = {
-            "model": config.model,
-            "messages": chat_messages(request.system, request.evidence, request.image),
-            **{
-                config.max_tokens_field if name == "max_tokens" else name: value
-                for name, value in config.sampling.attempt(attempt).items()
-                if name not in config.omit
-            },
-        }
-        return body | self.shape.field(request.kind, self.most) | config.extra_body
-
 
 async def _wait(event: asyncio.Event, seconds: float) -> None:
     with suppress(TimeoutError):
         await asyncio.wait_for(event.wait(), seconds)
-
-
-async def _read(response: aiohttp.ClientResponse) -> bytes | None:
-    """The body, or None when it is longer than we read."""
-    chunks, size = [], 0
-    async for chunk in response.content.iter_chunked(65_536):
-        size += len(chunk)
-        if size > LONGEST_BODY:
-            response.close()
-            return None
-        chunks.append(chunk)
-    return b"".join(chunks)

@@ -164,12 +164,8 @@ def no_answer(
     """
     said = server_words(content, *keys)
     quoted = f" ({said!r})" if said else ""
-    try:
-        body = json.loads(content or b"")
-    except (ValueError, RecursionError):
-        body = None
     facts: dict[str, Any] = {"status": status, "said": said}
-    header = headers.get("Retry-After")
+    body, header = _json(content), headers.get("Retry-After")
     if status in (400, 403, 422, 451) and _SENT_BY_FILTERS.search(f"{said} {_codes(body)}"):
         return Refused(
             f"content_filter: the endpoint refuses this request with status {status}{quoted}", **facts
@@ -186,21 +182,25 @@ def no_answer(
             f"status_{status}: the endpoint redirects to {where}, and redirects are not followed", **facts
         )
     if status in AGAIN or status >= 500:
-        after = retry_after_seconds(header, LONGEST_WAIT_ASKED)
-        if after is not None and after > patience:  # the row would end before it could be asked again
-            word = "throttled" if status == 429 else f"status_{status}"
-            return Refused(
-                f"{word}: the endpoint asks to wait {after:,.0f} s, more than deadline={patience:g}{quoted}",
-                **facts,
-            )
-        return Retry(
-            f"status_{status}{f': the endpoint says {said!r}' if said else ''}",
-            after,
-            busy=status in (429, 503, 529),
-            throttled=status == 429,
-            **facts,
-        )
+        return _later(status, retry_after_seconds(header, LONGEST_WAIT_ASKED), patience, facts)
     return Refused(f"status_{status}: the endpoint refuses this request{quoted}", **facts)
+
+
+def _later(status: int, after: float | None, patience: float, facts: dict[str, Any]) -> NoAnswer:
+    said = facts["said"]
+    if after is not None and after > patience:  # the row would end before it could be asked again
+        word = "throttled" if status == 429 else f"status_{status}"
+        asks = f"the endpoint asks to wait {after:,.0f} s, more than deadline={patience:g}"
+        return Refused(f"{word}: {asks}{f' ({said!r})' if said else ''}", **facts)
+    reason = f"status_{status}{f': the endpoint says {said!r}' if said else ''}"
+    return Retry(reason, after, busy=status in (429, 503, 529), throttled=status == 429, **facts)
+
+
+def _json(content: bytes | None) -> Any:
+    try:
+        return json.loads(content or b"")
+    except (ValueError, RecursionError):
+        return None
 
 
 def _codes(body: Any) -> str:

@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 SHRINK = 0.7
 
@@ -31,11 +31,12 @@ class Pace:
         self._active = 0
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._busy: deque[bool] = deque(maxlen=20)
+        self._over = asyncio.Event()
 
     @asynccontextmanager
     async def place(self) -> AsyncIterator[None]:
         """Wait for a place and for the time to send."""
-        while self._active >= max(1, int(self.window)):
+        while self._active >= max(1, int(self.window)) and not self._over.is_set():
             free = asyncio.get_running_loop().create_future()
             self._waiting.append(free)
             try:
@@ -49,11 +50,19 @@ class Pace:
             at = max(now, self.next)
             self.next = at + max(self.gap, self._learnt)
             if at > now:
-                await asyncio.sleep(at - now)
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._over.wait(), at - now)
             yield
         finally:
             self._active -= 1
             self._wake()
+
+    def let_go(self) -> None:
+        """Whoever waits need not any more: nothing will be sent."""
+        self._over.set()
+        for waiting in self._waiting:
+            if not waiting.done():
+                waiting.set_result(None)
 
     def _wake(self) -> None:
         free = max(1, int(self.window)) - self._active
