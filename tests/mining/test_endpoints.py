@@ -475,7 +475,22 @@ def test_a_key_across_the_cut_is_hidden(before) -> None:
     assert not any(KEY[n : n + 8] in said for n in range(0, len(KEY) - 8))
 
 
-@pytest.mark.parametrize("form", ["plain", "escaped", "prose", "refusal", "error", "header"])
+@given(st.text(max_size=400), st.text(max_size=60), st.sampled_from(["json", "html", "plain", "detail"]))
+def test_a_key_anywhere_in_a_body_is_hidden(before, after, form) -> None:
+    text = f"{before}{KEY}{after}"
+    body = {
+        "json": json.dumps({"error": {"message": text}}),
+        "html": f"<html><title>{before.replace('<', '')}{KEY}</title>",
+        "plain": text,
+        "detail": json.dumps({"detail": [{"msg": text}]}, ensure_ascii=False),
+    }[form]
+    said = server_words(body.encode("utf-8", "replace"), KEY)
+    assert len(said) <= 160 and not any(KEY[n : n + 12] in said for n in range(0, len(KEY) - 12))
+
+
+@pytest.mark.parametrize(
+    "form", ["plain", "escaped", "prose", "refusal", "error", "header", "finish", "tool"]
+)
 def test_no_answer_that_repeats_the_key_is_kept(serve, form, monkeypatch) -> None:
     monkeypatch.setenv("MY_AUTH_KEY", KEY)
     entry = json.dumps({"descriptors": [{"descriptor": f"uses {KEY}", "confidence": 0.5}]})
@@ -485,6 +500,8 @@ def test_no_answer_that_repeats_the_key_is_kept(serve, form, monkeypatch) -> Non
         "prose": {"text": f"I was given {KEY}"},
         "refusal": {"message": {"content": None, "refusal": f"no, {KEY}"}},
         "error": {"status": 500, "body": error_body(f"proxy saw {KEY}")},
+        "finish": {"text": "", "finish": KEY},
+        "tool": {"message": {"content": None, "tool_calls": [{"function": {"name": KEY}}]}},
         "header": {"status": 302, "headers": {"Location": f"/login?key={KEY}"}},
     }[form]
     asked = Asked(serve(lambda e, n: what if '"1"' in e else GOOD), 4, api_key_env="MY_AUTH_KEY", max_tries=1)

@@ -100,7 +100,7 @@ class ChatClient:
     async def _ask_all(self, requests: Iterable[Request], done: Callable[[Result], None]) -> None:
         todo = iter(requests)
         self._stop: BaseException | None = None
-        self._ended = asyncio.Event()
+        self._ended = self.pace.over = asyncio.Event()
         patience = min(PATIENCE, 2 * self.config.deadline)
         self._endings = Endings(self.config.hopeless_rows, self.in_flight, patience, self._known)
         self._paid = Result("")  # sums over all that was sent
@@ -153,7 +153,6 @@ class ChatClient:
     def _end(self, why: BaseException) -> None:
         """Send nothing more, and wait for nothing but what is in flight."""
         self._stop = self._stop or why
-        self._ended.set()
         self.pace.let_go()
 
     def _paid_so_far(self) -> str:

@@ -16,6 +16,7 @@ from dig_ray.mining.evidence import count_tokens
 
 MOST_TOKENS_IN, MOST_TOKENS_OUT = 10_000_000, 1_000_000
 """Tokens that no request has and no answer is made of, whatever ``usage`` says."""
+FINISHES = {"stop", "length", "content_filter", "tool_calls", "function_call", "None"}
 LONGEST_COUNTED = 65_536  # characters of a body that are counted where it cannot be read
 
 
@@ -67,7 +68,9 @@ def read_completion(content: bytes, sent: Callable[[], int] = lambda: 0, *keys: 
         choice = body["choices"][0]
         message = choice["message"]
         text, thought = _text(message.get("content")), _reasoning(message)
-        finish = str(choice.get("finish_reason"))[:40]
+        finish = str(choice.get("finish_reason"))
+        if finish not in FINISHES:
+            finish = server_words(finish.encode("utf-8", "replace"), *keys)[:40]
     except (TypeError, KeyError, IndexError, AttributeError):
         raise Retry(
             "half_body: the response is not a whole chat completion", tokens=_guess(content, sent)

@@ -31,12 +31,12 @@ class Pace:
         self._active = 0
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._busy: deque[bool] = deque(maxlen=20)
-        self._over = asyncio.Event()
+        self.over = asyncio.Event()  # set when nothing more will be sent
 
     @asynccontextmanager
     async def place(self) -> AsyncIterator[None]:
         """Wait for a place and for the time to send."""
-        while self._active >= max(1, int(self.window)) and not self._over.is_set():
+        while self._active >= max(1, int(self.window)) and not self.over.is_set():
             free = asyncio.get_running_loop().create_future()
             self._waiting.append(free)
             try:
@@ -51,7 +51,7 @@ class Pace:
             self.next = at + max(self.gap, self._learnt)
             if at > now:
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(self._over.wait(), at - now)
+                    await asyncio.wait_for(self.over.wait(), at - now)
             yield
         finally:
             self._active -= 1
@@ -59,7 +59,7 @@ class Pace:
 
     def let_go(self) -> None:
         """Whoever waits need not any more: nothing will be sent."""
-        self._over.set()
+        self.over.set()
         for waiting in self._waiting:
             if not waiting.done():
                 waiting.set_result(None)
