@@ -138,5 +138,5 @@ class Endings:
         which = "latest" if self.answered else "first"
         return (
             f"miner {miner}: the {which} {self.met} rows all ended in {self.reason[:300]}, so the others would, too; {paid}; {cure}; then "
-            "run the same command to go on: what was answered is kept, these rows count as not asked (hopeless_rows=0 asks all the same)"
+            "run the same command to go on (what was answered is kept, these rows count as not asked; hopeless_rows=0 asks all the same)"
         )
