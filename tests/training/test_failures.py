@@ -191,3 +191,10 @@ def test_what_ray_train_gave_up_for_is_one_sentence(tmp_path):
     assert "cannot go on: ValueError: no room;" in ended(ControllerError(ValueError("no room")))
     leave_sentence(str(tmp_path / "failed"), "sft: why")
     assert ended(workers) == "sft: why"
+
+
+def test_what_is_replaced_of_ray_train_is_still_there():
+    """A private name: where it goes, an interrupt ends the process with code 0 again."""
+    from ray.train.torch import TorchTrainer
+
+    assert callable(TorchTrainer._register_sigint_handler)
