@@ -19,7 +19,7 @@ from typing import Any
 
 from dig_ray.errors import UserError
 from dig_ray.redaction import hide
-from dig_ray.signals import INTERRUPTED, asked_by, ending_well
+from dig_ray.signals import INTERRUPTED, asked_by, ending_well, note_exit
 
 CONFIGS = Path("jobs/configs")
 
@@ -157,7 +157,10 @@ def _guarded(work: Callable[[], None]) -> int:
     try:
         work()
         sys.stdout.flush()
-    except (KeyboardInterrupt, SystemExit):  # Ray's own handlers, in place for the moment of its start, exit
+    except KeyboardInterrupt:
+        return _interrupted()
+    except SystemExit:
+        note_exit()
         return _interrupted()
     except BrokenPipeError:  # | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -143,6 +143,7 @@ def set_environment(config: RayConfig) -> None:
     quiet = {
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
         "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_DISABLE_FAILURE_SIGNAL_HANDLER": "1",  # Ray's core prints a stack of C++ at SIGTERM, and aborts
         "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Tune's takes ^C for the end of the search and goes on with what was found
     }
     if init_settings(config)["address"] == "local":

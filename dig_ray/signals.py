@@ -36,6 +36,14 @@ def _handle(number: int, frame: FrameType | None) -> None:
         os._exit(INTERRUPTED)
 
 
+def note_exit() -> None:
+    """That another handler than ours, Ray's while it starts, has taken a SIGTERM and made the process exit."""
+    global _first
+    if _first is None and _active:
+        _first = signal.SIGTERM, time.monotonic()
+    keep()
+
+
 def asked_by() -> str:
     """Name of the signal that asked to end, such as ``SIGTERM``; "" where none did."""
     return "" if _first is None else _first[0].name

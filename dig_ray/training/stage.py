@@ -18,6 +18,7 @@ import numpy as np
 from dig_ray.base import Stage
 from dig_ray.errors import UserError
 from dig_ray.recommender.config import RecommenderConfig
+from dig_ray.schedule import warm_up_line
 from dig_ray.subset import evenly_spaced
 from dig_ray.training.config import SftConfig
 
@@ -58,7 +59,7 @@ def run(
     from dig_ray.recommender.tasks import check_same_items
     from dig_ray.semantic_ids.sid_catalog import SidCatalog
     from dig_ray.training.ray_train import best_checkpoint, fit
-    from dig_ray.training.sft_loop import sft_worker
+    from dig_ray.training.sft_loop import sft_worker, steps_per_epoch
 
     started = time.monotonic()
     dataset = Dataset.load(catalog_dir)
@@ -81,6 +82,8 @@ def run(
         f"({job.useful_tokens / (rows * sft.row_length):.0%} full), {len(job.valid_targets):,} validation users, "
         f"{sft.num_workers} worker(s)"
     )
+    if late := warm_up_line("sft", sft.warmup_steps, steps_per_epoch(job) * sft.epochs):
+        stage.log(f"sft: warning: {late}")
     name = f"sft-{stage.fingerprint[:16]}"
     result = fit(sft_worker, job, sft, job.threads, stage.work, name, stage.log, stage.stretch)
     if stage.stretch is not None:
