@@ -23,6 +23,7 @@ from dig_ray.base import Config, InputPath
 from dig_ray.baselines.config import BaselinesConfig
 from dig_ray.catalog.config import CatalogConfig
 from dig_ray.cluster import RayConfig
+from dig_ray.config_values import check_numbers, check_secrets, cut, for_eyes, short
 from dig_ray.embedding.config import FusionConfig, ImageEmbeddingConfig, TextEmbeddingConfig
 from dig_ray.errors import UserError
 from dig_ray.evaluation.config import EvaluationConfig
@@ -319,12 +320,12 @@ def parse_overrides(overrides: Sequence[str], keys: Mapping[str, Any]) -> list[t
         if not _is_known(key, keys):
             near = nearest_key(key, list(keys))
             raise UserError(
-                f"{COMMAND_LINE}: unknown key {hide(key)[:200]} (value {_cut(hide(_for_eyes(raw, key)))}); the nearest is {near}"
+                f"{COMMAND_LINE}: unknown key {hide(key)[:200]} (value {cut(hide(for_eyes(raw, key)))}); the nearest is {near}"
             )
         try:
             value = parse_yaml(raw)
         except UserError as error:
-            shown = _short(_for_eyes(raw, key))
+            shown = short(for_eyes(raw, key))
             raise UserError(hide(f"{COMMAND_LINE}: {key} is {shown}: {error}")) from None
         for part in reversed(key.split(".")):
             value = {part: value}
@@ -372,7 +373,7 @@ def _sentence(
     while plain and plain not in origin:
         plain = plain.rpartition(".")[0]
     source = origin.get(plain) or origin.get("", "the built-in defaults")
-    shown = _short(_for_eyes(node, key, _plain(key) in keys))
+    shown = short(for_eyes(node, key, _plain(key) in keys))
     if problem["type"] == "extra_forbidden":
         near = nearest_key(_plain(key), list(keys))
         return f"{source}: unknown key {key} (value {shown}); the nearest is {near}"
@@ -394,48 +395,6 @@ def _plain(key: str) -> str:
     return re.sub(r"\[\d+\]", "", key)
 
 
-def _short(value: Any) -> str:
-    return _cut(hide(json.dumps(value, default=str, ensure_ascii=False)))
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= 80 else text[:77] + "..."
-
-
-def _for_eyes(value: Any, key: str = "", known: bool = False) -> Any:
-    """A value as a message may show it: what stands at the name of a secret is hidden, be it nested in lists and mappings.
-
-    Args:
-        value: plain data.
-        key: dotted key it stands at.
-        known: whether the key is one of ours, which hold numbers (``evidence_tokens``) or names of variables.
-    """
-    if isinstance(value, dict):
-        return {name: _for_eyes(inner, str(name)) for name, inner in value.items()}
-    if isinstance(value, list):
-        return [_for_eyes(inner, key, known) for inner in value]
-    secret = isinstance(value, str) and not known and SECRET_NAME.search(key.rpartition(".")[2])
-    if secret or (isinstance(value, str) and _NAMED_SECRET.search(value)):
-        return HIDDEN
-    return value
-
-
-_NAMED_SECRET = re.compile(rf"(?:{SECRET_NAME.pattern})\w*['\"]?\s*[:=]\s*\S", re.IGNORECASE)
-"""Text that is not taken apart, such as an override's, and names a secret before its value."""
-
-
-def _check_numbers(node: Any, source: str, path: str = "") -> None:
-    """Refuse what is no plain number; a file cannot say it, a caller can."""
-    if isinstance(node, dict):
-        for key, inner in node.items():
-            _check_numbers(inner, source, f"{path}.{key}" if path else str(key))
-    elif isinstance(node, (list, tuple)):
-        for number, inner in enumerate(node):
-            _check_numbers(inner, source, f"{path}[{number}]")
-    elif isinstance(node, float) and (node != node or abs(node) == float("inf")):
-        raise UserError(f"{source}: {path} is {node}, which is no number to go by; give a finite one")
-
-
 def resolve(layers: Sequence[tuple[str, Mapping[str, Any]]], model: type[Config] = RunConfig) -> Any:
     """Lay the layers over each other, later ones on top, and check the whole tree.
 
@@ -454,16 +413,18 @@ def resolve(layers: Sequence[tuple[str, Mapping[str, Any]]], model: type[Config]
     for source, layer in layers:
         _merge(data, layer, source, origin, "")
         origin[""] = source  # where a mistake of the whole tree is put: the last word
-    _check_numbers(data, layers[-1][0])
+    check_numbers(data, layers[-1][0])
     try:
         text = json.dumps(data, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise UserError(f"{layers[-1][0]}: holds a value that is no plain data: {error}") from None
     try:
         # JSON mode in strict form: no "3" for 3 and no 1 for true, yet lists become tuples
-        return model.model_validate_json(text, strict=True)
+        found = model.model_validate_json(text, strict=True)
     except ValidationError as error:
         raise UserError(hide(_sentence(error, json.loads(text), origin, known_keys(model)))) from None
+    check_secrets(data, layers[-1][0])
+    return found
 
 
 def load_config(

@@ -203,6 +203,8 @@ ENDPOINT = "engine: openai, name: x, model: m"
         f"store=s3://AKIA:{SECRET}@bucket/runs",
         f"store=ftp://me:{SECRET}@host/runs",
         f"seed=Bearer {SECRET}",
+        f'mining.items=[{{{ENDPOINT}, base_url: "http://host/v1", extra_body: {{api_key: {SECRET}}}}}]',
+        f"mining.items=[{{engine: vllm, name: x, model: m, engine_kwargs: {{hf_token: {SECRET}}}}}]",
     ],
 )
 def test_no_sentence_repeats_a_secret(tmp_path: Path, override: str) -> None:
