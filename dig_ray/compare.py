@@ -18,7 +18,14 @@ from pydantic import Field, model_validator
 
 from dig_ray.base import Config, Stage
 from dig_ray.baselines.config import BaselineName
-from dig_ray.cluster import RaySession, beside_the_driver, find_user_error, processors, quiet_ray_data
+from dig_ray.cluster import (
+    RaySession,
+    beside_the_driver,
+    find_user_error,
+    in_ray_job,
+    processors,
+    quiet_ray_data,
+)
 from dig_ray.code_version import code_hash
 from dig_ray.config import COMMAND_LINE, NAME_PATTERN, load_config
 from dig_ray.data_fit import look
@@ -261,7 +268,14 @@ def check_cells(
     todo = {cell.variant: [name for name, key in cell.keys.items() if key not in done] for cell in cells}
     configs = {cell.variant: cell.config for cell in cells}  # seeds differ in nothing that is looked at
     raise_all(
-        said({name: problems(configs[name], todo[name], configs[name].ray.address is None) for name in todo}),
+        said(
+            {
+                name: problems(
+                    configs[name], todo[name], configs[name].ray.address is None and not in_ray_job()
+                )
+                for name in todo
+            }
+        ),
         "this comparison cannot work",
     )
     for key, one in work.items():

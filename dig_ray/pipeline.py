@@ -183,16 +183,17 @@ def run_pipeline(
         log(
             f"note: store {config.store} is inside this job's working directory; set store= to a lasting place"
         )
-    raise_all(unreadable_files(config, chosen))
-    steps = plan(config, chosen, store)
-    todo = [
-        step.spec.name
-        for step in steps
-        if step.spec.name in force or not store.has(step.spec.name, step.recipe.fingerprint)
-    ]
     ours = stages is STAGES and isinstance(config, RunConfig)
-    if ours and todo:
-        check_before(config, todo, store, log)
+    with nullcontext() if brief else voice.at_work("looking at input files and at what is published"):
+        raise_all(unreadable_files(config, chosen))
+        steps = plan(config, chosen, store)
+        todo = [
+            step.spec.name
+            for step in steps
+            if step.spec.name in force or not store.has(step.spec.name, step.recipe.fingerprint)
+        ]
+        if ours and todo:
+            check_before(config, todo, store, _nobody if brief else log)
     done: dict[str, Artifact] = {}
     made: dict[str, bool] = {}
     changed: set[str] = set()
@@ -242,7 +243,7 @@ def run_pipeline(
                     f"{head} {'done in ' + duration(artifact) if fresh else 'found'}{rows_and_rate(artifact, fresh)}"
                 )
             if ours and spec.name == "catalog":
-                check_fit(config, artifact.stats, todo, log)
+                check_fit(config, artifact.stats, todo, _nobody if brief else log)
     if brief:
         return done
     results = result_lines(done["evaluation"]) if "evaluation" in done else []
@@ -256,7 +257,7 @@ def run_pipeline(
 
 def check_before(config: Any, todo: Sequence[str], store: Store, log: Callable[[str], None]) -> None:
     """Refuse what cannot work before Ray starts, all of it at once; warn of a disk that is nearly full."""
-    raise_all(problems(config, todo, config.ray.address is None))
+    raise_all(problems(config, todo, config.ray.address is None and not in_ray_job()))
     warning = little_space(store.local)
     if warning is not None:
         log(f"warning: {warning}")
@@ -268,6 +269,10 @@ def check_fit(config: Any, stats: Mapping[str, Any], todo: Sequence[str], log: C
     for warning in fit.warnings:
         log(f"      warning: {warning}")
     raise_all(fit.faults, "these settings do not go with the catalogue")
+
+
+def _nobody(line: str) -> None:
+    """Whoever runs one stage of many has said it once."""
 
 
 def _print(line: str) -> None:
