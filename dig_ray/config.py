@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -250,19 +251,19 @@ def find_config(source: str | Path, folder: Path) -> Path:
     text = str(source)
     if text.endswith((".yaml", ".yml")):
         for path in (Path(text).expanduser(), folder / text):
-            if path.exists():
+            if os.path.exists(path):
                 return path
-        raise UserError(f"config file {text} does not exist; give a path that does, or a name")
+        raise UserError(f"config file {cut(text)} does not exist; give a path that does, or a name")
     path = folder / f"{text}.yaml"
     if re.match(NAME_PATTERN, text) and path.is_file():
         return path
     names = sorted(p.stem for p in folder.glob("*.yaml"))
     close = difflib.get_close_matches(text, names, 1)
     hint = f", did you mean {close[0]}" if close else ""
-    if Path(text).is_file():
+    if os.path.isfile(text):
         hint = "; a file is given by a name that ends in .yaml"
     raise UserError(
-        f"there is no config {text!r} in {folder}{hint}; known are {', '.join(names) or 'none'}, "
+        f"there is no config {cut(hide(str(for_eyes(text))))!r} in {folder}{hint}; known are {', '.join(names) or 'none'}, "
         "or give a path to a .yaml file"
     )
 
@@ -317,6 +318,11 @@ def parse_overrides(overrides: Sequence[str], keys: Mapping[str, Any]) -> list[t
         if not equals or not key:
             shown = HIDDEN if SECRET_NAME.search(text) else repr(hide(text))
             raise UserError(f"{COMMAND_LINE}: {shown} is no setting; write key=value, such as seed=1")
+        if re.search(r"\[\d*\]|\.\d+(?:\.|$)", key) and not _is_known(key, keys):
+            whole = re.split(r"\[|\.\d", key)[0]
+            raise UserError(
+                f"{COMMAND_LINE}: {hide(key)[:200]}: an entry of a list cannot be set alone; write the whole list, {whole}=[...]"
+            )
         if not _is_known(key, keys):
             near = nearest_key(key, list(keys))
             raise UserError(

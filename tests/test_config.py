@@ -122,6 +122,8 @@ def test_a_mistake_in_a_file_is_one_sentence(tmp_path: Path, yaml: str, parts: l
         ("=1", ["command line", "key=value"]),
         ("seed=[1", ["command line", "seed", "not valid YAML"]),
         ("seed=", ["command line: seed is null"]),
+        ("mining.items[0].model=x", ["an entry of a list cannot be set alone", "mining.items=[...]"]),
+        ("mining.items.0.model=x", ["an entry of a list cannot be set alone", "mining.items=[...]"]),
         ("ray={adress: auto}", ["command line", "ray.adress", "ray.address"]),
     ],
 )
@@ -254,6 +256,9 @@ def test_missing_files(tmp_path: Path) -> None:
     write(tmp_path, "beauty", "{}")
     assert "did you mean beauty" in sentence(tmp_path, name="beaty")
     assert "does not exist" in sentence(tmp_path, name="no/such.yaml")
+    assert "does not exist" in sentence(tmp_path, name="x" * 5000 + ".yaml")
+    assert "there is no config" in sentence(tmp_path, name="x" * 5000)
+    assert "hunter2" not in sentence(tmp_path, name="API_KEY=hunter2")
     assert "beauty" in sentence(tmp_path, name="../../etc/passwd")
     (tmp_path / "a.yaml").write_bytes(b"seed: \xff\n")
     assert "UTF-8" in sentence(tmp_path)
