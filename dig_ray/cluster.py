@@ -21,7 +21,8 @@ from pydantic import Field, model_validator
 
 from dig_ray.base import Config
 from dig_ray.errors import UserError, causes
-from dig_ray.signals import keep
+from dig_ray.offspring import end, offspring
+from dig_ray.signals import active, keep
 from dig_ray.telemetry import forget
 
 LEAST_CPUS = 8  # logical; below, Ray Data can hang for ever with every CPU held by an actor pool
@@ -89,7 +90,7 @@ class RaySession:
             return
         for last_try in (False, True):
             try:
-                with _without_line("Set ray log level from environment variable"):
+                with _without_line("Set ray log level from environment variable"), _without_handlers():
                     ray.init(**settings)
                 break
             except (ConnectionError, ValueError, RuntimeError) as error:
@@ -110,8 +111,10 @@ class RaySession:
                         "cluster in ray.address"
                     ) from None
                 self.log("Ray did not start in time; trying once more")
-            except BaseException:  # ^C or SIGTERM meanwhile
+            except BaseException:  # ^C or SIGTERM meanwhile: some of its servers would outlive it by a minute
+                started = offspring() if settings["address"] == "local" else []
                 ray.shutdown()
+                end(started)
                 raise
         self._ours = True
         keep()
@@ -229,6 +232,20 @@ def _without_line(noise: str) -> Iterator[None]:
             for line in aside.read().decode(errors="replace").splitlines():
                 if noise not in line:
                     print(line, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def _without_handlers() -> Iterator[None]:
+    """Keep Ray from replacing a job's handler of SIGTERM while it starts; its own would exit in the middle of it."""
+    from ray._private import utils
+
+    theirs = utils.set_sigterm_handler
+    if active():
+        utils.set_sigterm_handler = lambda handler: None
+    try:
+        yield
+    finally:
+        utils.set_sigterm_handler = theirs
 
 
 def quiet_ray_data() -> None:

@@ -36,6 +36,11 @@ def _handle(number: int, frame: FrameType | None) -> None:
         os._exit(INTERRUPTED)
 
 
+def active() -> bool:
+    """Whether a job's handlers are in place."""
+    return _active
+
+
 def note_exit() -> None:
     """That another handler than ours, Ray's while it starts, has taken a SIGTERM and made the process exit."""
     global _first
