@@ -39,12 +39,14 @@ class Column:
         cells: the values, without dictionaries and views.
         json: whether each cell is one JSON document (a column of mixed or nested values of a JSON lines file).
         rows: int64 ``(R,)``, where each cell stands in the file, from 0; None where none was left out.
+        origin: the cells as the file has them, where ``cells`` were read out of texts.
     """
 
     name: str
     cells: pa.Array
     json: bool = False
     rows: np.ndarray | None = None
+    origin: pa.Array | None = None
 
     @property
     def where(self) -> str:
@@ -69,7 +71,7 @@ class Column:
 
     def written(self, place: int) -> object:
         """The cell at a place as it stands in the file."""
-        return self.cells[int(place)].as_py()
+        return (self.cells if self.origin is None else self.origin)[int(place)].as_py()
 
     def refuse_kind(self, faults: Faults, as_what: str, cure: str) -> None:
         """Note that no cell of this type can be taken."""

@@ -77,7 +77,7 @@ def times(column: Column, unit: str, faults: Faults) -> Times | None:
             return None
         if Types.is_timestamp(cells.type):
             return _moments(column, cells, faults)
-        return _numeric(Column(column.name, cells, rows=column.rows), unit, faults)
+        return _numeric(Column(column.name, cells, rows=column.rows, origin=column.cells), unit, faults)
     if Types.is_null(kind):
         _refuse_missing(column, np.arange(len(column.cells)), faults)
         return None

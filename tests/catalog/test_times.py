@@ -88,6 +88,12 @@ def test_the_value_at_fault_is_named_with_its_row(values, words):
     assert words in read(values)[1]
 
 
+def test_a_number_beyond_64_bits_is_shown_as_it_is_written():
+    for written in ("99999999999999999999", "1600000000000000000000"):
+        _, said = read([str(S), written, str(S + 1)])
+        assert written in said and "data row 2" in said and f"holds {S}, a time in s" in said
+
+
 def test_mixed_units_name_the_setting_that_cures_them():
     sentence = read([S, S * 1000 + 1])[1]
     assert "set catalog.interactions.time_unit=each" in sentence
