@@ -66,7 +66,7 @@ def _ties(figures: Mapping[str, Any]) -> str:
     if share < WORTH_SAYING:
         return ""
     return (
-        f"; {share:.1%} of the test targets have the score of another item, where a hash of the ids decides"
+        f"; for {share:.1%} of the test targets a hash of the ids decided between items of one score"
     )
 
 
