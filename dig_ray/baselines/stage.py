@@ -65,9 +65,7 @@ def _ties(figures: Mapping[str, Any]) -> str:
     share = figures["ties"].get("unseen", 0.0)
     if share < WORTH_SAYING:
         return ""
-    return (
-        f"; for {share:.1%} of the test targets a hash of the ids decided between items of one score"
-    )
+    return f"; for {share:.1%} of the test targets a hash of the ids decided between items of one score"
 
 
 Result = tuple[str, dict[str, Lists], dict[str, Any]]
