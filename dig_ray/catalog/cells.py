@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dig_ray.catalog.faults import Faults
+from dig_ray.catalog.json_lines import cells_are_json
 from dig_ray.catalog.text import combined
 
 T = TypeVar("T")
@@ -94,8 +95,7 @@ def column_of(table: pa.Table, name: str, rows: np.ndarray | None = None) -> Col
         cells = cells.cast(pa.binary())
     if Types.is_decimal32(cells.type) or Types.is_decimal64(cells.type):  # which Arrow cannot do much with
         cells = cells.cast(pa.decimal128(cells.type.precision, cells.type.scale))
-    marked = (field.metadata or {}).get(b"dig_ray") == b"json"
-    return Column(name, cells, marked and Types.is_string(cells.type), rows)
+    return Column(name, cells, cells_are_json(field) and Types.is_string(cells.type), rows)
 
 
 def _as_text(cells: pa.Array) -> pa.Array:

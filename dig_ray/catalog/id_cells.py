@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dig_ray.catalog.cells import Column, Types, distinct, is_text
+from dig_ray.catalog.cells import Column, Types, column_of, distinct, is_text
 from dig_ray.catalog.faults import Faults
 from dig_ray.catalog.ids import MISSING, MISSING_WORDS, id_column, id_text
+from dig_ray.errors import UserError
 
 ROUNDED = r"^[0-9](\.[0-9]+)?E\+[0-9]{2}$"
 """What spreadsheets make of long whole numbers, 5.86E+12: different ids become one."""
@@ -36,6 +38,40 @@ def read_ids(column: Column, faults: Faults, cure: str, notes: Counter[str] | No
         missing = reason.startswith(MISSING)
         column.refuse(faults, reason, np.array(places), cure=cure if missing else "correct the ids")
     return ids.fill_null("")
+
+
+def every_id(table: pa.Table, name: str, path: str, rows: np.ndarray | None = None) -> list[str]:
+    """The ids of a column of a file, each row of which must have one.
+
+    Args:
+        table: as it was read.
+        name: of the column.
+        path: for messages.
+        rows: as in :class:`Column`.
+
+    Raises:
+        UserError: something is no id; all of it is told.
+    """
+    faults = Faults(path)
+    ids: list[str] = read_ids(
+        column_of(table, name, rows), faults, "give every row an id, or remove the row"
+    ).to_pylist()
+    faults.raise_any()
+    return ids
+
+
+def places_once(ids: Sequence[str], sentence: Callable[[str, int, int], str]) -> dict[str, int]:
+    """Id -> its place, from 0.
+
+    Raises:
+        UserError: an id is there twice; ``sentence`` makes the message of it and its two data rows, from 1.
+    """
+    place: dict[str, int] = {}
+    for row, one in enumerate(ids):
+        if one in place:
+            raise UserError(sentence(one, place[one] + 1, row + 1))
+        place[one] = row
+    return place
 
 
 def ids_of(column: Column, faults: Faults, notes: Counter[str]) -> tuple[pa.Array, list[tuple[int, str]]]:

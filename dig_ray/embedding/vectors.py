@@ -106,21 +106,14 @@ def _read(path: str | Path, needed: list[str], wanted: Sequence[str] = ()) -> pa
 
 def _places(table: pa.Table, what: str) -> dict[str, int]:
     """Where each item stands; ids by the rule of the catalogue's."""
-    from dig_ray.catalog.cells import column_of
-    from dig_ray.catalog.faults import Faults
-    from dig_ray.catalog.id_cells import read_ids
+    from dig_ray.catalog.id_cells import every_id, places_once
 
-    faults = Faults(what)
-    ids = read_ids(column_of(table, "item_id"), faults, "give every row an id, or remove the row").to_pylist()
-    faults.raise_any()
-    place: dict[str, int] = {}
-    for row, item in enumerate(ids):
-        if item in place:
-            raise UserError(
-                f"{what}: item_id {item!r} appears more than once (data rows {place[item] + 1} and {row + 1}); keep one of them"
-            )
-        place[item] = row
-    return place
+    return places_once(
+        every_id(table, "item_id", what),
+        lambda item, first, second: (
+            f"{what}: item_id {item!r} appears more than once (data rows {first} and {second}); keep one of them"
+        ),
+    )
 
 
 def _vectors(

@@ -59,14 +59,9 @@ def read_item_ids(table: pa.Table, what: str, rows: np.ndarray) -> np.ndarray:
     Raises:
         UserError: something is no id.
     """
-    from dig_ray.catalog.cells import column_of
-    from dig_ray.catalog.faults import Faults
-    from dig_ray.catalog.id_cells import read_ids
+    from dig_ray.catalog.id_cells import every_id
 
-    faults = Faults(what)
-    ids = read_ids(column_of(table, "item_id", rows), faults, "give every row an id, or remove the row")
-    faults.raise_any()
-    return np.asarray(ids.to_pylist(), dtype=object)
+    return np.asarray(every_id(table, "item_id", what, rows), dtype=object)
 
 
 def read_suffixes(table: pa.Table, what: str, rows: np.ndarray) -> np.ndarray | None:

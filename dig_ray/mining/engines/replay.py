@@ -59,6 +59,7 @@ def read_recorded(path: str, id_column: str, answer_column: str, form: str = "js
         UserError: see ``run``.
     """
     from dig_ray.catalog.cells import Column, column_of, distinct, is_missing, is_text
+    from dig_ray.catalog.id_cells import every_id, places_once
     from dig_ray.catalog.tables import read_table
     from dig_ray.catalog.text import as_strings
 
@@ -69,7 +70,13 @@ def read_recorded(path: str, id_column: str, answer_column: str, form: str = "js
                 f"{path}: there is no column {column!r}; it has {', '.join(table.column_names)}; "
                 "set id_column and answer_column of the replay miner"
             )
-    ids = _subjects(table, id_column, path)
+    ids = every_id(table, id_column, path)
+    places_once(
+        ids,
+        lambda one, first, second: (
+            f"{path}: {id_column} {one!r} stands in data rows {first} and {second}; keep one answer for each subject"
+        ),
+    )
     answers = column_of(table, answer_column)
     if is_text(answers.kind):
         answers = Column(answers.name, as_strings(answers.cells, Counter()), answers.json)
@@ -80,26 +87,6 @@ def read_recorded(path: str, id_column: str, answer_column: str, form: str = "js
         if place >= 0 and (answer := written[place]) is not None:
             found[subject] = answer
     return found
-
-
-def _subjects(table: pa.Table, name: str, path: str) -> list[str]:
-    """Every row's id, each only once."""
-    from dig_ray.catalog.cells import column_of
-    from dig_ray.catalog.faults import Faults
-    from dig_ray.catalog.id_cells import read_ids
-
-    faults = Faults(path)
-    ids = read_ids(column_of(table, name), faults, "give every row an id, or remove the row").to_pylist()
-    faults.raise_any()
-    if len(set(ids)) < len(ids):
-        seen: dict[str, int] = {}
-        for row, one in enumerate(ids):
-            if one in seen:
-                raise UserError(
-                    f"{path}: {name} {one!r} stands in data rows {seen[one] + 1} and {row + 1}; keep one answer for each subject"
-                )
-            seen[one] = row
-    return ids
 
 
 def _written(value: Any, form: str, json_cell: bool) -> str | None:
