@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 
 def at_home(path: str) -> str:
@@ -44,6 +44,44 @@ class Config(BaseModel):
     """Base of all config classes: immutable, typed strictly enough that a typo or a wrong type is refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
+
+    def counted(self) -> dict[str, Any]:
+        """What of these settings decides a result, JSON-able: all of them but those marked :func:`free`, at every depth."""
+        written = self.model_dump(mode="json")
+        return {
+            name: _counted(getattr(self, name), written[name])
+            for name, field in type(self).model_fields.items()
+            if not is_free(field)
+        }
+
+
+def free(default: Any = ..., **constraints: Any) -> Any:
+    """A setting that only decides where, how fast or at what price a stage runs, never what comes out of it.
+
+    Every other setting counts: it enters the fingerprint of each stage that reads it, so that another value makes its artifact anew.
+
+    Args:
+        default: value where a config says nothing.
+        constraints: as of pydantic's ``Field``.
+    """
+    return Field(default, json_schema_extra={"free": True}, **constraints)
+
+
+def is_free(field: Any) -> bool:
+    """Whether a field of a config class (pydantic's ``FieldInfo``) is marked :func:`free`."""
+    extra = field.json_schema_extra
+    return isinstance(extra, dict) and bool(extra.get("free"))
+
+
+def _counted(value: Any, written: Any) -> Any:
+    """``written`` is ``value`` as JSON; configs within it give what counts of them."""
+    if isinstance(value, Config):
+        return value.counted()
+    if isinstance(value, (list, tuple)):
+        return [_counted(one, text) for one, text in zip(value, written, strict=True)]
+    if isinstance(value, dict):
+        return {key: _counted(value[key], written[key]) for key in written}
+    return written
 
 
 def nobody(figures: Mapping[str, float]) -> None:
