@@ -36,6 +36,9 @@ def at_home(path: str) -> str:
     return found
 
 
+Inputs = Mapping[str, Path]
+"""What a stage reads: name of the stage that made it -> its artifact's directory."""
+
 InputPath = Annotated[str, AfterValidator(at_home)]
 """A file or folder in a config: ``~`` and ``$HOME`` are the home directory."""
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from dig_ray.artifact_metrics import running, tell
-from dig_ray.base import Config, Stage
+from dig_ray.base import Config, Inputs, Stage
 from dig_ray.cluster import RaySession, in_ray_job
 from dig_ray.code_version import code_hash
 from dig_ray.config import RunConfig
@@ -26,7 +26,7 @@ from dig_ray.heartbeat import Voice
 from dig_ray.manifest import Recipe, hash_input_files
 from dig_ray.preflight import gpu_problems, little_space, problems, unreadable_files
 from dig_ray.redaction import hide
-from dig_ray.stage_spec import Inputs, StageSpec
+from dig_ray.stage_spec import StageSpec
 from dig_ray.stages import STAGES
 from dig_ray.store import Artifact, Store
 from dig_ray.summary import artifact_lines, duration, result_lines, rows_and_rate

@@ -6,8 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from dig_ray.base import Stage
-from dig_ray.stage_spec import Inputs
+from dig_ray.base import Inputs, Stage
 
 CROWD = ("budget", "neighbours", "users_per_item", "choose", "max_items")
 """Settings that decide who the synthesized users are."""

@@ -7,9 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dig_ray.base import Stage
-
-Inputs = Mapping[str, Path]
+from dig_ray.base import Inputs, Stage
 
 
 @dataclass(frozen=True)

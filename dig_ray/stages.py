@@ -9,9 +9,9 @@ from collections.abc import Callable
 from typing import Any
 
 from dig_ray import stage_rooms
-from dig_ray.base import Stage
+from dig_ray.base import Inputs, Stage
 from dig_ray.mining.config import MEMORY_AND_SPEED
-from dig_ray.stage_spec import Inputs, StageSpec
+from dig_ray.stage_spec import StageSpec
 
 ROOMS = (
     "catalog",
