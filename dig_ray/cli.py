@@ -140,9 +140,9 @@ def sweep_job(
 
 def can_run(config: Any, stage: str) -> bool:
     """Whether a stage can run under a config."""
-    from dig_ray.stages import STAGES
+    from dig_ray import pipeline
 
-    return any(spec.name == stage and spec.can_run(config) for spec in STAGES)
+    return pipeline.can_run(config, stage)
 
 
 def guarded(work: Callable[[], None]) -> int:

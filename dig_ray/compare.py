@@ -180,11 +180,10 @@ def share_work(cells: Sequence[Cell]) -> dict[Key, Work]:
     """Every artifact once, in an order that can be run."""
     found: dict[Key, Work] = {}
     for cell in cells:
-        for spec in select(cell.config, only=cell.stage):
+        names = list(cell.keys)
+        for number, spec in enumerate(select(cell.config, only=cell.stage)):
             key = cell.keys[spec.name]
-            needs = {
-                cell.keys[name] for name in spec.inputs if name in cell.keys and spec.reads(cell.config, name)
-            }
+            needs = {cell.keys[name] for name in spec.reads(cell.config, names[:number])}
             found.setdefault(key, Work(cell.config, spec.name, needs, f"{cell.variant}, seed {cell.seed}"))
     return found
 

@@ -20,7 +20,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
-from dig_ray.base import Config, InputPath
+from dig_ray.base import Config, InputPath, free
 from dig_ray.baselines.config import BaselinesConfig
 from dig_ray.catalog.config import CatalogConfig
 from dig_ray.cluster import RayConfig
@@ -55,8 +55,8 @@ class RunConfig(Config):
 
     name: str = Field(default="run", pattern=NAME_PATTERN)
     seed: int = Field(default=0, ge=0, lt=2**32)
-    store: InputPath = Field(default="runs", min_length=1)
-    ray: RayConfig = RayConfig()
+    store: InputPath = free("runs", min_length=1)
+    ray: RayConfig = free(RayConfig())
     catalog: CatalogConfig = CatalogConfig()
     mining: MiningConfig = MiningConfig()
     embedding: TextEmbeddingConfig = TextEmbeddingConfig()

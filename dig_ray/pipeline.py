@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from dig_ray.artifact_metrics import running, tell
-from dig_ray.base import Config, Inputs, Stage
+from dig_ray.base import Config, Inputs, Stage, is_free
 from dig_ray.cluster import RaySession, in_ray_job
 from dig_ray.code_version import code_hash
 from dig_ray.config import RunConfig
@@ -47,27 +47,19 @@ def select(
     only: str | Sequence[str] | None = None,
     stages: Sequence[StageSpec] = STAGES,
 ) -> list[StageSpec]:
-    """The stages a run covers, in order: all, those up to ``until``, or ``only`` some and what they need.
+    """The stages a run covers, in order: all, those up to ``until``, or ``only`` some and what they read.
 
     Raises:
         UserError: an unknown stage, one that this config does not ask for, or one that has nothing to learn from.
     """
     named = [only] if isinstance(only, str) else list(only or ())
-    asked = set(named)
-    for spec in reversed(stages):  # what only a name brings in brings in what it reads
-        if spec.name in asked and not spec.wanted(config):
-            asked.update(name for name in spec.inputs if spec.reads(config, name))
-    chosen = [s for s in stages if s.wanted(config) or (s.name in asked and s.can_run(config))]
+    chosen = demanded(config, stages, [name for name in named if can_run(config, name, stages)])
     for option, name in (("--until", until), *(("the stage", name) for name in named)):
         check_stage(name, chosen, option)
     if until is not None:
         chosen = chosen[: [spec.name for spec in chosen].index(until) + 1]
     if named:
-        needed = set(named)
-        for spec in reversed(chosen):
-            if spec.name in needed:
-                needed.update(name for name in spec.inputs if spec.reads(config, name))
-        chosen = [spec for spec in chosen if spec.name in needed]
+        chosen = read_by(config, named, chosen)
     idle = next((number for number, spec in enumerate(chosen) if spec.uses_interactions), None)
     if idle is not None and not config.catalog.has_interactions:
         raise UserError(
@@ -75,6 +67,36 @@ def select(
             f"before it with --until {chosen[max(idle - 1, 0)].name}"
         )
     return chosen
+
+
+def demanded(config: Any, stages: Sequence[StageSpec], named: Sequence[str] = ()) -> list[StageSpec]:
+    """The stages that the config asks for, those that are named, and all that one of these needs; in order."""
+    wanted, chosen = set(named), []
+    for spec in reversed(stages):
+        possible = spec.possible is None or spec.possible(config)
+        if spec.asked(config) or (spec.name in wanted and possible):
+            chosen.append(spec)
+            wanted.update(spec.needs_of(config))
+    return chosen[::-1]
+
+
+def read_by(config: Any, named: Sequence[str], stages: Sequence[StageSpec]) -> list[StageSpec]:
+    """Of the stages that run, those named and what they read, and so on."""
+    running, wanted = [spec.name for spec in stages], set(named)
+    for number, spec in reversed(list(enumerate(stages))):
+        if spec.name in wanted:
+            wanted.update(spec.reads(config, running[:number]))
+    return [spec for spec in stages if spec.name in wanted]
+
+
+def can_run(config: Any, stage: str, stages: Sequence[StageSpec] = STAGES) -> bool:
+    """Whether a stage can be asked for by name under a config."""
+    spec = next((spec for spec in stages if spec.name == stage), None)
+    if spec is None:
+        return False
+    if spec.possible is not None:
+        return spec.possible(config)
+    return spec in demanded(config, stages)
 
 
 def check_stage(name: str | None, stages: Sequence[StageSpec], option: str) -> None:
@@ -87,33 +109,16 @@ def check_stage(name: str | None, stages: Sequence[StageSpec], option: str) -> N
 def plan(config: Any, stages: Sequence[StageSpec], store: Store) -> list[Step]:
     """The recipe of every stage; no stage runs.
 
-    Inputs that a config does not ask for are left out of a recipe.
-
     Raises:
         UserError: a file from outside is missing.
     """
     steps: dict[str, Step] = {}
     for spec in stages:
-        settings: dict[str, Any] = {}
-        for part in spec.parts:
-            *above, last = part.split(".")
-            value, within = getattr(config, part.split(".")[0]), settings
-            for name in part.split(".")[1:]:
-                value = getattr(value, name)
-            for name in above:
-                within = within.setdefault(name, {})
-            within[last] = value.model_dump(mode="json") if isinstance(value, Config) else value
-        for key in (*spec.ignore, *spec.unread(config)):
-            _drop(settings, key.split("."))
         recipe = Recipe(
             stage=spec.name,
-            config=settings,
-            inputs={
-                name: steps[name].recipe.fingerprint
-                for name in spec.inputs
-                if name in steps and spec.reads(config, name)
-            },
-            code=code_hash(spec.code),
+            config=counted_settings(config, (*spec.settings_of(config), *(f"-{key}" for key in spec.ignore))),
+            inputs={name: steps[name].recipe.fingerprint for name in spec.reads(config, list(steps))},
+            code=code_hash(spec.modules),
             seed=config.seed if spec.seeded(config) else 0,
             files=hash_input_files(spec.files(config), store.local / ".verified" / "inputs.json"),
         )
@@ -121,9 +126,36 @@ def plan(config: Any, stages: Sequence[StageSpec], store: Store) -> list[Step]:
     return list(steps.values())
 
 
+def counted_settings(config: Any, keys: Sequence[str]) -> dict[str, Any]:
+    """The settings under some dotted keys, as nested mappings, without what is marked as free.
+
+    Args:
+        config: of the run.
+        keys: ``room``, ``room.field`` and so on; ``-room.field`` leaves one out again; ``*`` is every room, and the run's name.
+    """
+    found: dict[str, Any] = {}
+    for key in keys:
+        if key.startswith("-"):
+            _drop(found, key[1:].split("."))
+            continue
+        for path in _all_that_counts(config) if key == "*" else [key]:
+            *above, last = path.split(".")
+            value, within = config, found
+            for name in above:
+                value, within = getattr(value, name), within.setdefault(name, {})
+            value = getattr(value, last)
+            within[last] = value.counted() if isinstance(value, Config) else value
+    return found
+
+
+def _all_that_counts(config: Any) -> list[str]:
+    """Name and rooms of a run; its seed is in every recipe that it changes."""
+    return [key for key, field in type(config).model_fields.items() if key != "seed" and not is_free(field)]
+
+
 def find_published(config: Any, stage: str, stages: Sequence[StageSpec] = STAGES) -> Artifact | None:
     """The artifact of a stage under this config, if it is published; None also where the config cannot have it."""
-    if not any(spec.name == stage and spec.can_run(config) for spec in stages):
+    if not can_run(config, stage, stages):
         return None
     store = Store(config.store)
     recipe = plan(config, select(config, only=stage, stages=stages), store)[-1].recipe
@@ -208,14 +240,14 @@ def run_pipeline(
 
             def begin(head: str = head, spec: StageSpec = spec) -> None:
                 log(f"{head} ...")
-                if spec.needs_ray(config):
+                if spec.on_ray(config):
                     session.start()
                     if ours and session.own:
                         raise_all(gpu_problems(config, todo, session.gpus))
 
             def work(stage: Stage, spec: StageSpec = spec, inputs: Inputs = inputs) -> None:
                 with running(spec.name):
-                    spec.run(config, stage, inputs)
+                    spec.start(config, stage, inputs)
                 if "catalog" in done:  # every number stands beside the split it was taken on
                     for key in ("split_name", "split_hash"):
                         stage.stats.setdefault(key, done["catalog"].stats.get(key))

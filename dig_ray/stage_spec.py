@@ -1,55 +1,92 @@
-"""What the pipeline knows about any stage."""
+"""What the pipeline knows about any stage: a declaration, which each room makes of its own stages in its ``stages.py``."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from dig_ray.base import Inputs, Stage
 
+Names = tuple[str, ...]
+Run = Callable[[Any, Stage, Inputs], None]
+ALL = ("*",)
+"""As ``settings``, the whole config; as ``takes``, every stage that runs before."""
+
+
+def when(**names: Any) -> Names:
+    """The names whose condition holds: ``when(judgements=grpo.reads_quality)`` is ``("judgements",)`` or ``()``."""
+    return tuple(name for name, holds in names.items() if holds)
+
+
+def always(config: Any) -> bool:
+    """It holds under every config."""
+    return True
+
+
+def never(config: Any) -> bool:
+    """It holds under no config."""
+    return False
+
 
 @dataclass(frozen=True)
 class StageSpec:
-    """What the pipeline knows about a stage.
+    """What the pipeline knows about a stage. What is a function takes the run's config.
 
     Attributes:
         name: its name, directory and job.
-        parts: the fields of the run's config that decide its result; ``room.field`` is a part of a room.
-        inputs: stages whose artifacts it reads, where they are wanted and ``reads`` says so.
-        code: modules where its code starts; all that they import counts.
-        run: ``run(config, stage, inputs)``; imports its room itself, so that planning stays light.
-        seeded: whether the run's seed changes its result under this config.
-        on_ray: whether it needs Ray, always or under this config.
-        ignore: dotted keys below ``parts`` that change its speed and not its result.
-        unread: dotted keys below ``parts`` that it does not read under this config.
+        run: ``module:function`` of its room, called with (config, stage, inputs); the module and all that it imports is the stage's code.
+            Also a function itself, whose module ``code`` has to name.
+        settings: dotted keys of the run's config that decide its result; ``-key`` leaves one out again. Settings marked as free never count.
+        needs: stages that have to run before it, whose artifacts it reads.
+        takes: stages whose artifacts it reads where they run anyway.
+        asked: whether the config itself asks for it; else it runs where a stage that runs needs it.
+        possible: whether it can run at all, also where only its name asks for it; None where the config has to ask for it.
+        seeded: whether the run's seed changes its result.
+        on_ray: whether it needs Ray.
         files: files from outside the store that it reads, by purpose; their content counts, not where they lie.
-        wanted: whether this config's pipeline needs it.
-        possible: whether it can be asked for by name; where it is wanted, by default.
-        reads: whether it reads one of its ``inputs`` under this config.
+        code: further modules where its code starts, such as those that it imports by name.
         uses_interactions: whether it has nothing to do on a catalogue that nobody has used yet.
     """
 
     name: str
-    parts: tuple[str, ...]
-    inputs: tuple[str, ...]
-    code: tuple[str, ...]
-    run: Callable[[Any, Stage, Inputs], None]
-    seeded: Callable[[Any], bool] = lambda config: True
-    on_ray: bool | Callable[[Any], bool] = True
-    ignore: tuple[str, ...] = ()
-    unread: Callable[[Any], tuple[str, ...]] = lambda config: ()
-    files: Callable[[Any], Mapping[str, str | Path]] = lambda config: {}
-    wanted: Callable[[Any], bool] = lambda config: True
+    run: str | Run
+    settings: Names | Callable[[Any], Names] = ()
+    needs: Names | Callable[[Any], Names] = ()
+    takes: Names = ()
+    asked: Callable[[Any], bool] = never
     possible: Callable[[Any], bool] | None = None
-    reads: Callable[[Any, str], bool] = lambda config, name: True
+    seeded: Callable[[Any], bool] = always
+    on_ray: Callable[[Any], bool] = always
+    files: Callable[[Any], Mapping[str, str | Path]] = lambda config: {}
+    code: Names = ()
     uses_interactions: bool = False
+    ignore: Names = ()
 
-    def can_run(self, config: Any) -> bool:
-        """Whether it can be asked for by name."""
-        return (self.possible or self.wanted)(config)
+    def settings_of(self, config: Any) -> Names:
+        """The keys that count under a config."""
+        return self.settings(config) if callable(self.settings) else self.settings
 
-    def needs_ray(self, config: Any) -> bool:
-        """Whether it needs Ray under this config."""
-        return self.on_ray(config) if callable(self.on_ray) else self.on_ray
+    def needs_of(self, config: Any) -> Names:
+        """The stages that have to run before it under a config."""
+        return self.needs(config) if callable(self.needs) else self.needs
+
+    def reads(self, config: Any, running: Collection[str]) -> list[str]:
+        """Which of the stages that run, in the order of ``running``, it reads under a config."""
+        wanted = {*self.needs_of(config), *self.takes}
+        return [name for name in running if name in wanted or self.takes == ALL]
+
+    @property
+    def modules(self) -> Names:
+        """Where its code starts."""
+        return ((self.run.partition(":")[0], *self.code) if isinstance(self.run, str) else self.code) or ()
+
+    def start(self, config: Any, stage: Stage, inputs: Inputs) -> None:
+        """Import its room and run it."""
+        run = self.run
+        if isinstance(run, str):
+            module, _, function = run.partition(":")
+            run = getattr(import_module(module), function)
+        run(config, stage, inputs)

@@ -77,7 +77,7 @@ def runs() -> Iterator[tuple[str, Any]]:
 def recipes() -> dict[str, Any]:
     """Run -> stage -> recipe and whether it needs Ray; stages of files that are not there are named with the reason."""
     from dig_ray.mining.config import identity
-    from dig_ray.pipeline import plan, select
+    from dig_ray.pipeline import can_run, plan, select
     from dig_ray.stages import STAGES
     from dig_ray.store import Store
 
@@ -93,13 +93,13 @@ def recipes() -> dict[str, Any]:
                 stages[step.spec.name] = step.recipe.payload() | {
                     "reads": sorted(step.recipe.inputs),
                     "fingerprint": step.recipe.fingerprint,
-                    "on_ray": bool(step.spec.needs_ray(config)),
+                    "on_ray": bool(step.spec.on_ray(config)),
                 }
             for spec in chosen:
                 stages[spec.name]["files"] = sorted(spec.files(config))
             found[name] = {
                 "stages": stages,
-                "askable": [s.name for s in STAGES if s.can_run(config)],
+                "askable": [s.name for s in STAGES if can_run(config, s.name)],
                 "identity": {},
             }
             mining = config.mining

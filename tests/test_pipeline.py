@@ -20,6 +20,7 @@ from dig_ray.cluster import RayConfig, find_user_error, init_settings
 from dig_ray.config import RunConfig, known_keys
 from dig_ray.errors import UserError
 from dig_ray.pipeline import STAGES, StageSpec, plan, run_pipeline, select
+from dig_ray.stage_spec import always, never
 from dig_ray.store import Store
 from dig_ray.summary import result_lines
 
@@ -38,14 +39,16 @@ def spec(name: str, *inputs: str, text: str | None = None, **more: Any) -> Stage
         if name == "catalog":
             stage.stats.update(split_name="loo", split_hash="ab12")
 
-    return StageSpec(name, more.pop("parts", ()), inputs, ("dig_ray.ranking",), run, on_ray=False, **more)
+    more = {"asked": always, "on_ray": never, **more}
+    return StageSpec(name, run, needs=inputs, code=("dig_ray.ranking",), **more)
 
 
+EMBEDDING = ("embedding", "-embedding.num_actors")
 LINE = (
-    spec("catalog", parts=("catalog",), seeded=lambda config: False),
-    spec("embedding", "catalog", parts=("embedding",), ignore=("embedding.num_actors",)),
-    spec("semantic_ids", "catalog", "embedding", parts=("semantic_ids",)),
-    spec("baselines", "catalog", parts=("baselines",), wanted=lambda config: bool(config.baselines.run)),
+    spec("catalog", settings=("catalog",), seeded=never),
+    spec("embedding", "catalog", settings=EMBEDDING),
+    spec("semantic_ids", "catalog", "embedding", settings=("semantic_ids",)),
+    spec("baselines", "catalog", settings=("baselines",), asked=lambda config: bool(config.baselines.run)),
 )
 
 
@@ -107,8 +110,7 @@ def test_force_rebuilds_and_what_stands_on_it_only_if_it_changed(tmp_path: Path)
     run_pipeline(config(tmp_path), force=["embedding"], stages=LINE, log=quiet)
     assert ran == ["embedding"]
     ran.clear()
-    other = (LINE[0], spec("embedding", "catalog", text="E", parts=("embedding",)), *LINE[2:])
-    other = (other[0], StageSpec(**{**other[1].__dict__, "ignore": LINE[1].ignore}), *other[2:])
+    other = (LINE[0], spec("embedding", "catalog", text="E", settings=EMBEDDING), *LINE[2:])
     done = run_pipeline(config(tmp_path), force=["embedding"], stages=other, log=quiet)
     assert ran == ["embedding", "semantic_ids"]
     assert (done["semantic_ids"].path / "text").read_text() == "((catalog)((catalog)E)semantic_ids)"
@@ -213,12 +215,15 @@ def test_the_real_stages_can_be_planned(tmp_path: Path) -> None:
     assert names[: len(rooms)] == rooms and len(set(names)) == len(names)
     keys = known_keys(RunConfig)
     for number, stage in enumerate(STAGES):
-        assert set(stage.inputs) <= set(names[:number]), stage.name
         for ignored in stage.ignore:
             above = ignored.rpartition(".")[0]  # below a free-form mapping any key goes
             exists = ignored in keys or "dict[" in str(keys.get(above))
             assert exists, f"{stage.name} ignores {ignored}, which does not exist"
-            assert any(ignored.startswith(f"{part}.") for part in stage.parts)
+        for run in (config(tmp_path), config(tmp_path, fusion={}, multi_interest={}, grpo={})):
+            if stage.possible is None or stage.possible(run):
+                assert set(stage.needs_of(run)) <= set(names[:number]), stage.name
+                named = {key.lstrip("-") for key in stage.settings_of(run)} - {"*"}
+                assert named <= set(keys), f"{stage.name} reads {named - set(keys)}, which do not exist"
     started = time.perf_counter()
     run = config(tmp_path, fusion={}, multi_interest={})
     steps = plan(run, STAGES, Store(tmp_path))
@@ -263,11 +268,12 @@ from dig_ray.cli import guarded
 from dig_ray.config import RunConfig
 from dig_ray.errors import UserError
 from dig_ray.pipeline import StageSpec, run_pipeline
+from dig_ray.stage_spec import always
 
 def run(config, stage, inputs):
 {body}
 
-spec = StageSpec("catalog", (), (), ("dig_ray.ranking",), run, on_ray={on_ray})
+spec = StageSpec("catalog", run, asked=always, code=("dig_ray.ranking",), on_ray=lambda config: {on_ray})
 sys.exit(guarded(lambda: run_pipeline(RunConfig(store={store!r}), stages=(spec,))))
 """
 
@@ -411,7 +417,7 @@ def test_the_results_are_printed_best_first(tmp_path: Path) -> None:
         (stage.out / "metrics.json").write_text(json.dumps(metrics))
 
     lines: list[str] = []
-    stage = StageSpec("evaluation", (), (), ("dig_ray.ranking",), run, on_ray=False)
+    stage = StageSpec("evaluation", run, asked=always, code=("dig_ray.ranking",), on_ray=never)
     done = run_pipeline(config(tmp_path), stages=(stage,), log=lines.append)
     text = "\n".join(" ".join(line.split()) for line in lines)
     assert "test users 2,000, items 500, split leave_last_out ab12cd34ef56" in text
