@@ -52,7 +52,12 @@ STAGES = (
         on_ray=drops_items,
         files=_files,
         code=("dig_ray.catalog.stage",),
-        ignore=("catalog.items.path", "catalog.interactions.path", "catalog.download.directory", *WHERE_PICTURES_LIE),
+        ignore=(
+            "catalog.items.path",
+            "catalog.interactions.path",
+            "catalog.download.directory",
+            *WHERE_PICTURES_LIE,
+        ),
     ),
     StageSpec(
         name="pictures",

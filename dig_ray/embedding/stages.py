@@ -79,7 +79,15 @@ STAGES = (
         code=("dig_ray.embedding.image_stage",),
         ignore=tuple(
             f"image_embedding.{key}"
-            for key in ("path", "cache_dir", "num_actors", "num_cpus", "num_gpus", "decode_cpus", "batch_size")
+            for key in (
+                "path",
+                "cache_dir",
+                "num_actors",
+                "num_cpus",
+                "num_gpus",
+                "decode_cpus",
+                "batch_size",
+            )
         ),
     ),
     StageSpec(

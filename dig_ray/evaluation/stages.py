@@ -23,7 +23,9 @@ def _decode(config: Any, stage: Stage, inputs: Inputs, trained: Any, name: str) 
     from dig_ray.evaluation.decode_stage import run
 
     trusted = config.recommender.trust_remote_code
-    run(config.evaluation, stage, inputs["catalog"], inputs["semantic_ids"], trained / "policy", name, trusted)
+    run(
+        config.evaluation, stage, inputs["catalog"], inputs["semantic_ids"], trained / "policy", name, trusted
+    )
 
 
 def run_evaluation(config: Any, stage: Stage, inputs: Inputs) -> None:

@@ -80,7 +80,12 @@ def clustered(
     def counted(config: Any) -> Names:
         read = ("mining.clusters", "mining.cluster_items", "multi_interest.vector_clusters", *settings)
         if by_llm(config):
-            return (*read, "mining.cluster_prompt", "mining.evidence_tokens", "-multi_interest.vector_clusters")
+            return (
+                *read,
+                "mining.cluster_prompt",
+                "mining.evidence_tokens",
+                "-multi_interest.vector_clusters",
+            )
         return read
 
     def inputs(config: Any) -> Names:
@@ -138,6 +143,8 @@ STAGES = (
         asked=lambda config: config.multi_interest is not None,
         code=("dig_ray.multi_interest.stage", "dig_ray.multi_interest.loop"),
         uses_interactions=True,
-        ignore=tuple(f"multi_interest.{key}" for key in ("cpus_per_worker", "max_failures", "hang_seconds", "nodes")),
+        ignore=tuple(
+            f"multi_interest.{key}" for key in ("cpus_per_worker", "max_failures", "hang_seconds", "nodes")
+        ),
     ),
 )
