@@ -46,7 +46,7 @@ def known_vectors(path: str | Path, item_ids: Sequence[str]) -> tuple[np.ndarray
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    from dig_ray.catalog.cells import column_of
+    from dig_ray.catalog.columns.cells import column_of
 
     table = _read(path, ["item_id", "vector"], ["known"])
     if "known" in table.column_names:
@@ -106,7 +106,7 @@ def _read(path: str | Path, needed: list[str], wanted: Sequence[str] = ()) -> pa
 
 def _places(table: pa.Table, what: str) -> dict[str, int]:
     """Where each item stands; ids by the rule of the catalogue's."""
-    from dig_ray.catalog.id_cells import every_id, places_once
+    from dig_ray.catalog.columns.id_cells import every_id, places_once
 
     return places_once(
         every_id(table, "item_id", what),
@@ -163,7 +163,7 @@ def _lists(table: pa.Table, name: str, what: str) -> pa.Array:
     """The vectors as lists of numbers: Arrow's, or texts such as ``[0.1, 0.2]``."""
     import pyarrow as pa
 
-    from dig_ray.catalog.cells import Types, column_of, is_list, is_text
+    from dig_ray.catalog.columns.cells import Types, column_of, is_list, is_text
 
     column = column_of(table, name)
     if is_text(column.kind):
@@ -182,8 +182,8 @@ def _written(texts: Sequence[str | bytes | None], name: str, what: str) -> pa.Ar
     """Vectors written as text."""
     import pyarrow as pa
 
-    from dig_ray.catalog.faults import shown
-    from dig_ray.catalog.literals import read_literal
+    from dig_ray.catalog.columns.faults import shown
+    from dig_ray.catalog.readers.literals import read_literal
 
     rows: list[list[float] | None] = []
     for row, text in enumerate(texts):

@@ -11,8 +11,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from dig_ray.catalog.faults import Faults, shown
-from dig_ray.catalog.files import as_utf8, read_bytes, read_lines, steady
+from dig_ray.catalog.columns.faults import Faults, shown
+from dig_ray.catalog.readers.files import as_utf8, read_bytes, read_lines, steady
 from dig_ray.errors import UserError
 
 CELLS_ARE_JSON = {b"dig_ray": b"json"}  # metadata of a field whose texts are JSON documents
@@ -51,7 +51,7 @@ def read_json_lines(path: Path, notes: Counter[str]) -> Iterator[dict[str, Any]]
     """One object per line.
 
     Raises:
-        UserError: as :func:`dig_ray.catalog.files.read_lines`, or (at the end, all together) lines that hold no JSON object, or one
+        UserError: as :func:`dig_ray.catalog.readers.files.read_lines`, or (at the end, all together) lines that hold no JSON object, or one
             with a key twice.
     """
     faults = Faults(path, "line")

@@ -13,15 +13,16 @@ Everything is drawn from one seeded generator and all users advance together, so
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 
 from dig_ray.catalog.build import Raw
-from dig_ray.catalog.config import DemoConfig
-from dig_ray.catalog.demo_pictures import GROUNDS, N_PATTERNS, N_SIZES, picture
-from dig_ray.catalog.demo_words import CATEGORIES, COLOURS, INTENTS, PRODUCTS, VARIANTS
+from dig_ray.catalog.config import CatalogConfig, DemoConfig
+from dig_ray.catalog.demo.demo_pictures import GROUNDS, N_PATTERNS, N_SIZES, picture
+from dig_ray.catalog.demo.demo_words import CATEGORIES, COLOURS, INTENTS, PRODUCTS, VARIANTS
 
 STEPS = 5  # steps of an intent, in a circle: after a tent comes a stove, and so on round (our choice)
 MAX_INTENTS = 3
@@ -101,6 +102,11 @@ def make_world(config: DemoConfig, rng: np.random.Generator) -> World:
         steps,
         rank**-config.popularity,
     )
+
+
+def read(config: CatalogConfig, seed: int, log: Callable[[str], None]) -> Raw:
+    """The demo world in place of files; see :func:`demo_world`."""
+    return demo_world(config.demo, seed)
 
 
 def demo_world(config: DemoConfig, seed: int) -> Raw:

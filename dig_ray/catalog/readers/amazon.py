@@ -13,20 +13,20 @@ import ast
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from dig_ray.catalog.amazon_items import WrongShape, converter, is_missing
 from dig_ray.catalog.build import Raw
-from dig_ray.catalog.columns import interactions_table, items_table
+from dig_ray.catalog.columns.faults import Faults
+from dig_ray.catalog.columns.fields import interactions_table, items_table
+from dig_ray.catalog.columns.ids import MISSING, bad_id, id_text
 from dig_ray.catalog.config import CatalogConfig, InteractionsConfig, ItemsConfig
-from dig_ray.catalog.faults import Faults
-from dig_ray.catalog.files import existing_file, read_lines
-from dig_ray.catalog.ids import MISSING, bad_id, id_text
-from dig_ray.catalog.json_lines import KeyTwice, decode, encodable
+from dig_ray.catalog.readers.amazon_items import WrongShape, converter, is_missing
+from dig_ray.catalog.readers.files import existing_file, read_lines
+from dig_ray.catalog.readers.json_lines import KeyTwice, decode, encodable
 from dig_ray.catalog.text import plain_text
 from dig_ray.errors import UserError
 
@@ -39,6 +39,21 @@ _SCRIPT = re.compile(
 _ID = re.compile(
     r"""['"](?:parent_)?asin['"]\s*:\s*(?:u?'([^'\\]*)'|"([^"\\]*)"|(-?[0-9.]+(?:[eE][+-]?[0-9]+)?)\s*[,}])"""
 )
+
+
+def read(config: CatalogConfig, seed: int, log: Callable[[str], None]) -> Raw:
+    """The files that the config names, or those of a release, which is fetched unless it is there.
+
+    Raises:
+        UserError: see :func:`read_amazon` and :func:`dig_ray.catalog.readers.download.fetch_release`.
+    """
+    if config.download is not None:
+        from dig_ray.catalog.readers.download import fetch_release
+
+        reviews, meta = fetch_release(config, log)
+        return read_amazon(config, str(reviews), str(meta))
+    assert config.interactions is not None
+    return read_amazon(config, config.interactions.path, config.items.path if config.items else None)
 
 
 def read_amazon(config: CatalogConfig, reviews: str, meta: str | None) -> Raw:

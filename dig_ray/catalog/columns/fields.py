@@ -5,8 +5,9 @@ unknown), image (path or URL), image_bytes (only if the source has pixels), and 
 read as a text and ``interests`` as a list of texts. ``interactions``: user_id, item_id, time (as given, for the order), timestamp
 (milliseconds), position, rating, split.
 
-What each field takes stands in :mod:`dig_ray.catalog.ids`, :mod:`~dig_ray.catalog.shapes`, :mod:`~dig_ray.catalog.numbers` and
-:mod:`~dig_ray.catalog.times`. The rules that were found in the columns travel with the tables, see :func:`rules_of`.
+What each field takes stands in :mod:`~dig_ray.catalog.columns.ids`, :mod:`~dig_ray.catalog.columns.shapes`,
+:mod:`~dig_ray.catalog.columns.numbers` and :mod:`~dig_ray.catalog.columns.times`. The rules that were found in the columns travel with the
+tables, see :func:`rules_of`.
 """
 
 from __future__ import annotations
@@ -19,14 +20,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dig_ray.catalog.cells import Column, Types, column_of, distinct
+from dig_ray.catalog.columns.cells import Column, Types, column_of, distinct
+from dig_ray.catalog.columns.faults import Faults
+from dig_ray.catalog.columns.id_cells import ids_of, read_ids
+from dig_ray.catalog.columns.numbers import positions, prices, ratings
+from dig_ray.catalog.columns.shapes import categories, image_bytes, images, interests, texts
+from dig_ray.catalog.columns.times import times
 from dig_ray.catalog.config import InteractionsConfig, ItemsConfig
-from dig_ray.catalog.faults import Faults
-from dig_ray.catalog.id_cells import ids_of, read_ids
-from dig_ray.catalog.numbers import positions, prices, ratings
-from dig_ray.catalog.shapes import categories, image_bytes, images, interests, texts
 from dig_ray.catalog.text import as_strings, clean_text, cut, join_columns
-from dig_ray.catalog.times import times
 
 SPLIT_NAMES = {"train": 0, "valid": 1, "validation": 1, "val": 1, "dev": 1, "test": 2}
 BadIds = Literal["error", "drop"]

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from dig_ray.catalog.config import InteractionsConfig
 from dig_ray.catalog.dataset import TRAIN
-from dig_ray.catalog.histories import read_histories, refuse_padding
+from dig_ray.catalog.readers.histories import read_histories, refuse_padding
 from dig_ray.catalog.text import combined
 from dig_ray.errors import UserError
 
@@ -97,12 +97,12 @@ def samples_to_events(
 
     Args:
         table: as the reader gave it; its column ``config.columns.history`` has lists, or texts such as ``[1, 2]`` or ``['a', 'b']``.
-        targets: the same rows in house columns, with split (see :func:`dig_ray.catalog.columns.interactions_table`).
+        targets: the same rows in house columns, with split (see :func:`dig_ray.catalog.columns.fields.interactions_table`).
         config: its path, mapping and padding.
         duplicates: what happens to rows with the same user, history and target, as in ``catalog.duplicates``.
         notes: ``events_only_in_histories``, ``histories_cut_by_publisher``, ``duplicate_samples_dropped``, and what
-            :func:`dig_ray.catalog.histories.read_histories` counts are raised; ``samples_without_history_dropped`` by rows whose history
-            was nothing but padding: their target is in the user's next history.
+            :func:`~dig_ray.catalog.readers.histories.read_histories` counts are raised; ``samples_without_history_dropped`` by rows whose
+            history was nothing but padding: their target is in the user's next history.
         known_items: ids of the items file, if there is one.
 
     Raises:

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from dig_ray.catalog.delimited import read_delimited
-from dig_ray.catalog.files import existing_file
-from dig_ray.catalog.json_lines import CELLS_ARE_JSON, cells_are_json, read_json_table
-from dig_ray.catalog.parquet import read_parquet
+from dig_ray.catalog.readers.delimited import read_delimited
+from dig_ray.catalog.readers.files import existing_file
+from dig_ray.catalog.readers.json_lines import CELLS_ARE_JSON, cells_are_json, read_json_table
+from dig_ray.catalog.readers.parquet import read_parquet
 from dig_ray.errors import UserError
 
 __all__ = ["CELLS_ARE_JSON", "cells_are_json", "read_table"]
@@ -38,12 +38,12 @@ def read_table(
     A column of a CSV or TSV is text, so that an id such as ``007`` stays one; an empty cell is an empty text. A column of JSON lines
     is text, whole numbers, numbers, true and false, or lists of these; a column of anything else holds JSON documents, which
     :func:`cells_are_json` tells by its field. A column of a Parquet file is what its writer made it, in plain types (see
-    :func:`dig_ray.catalog.parquet.plain_type`).
+    :func:`dig_ray.catalog.readers.parquet.plain_type`).
 
     Args:
         path: the ending names the format; ``.gz`` after it means gzip.
         notes: raised by what had to be mended: ``lines_not_utf8`` by lines with bytes that had to be replaced; see also
-            :func:`dig_ray.catalog.delimited.read_delimited` and :func:`dig_ray.catalog.json_lines.records_to_table`.
+            :func:`dig_ray.catalog.readers.delimited.read_delimited` and :func:`dig_ray.catalog.readers.json_lines.records_to_table`.
         quoting: of a CSV or TSV, see :class:`dig_ray.catalog.config.ItemsConfig`.
         setting: the key of the config that says ``quoting`` of this file, if there is one, for messages.
 

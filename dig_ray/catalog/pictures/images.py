@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dig_ray.catalog.config import ImagesConfig
-from dig_ray.catalog.pixels import eight_bits, on_white
+from dig_ray.catalog.pictures.pixels import eight_bits, on_white
 from dig_ray.errors import UserError
 
 if TYPE_CHECKING:

@@ -20,9 +20,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dig_ray.catalog.cells import Column, Types, distinct, is_text
-from dig_ray.catalog.faults import Faults
-from dig_ray.catalog.number_texts import ABSENT, Form, read_number
+from dig_ray.catalog.columns.cells import Column, Types, distinct, is_text
+from dig_ray.catalog.columns.faults import Faults
+from dig_ray.catalog.columns.number_texts import ABSENT, Form, read_number
 from dig_ray.catalog.text import as_strings
 
 Mark = Literal["auto", "point", "comma"]

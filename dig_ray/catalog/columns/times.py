@@ -22,10 +22,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dig_ray.catalog.cells import Column, Types, is_text
-from dig_ray.catalog.faults import Faults
-from dig_ray.catalog.numbers import counted, numbers
-from dig_ray.catalog.time_texts import MISSING_CURE, written_times
+from dig_ray.catalog.columns.cells import Column, Types, is_text
+from dig_ray.catalog.columns.faults import Faults
+from dig_ray.catalog.columns.numbers import counted, numbers
+from dig_ray.catalog.columns.time_texts import MISSING_CURE, written_times
 
 UNITS = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 """Ticks of a second."""

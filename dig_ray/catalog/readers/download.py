@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from dig_ray.catalog.config import CatalogConfig
-from dig_ray.catalog.files import GZIP
+from dig_ray.catalog.readers.files import GZIP
 from dig_ray.errors import UserError
 from dig_ray.redaction import hide
 

@@ -27,7 +27,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dig_ray.catalog.cells import (
+from dig_ray.catalog.columns.cells import (
     NAN_WORDS,
     Column,
     Note,
@@ -39,8 +39,8 @@ from dig_ray.catalog.cells import (
     is_text,
     taken,
 )
-from dig_ray.catalog.faults import Faults
-from dig_ray.catalog.literals import is_container_text, read_literal
+from dig_ray.catalog.columns.faults import Faults
+from dig_ray.catalog.readers.literals import is_container_text, read_literal
 from dig_ray.catalog.text import as_strings, clean_text
 
 INTEREST_FIELDS = ("text", "interest", "descriptor")

@@ -15,9 +15,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dig_ray.base import Stage
-from dig_ray.catalog import images as reasons
 from dig_ray.catalog.config import ImagesConfig
-from dig_ray.catalog.images import Picture, can_fetch, is_address, open_archive, open_picture, read_bytes
+from dig_ray.catalog.pictures import images as reasons
+from dig_ray.catalog.pictures.images import (
+    Picture,
+    can_fetch,
+    is_address,
+    open_archive,
+    open_picture,
+    read_bytes,
+)
 from dig_ray.cluster import join_ray, processors
 from dig_ray.errors import UserError
 from dig_ray.parts import read_part, write_part
@@ -226,7 +233,7 @@ def open_rows(rows: Sequence[dict[str, Any]], images: ImagesConfig, base: str, i
         elif raw is not None:
             found[number] = reasons.UNREADABLE  # bytes, and none of them
     if web:
-        from dig_ray.catalog.fetch import fetch_all
+        from dig_ray.catalog.pictures.fetch import fetch_all
 
         got_all = fetch_all([rows[number]["image"] for number in web], images, in_flight, use)
         for number, one in zip(web, got_all, strict=True):

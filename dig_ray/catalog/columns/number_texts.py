@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
-from dig_ray.catalog.cells import is_missing
-from dig_ray.catalog.ids import MISSING_WORDS
+from dig_ray.catalog.columns.cells import is_missing
+from dig_ray.catalog.columns.ids import MISSING_WORDS
 
 ABSENT = (*sorted(MISSING_WORDS), "", "NA", "N/A", "n/a")
 

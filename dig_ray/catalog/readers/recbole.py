@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from dig_ray.catalog.build import Raw
-from dig_ray.catalog.columns import interactions_table, items_table
+from dig_ray.catalog.columns.faults import Faults
+from dig_ray.catalog.columns.fields import interactions_table, items_table
 from dig_ray.catalog.config import CatalogConfig
-from dig_ray.catalog.delimited import read_delimited
-from dig_ray.catalog.faults import Faults
-from dig_ray.catalog.files import existing_file
+from dig_ray.catalog.readers.delimited import read_delimited
+from dig_ray.catalog.readers.files import existing_file
 from dig_ray.catalog.text import combined
 from dig_ray.errors import UserError
 
 TYPES = ("token", "token_seq", "float", "float_seq")
 
 
-def read_recbole(config: CatalogConfig) -> Raw:
+def read(config: CatalogConfig, seed: int, log: Callable[[str], None]) -> Raw:
     """The ``.inter`` file and, if given, the ``.item`` file. Columns are mapped by their names without the type.
 
     A ``token_seq`` is words with spaces between: as a title or description it is a text, as categories it is one category per
@@ -56,7 +57,7 @@ def _read_atomic(path: str, ids: set[str], notes: Counter[str]) -> tuple[pa.Tabl
     Args:
         path: of the file.
         ids: names of the columns that hold ids.
-        notes: see :func:`dig_ray.catalog.delimited.read_delimited`.
+        notes: see :func:`dig_ray.catalog.readers.delimited.read_delimited`.
     """
     table = read_delimited(existing_file(path), "\t", notes, "plain")
     types: dict[str, str] = {}

@@ -10,9 +10,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dig_ray.catalog.cells import Column, distinct, is_missing
-from dig_ray.catalog.faults import Faults
-from dig_ray.catalog.ids import MISSING_WORDS
+from dig_ray.catalog.columns.cells import Column, distinct, is_missing
+from dig_ray.catalog.columns.faults import Faults
+from dig_ray.catalog.columns.ids import MISSING_WORDS
 from dig_ray.catalog.text import as_strings
 
 CURE = "correct the values, or choose another column"

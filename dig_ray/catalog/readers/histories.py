@@ -10,11 +10,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dig_ray.catalog.faults import Faults
-from dig_ray.catalog.ids import MISSING, id_column
-from dig_ray.catalog.json_lines import cells_are_json
-from dig_ray.catalog.literals import read_literal
-from dig_ray.catalog.parquet import plain_table
+from dig_ray.catalog.columns.faults import Faults
+from dig_ray.catalog.columns.ids import MISSING, id_column
+from dig_ray.catalog.readers.json_lines import cells_are_json
+from dig_ray.catalog.readers.literals import read_literal
+from dig_ray.catalog.readers.parquet import plain_table
 from dig_ray.catalog.text import combined
 from dig_ray.errors import UserError
 

@@ -21,8 +21,8 @@ from aiohttp.resolver import ThreadedResolver
 from yarl import URL
 
 from dig_ray import __version__
-from dig_ray.catalog import images as reasons
 from dig_ray.catalog.config import ImagesConfig
+from dig_ray.catalog.pictures import images as reasons
 from dig_ray.retry_after import retry_after_seconds
 
 TRIES = 3

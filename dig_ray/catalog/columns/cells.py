@@ -17,8 +17,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dig_ray.catalog.faults import Faults
-from dig_ray.catalog.json_lines import cells_are_json
+from dig_ray.catalog.columns.faults import Faults
+from dig_ray.catalog.readers.json_lines import cells_are_json
 from dig_ray.catalog.text import combined
 
 T = TypeVar("T")

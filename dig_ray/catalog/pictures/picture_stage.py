@@ -7,12 +7,12 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from dig_ray.base import Stage
-from dig_ray.catalog import images as reasons
+from dig_ray.base import Inputs, Stage
 from dig_ray.catalog.config import CatalogConfig
-from dig_ray.catalog.picture_parts import COLUMNS, ROWS, open_all, picture_schema
+from dig_ray.catalog.pictures import images as reasons
+from dig_ray.catalog.pictures.picture_parts import COLUMNS, ROWS, open_all, picture_schema
 from dig_ray.errors import UserError
 from dig_ray.parts import read_part
 
@@ -67,7 +67,12 @@ class Tally:
         return "set catalog.images.fetch=true to fetch addresses; " if self.reasons[reasons.URL] else ""
 
 
-def run(config: CatalogConfig, stage: Stage, catalog_dir: Path) -> None:
+def run(config: Any, stage: Stage, inputs: Inputs) -> None:
+    """The stage ``pictures`` of a run."""
+    keep_pictures(config.catalog, stage, inputs["catalog"])
+
+
+def keep_pictures(config: CatalogConfig, stage: Stage, catalog_dir: Path) -> None:
     """Open the pictures of the items of ``catalog_dir`` and write ``stage.out/pictures.parquet`` (see ``picture_parts.picture_schema``).
 
     Raises:

@@ -14,9 +14,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 
-from dig_ray.catalog.faults import Faults, shown
-from dig_ray.catalog.files import as_utf8, read_bytes, steady
-from dig_ray.catalog.quotes import CR, LF, QUOTE, find_quotes, is_quoted, line_of, places
+from dig_ray.catalog.columns.faults import Faults, shown
+from dig_ray.catalog.readers.files import as_utf8, read_bytes, steady
+from dig_ray.catalog.readers.quotes import CR, LF, QUOTE, find_quotes, is_quoted, line_of, places
 from dig_ray.errors import UserError
 
 BLOCK = 1 << 24  # bytes parsed in one go; a longer row takes the whole file as one block

@@ -14,7 +14,7 @@ from decimal import Decimal
 import numpy as np
 import pyarrow as pa
 
-from dig_ray.catalog.faults import Faults
+from dig_ray.catalog.columns.faults import Faults
 
 MISSING_WORDS = frozenset(
     {"nan", "NaN", "None", "<NA>", "NaT", "null", "NULL"}

@@ -1,4 +1,4 @@
-"""Ids out of a foreign column: the rule of :mod:`dig_ray.catalog.ids` for every type of column, with rows for what is no id."""
+"""Ids out of a foreign column: the rule of :mod:`dig_ray.catalog.columns.ids` for every type of column, with rows for what is no id."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dig_ray.catalog.cells import Column, Types, column_of, distinct, is_text
-from dig_ray.catalog.faults import Faults
-from dig_ray.catalog.ids import MISSING, MISSING_WORDS, id_column, id_text
+from dig_ray.catalog.columns.cells import Column, Types, column_of, distinct, is_text
+from dig_ray.catalog.columns.faults import Faults
+from dig_ray.catalog.columns.ids import MISSING, MISSING_WORDS, id_column, id_text
 from dig_ray.errors import UserError
 
 ROUNDED = r"^[0-9](\.[0-9]+)?E\+[0-9]{2}$"
