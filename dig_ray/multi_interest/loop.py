@@ -256,7 +256,7 @@ class Training:
 
 def worker(config: dict[str, Any]) -> None:
     """Ray Train worker: train, report a checkpoint after every epoch, resume from the latest one."""
-    from dig_ray.training.worker import run_worker
+    from dig_ray.on_ray.worker import run_worker
 
     run_worker(config, "multi_interest", train)
 
@@ -266,8 +266,8 @@ def train(job: MultiInterestJob, say: Callable[[Any], None], _: Stretch) -> None
     import ray.train
     import ray.train.torch
 
-    from dig_ray.training.said import doing
-    from dig_ray.training.worker import Hopeless
+    from dig_ray.on_ray.said import doing
+    from dig_ray.on_ray.worker import Hopeless
 
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()

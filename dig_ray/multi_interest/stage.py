@@ -52,7 +52,7 @@ def run(
     from dig_ray.multi_interest.loop import new_model, read_state, worker
     from dig_ray.multi_interest.retrieval import need_faiss
     from dig_ray.multi_interest.retrieved import write_retrieved
-    from dig_ray.training.ray_train import fit
+    from dig_ray.on_ray.fit import fit
 
     if config.search == "faiss":
         need_faiss()  # before hours of training

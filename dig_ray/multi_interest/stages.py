@@ -143,8 +143,5 @@ STAGES = (
         asked=lambda config: config.multi_interest is not None,
         code=("dig_ray.multi_interest.stage", "dig_ray.multi_interest.loop"),
         uses_interactions=True,
-        ignore=tuple(
-            f"multi_interest.{key}" for key in ("cpus_per_worker", "max_failures", "hang_seconds", "nodes")
-        ),
     ),
 )

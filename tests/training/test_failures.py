@@ -13,8 +13,8 @@ import pytest
 import ray.exceptions
 
 from dig_ray.errors import UserError
-from dig_ray.training.failures import SayFailures, failure_of, read_failures, read_sentence
-from dig_ray.training.said import Said
+from dig_ray.on_ray.said import Said
+from dig_ray.on_ray.worker_failures import SayFailures, failure_of, read_failures, read_sentence
 from dig_ray.training.stage import run
 
 DTYPES = RuntimeError("expected m1 and m2 to have the same dtype\n  at somewhere")
@@ -176,9 +176,9 @@ def test_a_failure_file_that_was_cut_off_is_no_failure(damaged, tmp_path):
 def test_what_ray_train_gave_up_for_is_one_sentence(tmp_path):
     from ray.train import ControllerError, WorkerGroupError
 
+    from dig_ray.on_ray.fit import _ended
+    from dig_ray.on_ray.worker_failures import leave_sentence
     from dig_ray.training.config import SftConfig
-    from dig_ray.training.failures import leave_sentence
-    from dig_ray.training.ray_train import _ended
 
     def ended(error: Exception) -> str:
         failed = str(tmp_path / "failed")

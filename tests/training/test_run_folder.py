@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from dig_ray.training.run_folder import COPY, SNAPSHOT, mend
+from dig_ray.on_ray.run_folder import COPY, SNAPSHOT, mend
 from dig_ray.training.stage import run
 from dig_ray.whole_files import damage_at
 

@@ -18,9 +18,9 @@ from ray.train import UserCallback
 from dig_ray.cluster import teller
 from dig_ray.errors import UserError, causes
 from dig_ray.folders import read_bytes, write_bytes
+from dig_ray.on_ray.run_folder import keep_copy
+from dig_ray.on_ray.said import GOES_ON
 from dig_ray.redaction import hide
-from dig_ray.training.run_folder import keep_copy
-from dig_ray.training.said import GOES_ON
 
 FAILURES = "failures.json"
 """Of a run's ``failed`` folder: a list of ``Failure``."""

@@ -18,8 +18,8 @@ from dig_ray.base import Stretch
 from dig_ray.cluster import beside_the_driver
 from dig_ray.errors import UserError
 from dig_ray.folders import explain_behind, remove_file
-from dig_ray.training.config import WorkersConfig
-from dig_ray.training.said import GOES_ON, Said
+from dig_ray.on_ray.said import GOES_ON, Said
+from dig_ray.on_ray.workers import WorkersConfig
 
 CALLS = 5
 """Times that a run is begun whose directing process could not be reached."""
@@ -57,8 +57,8 @@ def fit(
     import ray.train
     from ray.util.queue import Queue
 
-    from dig_ray.training.failures import BEGAN, FAILURES, STOPPED, SayFailures, read_sentence
-    from dig_ray.training.run_folder import mend
+    from dig_ray.on_ray.run_folder import mend
+    from dig_ray.on_ray.worker_failures import BEGAN, FAILURES, STOPPED, SayFailures, read_sentence
 
     stage = name.rpartition("-")[0].replace("-", "_")
     if not ray.is_initialized():
@@ -105,7 +105,7 @@ def _trainer(
     import ray
     import ray.train
 
-    from dig_ray.training.loopback import LoopbackTorchConfig
+    from dig_ray.on_ray.loopback import LoopbackTorchConfig
 
     free = ray.cluster_resources().get("CPU", 1)
     cpus = config.cpus_per_worker or max(0.5, min(threads, (free - 1) // config.num_workers))
@@ -135,7 +135,7 @@ def _trainer(
 
 def _ended(stage: str, storage: str, failed: str, config: WorkersConfig, error: BaseException) -> UserError:
     """Why Ray Train gave up."""
-    from dig_ray.training.failures import failure_of, read_sentence
+    from dig_ray.on_ray.worker_failures import failure_of, read_sentence
 
     said = explain_behind(error, storage) or read_sentence(failed)
     if said is not None:
@@ -207,7 +207,7 @@ def _forwarded(lines: Any, said: Said) -> Iterator[None]:
     from ray.exceptions import ActorUnavailableError
     from ray.util.queue import Empty
 
-    from dig_ray.training.figures import tell
+    from dig_ray.on_ray.training_figures import tell
 
     done = threading.Event()
 
