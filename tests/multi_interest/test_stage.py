@@ -18,7 +18,8 @@ from dig_ray.catalog.dataset import Dataset
 from dig_ray.config import load_config
 from dig_ray.errors import UserError
 from dig_ray.evaluation.recommendations import read_recommendations
-from dig_ray.multi_interest.cluster_stage import label_events, latest_items
+from dig_ray.multi_interest.cluster_labels import label_events
+from dig_ray.multi_interest.cluster_stage import latest_items
 from dig_ray.multi_interest.retrieved import read_retrieved
 from dig_ray.on_ray.run_folder import SNAPSHOT
 from dig_ray.pipeline import plan, run_pipeline, select
