@@ -35,9 +35,8 @@ def clustered(name: str, needs: Names = (), settings: Names = ()) -> StageSpec:
     """
 
     def counted(config: Any) -> Names:
-        read = ("mining.cluster_prompt", "mining.evidence_tokens")
-        if not by_llm(config):
-            read = ("multi_interest.vector_clusters",)
+        asks = ("mining.cluster_prompt", "mining.evidence_tokens")
+        read = asks if by_llm(config) else ("multi_interest.vector_clusters",)
         return ("mining.clusters", "mining.cluster_items", *read, *settings)
 
     def inputs(config: Any) -> Names:
