@@ -1,4 +1,4 @@
-"""What SFT, GRPO and LDMI need of Ray Train in the driver: a run that resumes, lines that come through, and sentences for what went wrong.
+"""What a room needs of Ray Train in the driver: a run that resumes, lines that come through, and sentences for what went wrong.
 
 A run is named after its stage's fingerprint and stored in the stage's work directory, so the same command after a kill finds its latest
 checkpoint and goes on to the same result.
@@ -41,13 +41,13 @@ def fit(
 
     Args:
         worker: ``train_loop_per_worker``; gets ``job`` (a reference), ``lines`` (a queue), ``failed`` (a folder or URI) and ``stretch``.
-        job: plain data.
-        config: workers, GPUs and failures.
-        threads: torch threads of a worker.
-        storage: a local folder or a URI.
-        name: of the run.
+        job: plain data that every worker gets a reference to.
+        config: how many workers run, on what, and how often they may fail.
+        threads: threads that torch uses in a worker.
+        storage: a local folder or a URI, in which the run has a folder of its name.
+        name: the run's name, its stage and part of a fingerprint, such as ``sft-0123456789abcdef``.
         log: prints one line.
-        stretch: of the run that is trained; the whole by default.
+        stretch: the part of the run that is trained; the whole by default.
 
     Raises:
         UserError: a worker left a sentence and stopped, or workers failed more often than is allowed.

@@ -35,7 +35,7 @@ class LossIsNaN(Exception):
 
 
 def keep_batch(failed: str, rank: int, arrays: dict[str, Any]) -> None:
-    """Keep a step's arrays for whoever looks into it."""
+    """Keep a step's arrays as ``batch-rankRANK.npz`` in the folder ``failed``, for whoever looks into it."""
     batch = io.BytesIO()
     np.savez(batch, **arrays)
     write_bytes(failed, f"batch-rank{rank}.npz", batch.getvalue())
@@ -47,8 +47,8 @@ def run_worker(
     """A ``train_loop_per_worker``: set the process up, train, and where every further try would end the same, say so and stop.
 
     Args:
-        config: what ``fit`` gives a worker.
-        name: of the stage, which is also its part of the config.
+        config: what ``fit`` gives a worker: ``job``, ``lines``, ``failed`` and ``stretch``.
+        name: the stage's name, which is also its part of the config.
         train: gets the job, what prints a line or tells the dashboard an entry of ``Figures``, and the stretch that is wanted.
     """
     import ray
