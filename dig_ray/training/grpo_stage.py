@@ -52,11 +52,11 @@ def run(
         UserError: a policy of other Semantic IDs, no training prompts, missing quality, a reward that fails, or a loss that became NaN.
     """
     from dig_ray.catalog.dataset import Dataset
+    from dig_ray.on_ray.fit import best_checkpoint, fit
     from dig_ray.recommender.backbone import load_policy, write_about
     from dig_ray.recommender.tasks import check_same_items
     from dig_ray.semantic_ids.sid_catalog import SidCatalog
     from dig_ray.training.grpo_loop import grpo_worker, steps_per_epoch
-    from dig_ray.training.ray_train import best_checkpoint, fit
     from dig_ray.training.stage import copy_policy, write_stretch
 
     started = time.monotonic()

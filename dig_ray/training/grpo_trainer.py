@@ -18,6 +18,7 @@ from transformers import TrainerCallback
 from trl import GRPOConfig as TrlGrpoConfig
 from trl import GRPOTrainer
 
+from dig_ray.on_ray.worker import Hopeless
 from dig_ray.recommender.decoding import BeamSearcher, pad_prompts
 from dig_ray.recommender.policy import SidPolicy
 from dig_ray.recommender.prompt_pass import PromptPass, PromptRows, read_prompts
@@ -32,7 +33,6 @@ from dig_ray.training.grpo_objective import advantages, k3, published_objective
 from dig_ray.training.rewards import Reward, RewardError, batch_of_items, weighted_rewards
 from dig_ray.training.rollout_log_probs import Reference, attach_log_probs
 from dig_ray.training.validation import FiniteGradients, ValidationSet, validate
-from dig_ray.training.worker import Hopeless
 
 
 class Prompts:

@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 
 from dig_ray.base import Stretch
+from dig_ray.on_ray.worker import run_worker
 from dig_ray.recommender.config import RecommenderConfig
 from dig_ray.semantic_ids.prefix_table import PrefixTable
 from dig_ray.training.config import SftConfig
-from dig_ray.training.worker import run_worker, train_in_parts
-from dig_ray.training.worker import trainer_arguments as common_arguments
+from dig_ray.training.in_parts import train_in_parts
+from dig_ray.training.in_parts import trainer_arguments as common_arguments
 
 
 @dataclass(frozen=True)
@@ -119,8 +120,8 @@ def _train(job: SftJob, say: Callable[[Any], None], stretch: Stretch) -> None:
     import ray.train
     from ray.train.huggingface.transformers import RayTrainReportCallback, prepare_trainer
 
-    from dig_ray.training.figures import Figures
-    from dig_ray.training.said import doing
+    from dig_ray.on_ray.said import doing
+    from dig_ray.on_ray.training_figures import Figures
     from dig_ray.training.validation import ProgressLines
 
     lead = ray.train.get_context().get_world_rank() == 0

@@ -55,10 +55,10 @@ def run(
         UserError: no training or validation events, an unloadable backbone, a task without its data, or a loss that became NaN.
     """
     from dig_ray.catalog.dataset import Dataset
+    from dig_ray.on_ray.fit import best_checkpoint, fit
     from dig_ray.recommender.backbone import load_policy
     from dig_ray.recommender.tasks import check_same_items
     from dig_ray.semantic_ids.sid_catalog import SidCatalog
-    from dig_ray.training.ray_train import best_checkpoint, fit
     from dig_ray.training.sft_loop import sft_worker, steps_per_epoch
 
     started = time.monotonic()
@@ -113,7 +113,7 @@ def run(
 
 def write_stretch(result: Any, name: str, stage: Stage) -> None:
     """Leave where a stretch's last checkpoint is, and its validations, for whoever goes on from there."""
-    from dig_ray.training.ray_train import last_checkpoint
+    from dig_ray.on_ray.fit import last_checkpoint
 
     where, history = last_checkpoint(result, stage.work, name)
     stage.stats.update(checkpoint=where, curves=history)

@@ -7,8 +7,6 @@ from typing import Any
 from dig_ray.base import Inputs, Stage
 from dig_ray.stage_spec import Names, StageSpec, always, when
 
-WHERE_WORKERS_RUN = ("cpus_per_worker", "max_failures", "hang_seconds", "nodes")
-
 
 def run_sft(config: Any, stage: Stage, inputs: Inputs) -> None:
     from dig_ray.training.stage import run
@@ -78,7 +76,7 @@ STAGES = (
         asked=always,
         code=("dig_ray.training.stage",),
         uses_interactions=True,
-        ignore=(*(f"sft.{name}" for name in WHERE_WORKERS_RUN), "recommender.trust_remote_code"),
+        ignore=("recommender.trust_remote_code",),
     ),
     StageSpec(
         name="grpo",
@@ -92,6 +90,5 @@ STAGES = (
         asked=lambda config: config.grpo is not None,
         code=("dig_ray.training.grpo_stage",),
         uses_interactions=True,
-        ignore=tuple(f"grpo.{name}" for name in WHERE_WORKERS_RUN),
     ),
 )

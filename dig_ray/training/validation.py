@@ -11,10 +11,11 @@ import numpy as np
 import torch
 from transformers import TrainerCallback
 
+from dig_ray.on_ray.said import SECONDS, doing
+from dig_ray.on_ray.worker import LossIsNaN
 from dig_ray.ranking import ndcg, rank_of_target
 from dig_ray.recommender.decoding import BeamSearcher, pad_prompts
 from dig_ray.recommender.policy import SidPolicy
-from dig_ray.training.said import SECONDS, doing
 
 TELL_EVERY = 2.0
 """Seconds between words of a worker on what it does."""
@@ -112,14 +113,6 @@ def validations_since_best(log_history: list[dict[str, Any]]) -> int:
     """How many validations came after the one with the best NDCG@10 (the first of equals)."""
     scores = [entry["eval_ndcg@10"] for entry in log_history if "eval_ndcg@10" in entry]
     return len(scores) - 1 - int(np.argmax(scores)) if scores else 0
-
-
-class LossIsNaN(Exception):
-    """The gradients of a step are not finite; every rank raises it at the same step, before the weights are touched."""
-
-    def __init__(self, step: int, batch: dict[str, torch.Tensor]) -> None:
-        super().__init__(f"the loss became NaN at step {step}")
-        self.step, self.batch = step, batch
 
 
 class FiniteGradients(TrainerCallback):

@@ -1,4 +1,4 @@
-"""What SFT, GRPO and LDMI need of Ray Train in the driver: a run that resumes, lines that come through, and sentences for what went wrong.
+"""What a room needs of Ray Train in the driver: a run that resumes, lines that come through, and sentences for what went wrong.
 
 A run is named after its stage's fingerprint and stored in the stage's work directory, so the same command after a kill finds its latest
 checkpoint and goes on to the same result.
@@ -18,8 +18,8 @@ from dig_ray.base import Stretch
 from dig_ray.cluster import beside_the_driver
 from dig_ray.errors import UserError
 from dig_ray.folders import explain_behind, remove_file
-from dig_ray.training.config import WorkersConfig
-from dig_ray.training.said import GOES_ON, Said
+from dig_ray.on_ray.said import GOES_ON, Said
+from dig_ray.on_ray.workers import WorkersConfig
 
 CALLS = 5
 """Times that a run is begun whose directing process could not be reached."""
@@ -41,13 +41,13 @@ def fit(
 
     Args:
         worker: ``train_loop_per_worker``; gets ``job`` (a reference), ``lines`` (a queue), ``failed`` (a folder or URI) and ``stretch``.
-        job: plain data.
-        config: workers, GPUs and failures.
-        threads: torch threads of a worker.
-        storage: a local folder or a URI.
-        name: of the run.
+        job: plain data that every worker gets a reference to.
+        config: how many workers run, on what, and how often they may fail.
+        threads: threads that torch uses in a worker.
+        storage: a local folder or a URI, in which the run has a folder of its name.
+        name: the run's name, its stage and part of a fingerprint, such as ``sft-0123456789abcdef``.
         log: prints one line.
-        stretch: of the run that is trained; the whole by default.
+        stretch: the part of the run that is trained; the whole by default.
 
     Raises:
         UserError: a worker left a sentence and stopped, or workers failed more often than is allowed.
@@ -57,8 +57,8 @@ def fit(
     import ray.train
     from ray.util.queue import Queue
 
-    from dig_ray.training.failures import BEGAN, FAILURES, STOPPED, SayFailures, read_sentence
-    from dig_ray.training.run_folder import mend
+    from dig_ray.on_ray.run_folder import mend
+    from dig_ray.on_ray.worker_failures import BEGAN, FAILURES, STOPPED, SayFailures, read_sentence
 
     stage = name.rpartition("-")[0].replace("-", "_")
     if not ray.is_initialized():
@@ -105,7 +105,7 @@ def _trainer(
     import ray
     import ray.train
 
-    from dig_ray.training.loopback import LoopbackTorchConfig
+    from dig_ray.on_ray.loopback import LoopbackTorchConfig
 
     free = ray.cluster_resources().get("CPU", 1)
     cpus = config.cpus_per_worker or max(0.5, min(threads, (free - 1) // config.num_workers))
@@ -135,7 +135,7 @@ def _trainer(
 
 def _ended(stage: str, storage: str, failed: str, config: WorkersConfig, error: BaseException) -> UserError:
     """Why Ray Train gave up."""
-    from dig_ray.training.failures import failure_of, read_sentence
+    from dig_ray.on_ray.worker_failures import failure_of, read_sentence
 
     said = explain_behind(error, storage) or read_sentence(failed)
     if said is not None:
@@ -207,7 +207,7 @@ def _forwarded(lines: Any, said: Said) -> Iterator[None]:
     from ray.exceptions import ActorUnavailableError
     from ray.util.queue import Empty
 
-    from dig_ray.training.figures import tell
+    from dig_ray.on_ray.training_figures import tell
 
     done = threading.Event()
 

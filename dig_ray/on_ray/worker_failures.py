@@ -18,9 +18,9 @@ from ray.train import UserCallback
 from dig_ray.cluster import teller
 from dig_ray.errors import UserError, causes
 from dig_ray.folders import read_bytes, write_bytes
+from dig_ray.on_ray.run_folder import keep_copy
+from dig_ray.on_ray.said import GOES_ON
 from dig_ray.redaction import hide
-from dig_ray.training.run_folder import keep_copy
-from dig_ray.training.said import GOES_ON
 
 FAILURES = "failures.json"
 """Of a run's ``failed`` folder: a list of ``Failure``."""
@@ -84,10 +84,10 @@ class SayFailures(UserCallback):
     """On the process that directs the workers: reasons into the log and the run's folder, and a copy of Ray's list of checkpoints.
 
     Args:
-        name: of the stage.
-        folder: of the run.
-        failed: its folder for what went wrong.
-        lines: queue of the driver's log.
+        name: the stage's name.
+        folder: the run's folder, a local directory or a URI.
+        failed: the folder in it for what went wrong.
+        lines: the queue whose lines the driver logs.
     """
 
     def __init__(self, name: str, folder: str, failed: str, lines: Any) -> None:

@@ -34,8 +34,8 @@ def mend(folder: str, name: str, log: Callable[[str], None]) -> None:
     """See that a run can go on from what its folder holds; nothing is done where there is nothing.
 
     Args:
-        folder: of the run, a local directory or URI.
-        name: of the stage, for the log.
+        folder: the run's folder, a local directory or a URI.
+        name: the stage's name, for the log.
         log: prints one line.
     """
     content = read_bytes(folder, SNAPSHOT)

@@ -1,107 +1,14 @@
-"""What training workers share: how they begin and end, and training in parts between which settings change."""
+"""Training with transformers' trainer in parts, between which settings change; what SFT and GRPO both tell it."""
 
 from __future__ import annotations
 
-import io
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from dig_ray.base import Stretch
-from dig_ray.cluster import teller
-from dig_ray.folders import write_bytes
 from dig_ray.training.config import TrainingConfig
-from dig_ray.training.said import doing
-
-
-class Hopeless(Exception):
-    """Every further try would end the same. ``sentence`` says why to the user; "" on workers that only stop with the others."""
-
-    def __init__(self, sentence: str) -> None:
-        super().__init__(sentence)
-        self.sentence = sentence
-
-
-def keep_batch(failed: str, rank: int, arrays: dict[str, Any]) -> None:
-    """Keep a step's arrays for whoever looks into it."""
-    batch = io.BytesIO()
-    np.savez(batch, **arrays)
-    write_bytes(failed, f"batch-rank{rank}.npz", batch.getvalue())
-
-
-def run_worker(
-    config: dict[str, Any], name: str, train: Callable[[Any, Callable[[Any], None], Stretch], None]
-) -> None:
-    """A ``train_loop_per_worker``: set the process up, train, and where every further try would end the same, say so and stop.
-
-    Args:
-        config: what ``fit`` gives a worker.
-        name: of the stage, which is also its part of the config.
-        train: gets the job, what prints a line or tells the dashboard an entry of ``Figures``, and the stretch that is wanted.
-    """
-    import ray
-    import ray.train
-    import torch
-
-    from dig_ray.training.failures import leave_sentence, read_sentence
-
-    failed, say = config["failed"], teller(config["lines"])
-    lead = ray.train.get_context().get_world_rank() == 0
-    if read_sentence(failed) is not None:  # the workers before these found that going on makes no sense
-        return
-    if lead:
-        _say_where_it_begins(failed, name, say, config["stretch"])
-        doing(say, "the worker imports what it trains with")
-    job = ray.get(config["job"]) if isinstance(config["job"], ray.ObjectRef) else config["job"]
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    torch.set_num_threads(job.threads)
-    from dig_ray.training.validation import LossIsNaN
-
-    try:
-        train(job, say, config["stretch"])
-    except LossIsNaN as stop:
-        rank = ray.train.get_context().get_world_rank()
-        arrays = {key: v.cpu().numpy() for key, v in stop.batch.items() if isinstance(v, torch.Tensor)}
-        keep_batch(failed, rank, arrays)
-        if rank == 0:
-            leave_sentence(
-                failed,
-                f"{name}: the loss became NaN at step {stop.step} (its batch is in {failed}); "
-                f"lower {name}.learning_rate, or set {name}.precision to float32",
-            )
-    except Hopeless as stop:
-        if stop.sentence:
-            leave_sentence(failed, f"{name}: {stop.sentence}")
-
-
-def _say_where_it_begins(failed: str, name: str, say: Callable[[Any], None], stretch: Stretch) -> None:
-    """Note where this try begins, and after a failure say it."""
-    import ray.train
-
-    from dig_ray.training.failures import begin, read_failures
-    from dig_ray.training.run_folder import place_of
-
-    checkpoint = ray.train.get_checkpoint()
-    place = (
-        place_of(checkpoint)
-        if checkpoint is not None
-        else "the stretch's start"
-        if stretch.start
-        else "step 0"
-    )
-    begin(failed, place)
-    past = read_failures(failed)
-    if past:
-        goes = (
-            f"goes on from {place}"
-            if checkpoint is not None
-            else f"begins again from {place} (no checkpoint yet)"
-        )
-        say(f"{name}: a worker failed ({past[-1].reason}); training {goes}")
 
 
 def trainer_arguments(config: Any, seed: int, output: str, every: int) -> dict[str, Any]:

@@ -39,10 +39,10 @@ class Figures(TrainerCallback):
     """Sends every entry of the log to the driver, with what was trained on since the last one and how fast.
 
     Args:
-        send: takes the message, see ``tell``.
+        send: takes a message of the shape that ``tell`` reads.
         stage: ``sft`` or ``grpo``.
-        per_step: tokens or prompts of a step.
-        unit: which of the two.
+        per_step: tokens or prompts that a step reads over all workers.
+        unit: ``tokens`` or ``prompts``.
     """
 
     def __init__(

@@ -16,9 +16,9 @@ class Said:
 
     Args:
         log: prints one line.
-        name: of the stage.
+        name: the stage's name, which lines begin with.
         now: what is going on at the beginning.
-        seconds: without a line after which it is said.
+        seconds: after so many seconds without a line it is said what is going on.
     """
 
     def __init__(self, log: Callable[[str], None], name: str, now: str, seconds: float = SECONDS) -> None:
