@@ -27,9 +27,11 @@ from dig_ray.recommender.rollouts import RolloutSampler, with_target
 from dig_ray.recommender.trie import TrieDistribution
 from dig_ray.semantic_ids.prefix_table import PrefixTable
 from dig_ray.subset import evenly_spaced
-from dig_ray.training.config import GrpoConfig
+from dig_ray.training.grpo_config import GrpoConfig
 from dig_ray.training.grpo_objective import advantages, k3, published_objective
-from dig_ray.training.rewards import Reward, RewardError, batch_of_items, weighted_rewards
+from dig_ray.training.reward_sum import RewardError, weighted_rewards
+from dig_ray.training.rewards import REWARDS
+from dig_ray.training.rollout_batch import Reward, batch_of_items
 from dig_ray.training.rollout_log_probs import Reference, attach_log_probs
 from dig_ray.training.validation import FiniteGradients, ValidationSet, validate
 from dig_ray.training.worker import Hopeless
@@ -68,7 +70,7 @@ class SidGrpoTrainer(GRPOTrainer):
         table: the catalogue's prefixes.
         sids: its Semantic IDs.
         prompts: what to roll out from.
-        functions: name -> (reward, weight); a name ``quality`` is also looked at for what it changes.
+        functions: name -> (reward, weight); of rows in ``REWARDS`` that say so, what they change of advantages is logged.
         config: ours.
         args: TRL's, with ``beta`` 0 and TRL's nearest loss; ``config`` has the real ones.
         valid: validation users.
@@ -295,9 +297,9 @@ class SidGrpoTrainer(GRPOTrainer):
         for name in found.raw:
             figures[f"rewards/{name}/raw"] = float(found.raw[name].mean())
             figures[f"rewards/{name}/weighted"] = float(found.weighted[name].mean())
-        if "quality" in found.weighted:
-            without = self._advantages(found.total - found.weighted["quality"])
-            figures["quality/advantage_change"] = float(np.abs(advantage - without).mean())
+        for name in [row.name for row in REWARDS if row.logs_change and row.name in found.weighted]:
+            without = self._advantages(found.total - found.weighted[name])
+            figures[f"{name}/advantage_change"] = float(np.abs(advantage - without).mean())
         self._add(figures)
 
     def outside(self, rows: np.ndarray) -> float:

@@ -5,16 +5,22 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from transformers import TrainerCallback
 
+from dig_ray.errors import UserError
 from dig_ray.ranking import ndcg, rank_of_target
 from dig_ray.recommender.decoding import BeamSearcher, pad_prompts
 from dig_ray.recommender.policy import SidPolicy
+from dig_ray.subset import evenly_spaced
 from dig_ray.training.said import SECONDS, doing
+
+if TYPE_CHECKING:
+    from dig_ray.catalog.dataset import Dataset
+    from dig_ray.recommender.tasks import SidStream
 
 TELL_EVERY = 2.0
 """Seconds between words of a worker on what it does."""
@@ -47,6 +53,36 @@ class ValidationSet:
             ranks = rank_of_target(beams.items.cpu().numpy(), self.targets[begin : begin + batch])
             total += ndcg(ranks, 10).sum(), ((ranks >= 0) & (ranks < 10)).sum(), len(ranks)
         return total
+
+
+def validation_prompts(
+    dataset: Dataset, stream: SidStream, bos: int, max_history: int, users: int | None, name: str
+) -> tuple[list[np.ndarray], np.ndarray]:
+    """Histories (vocabulary ids) and targets int64 of the validation users, or of so many of them, evenly spaced.
+
+    Args:
+        dataset, stream: of the same items.
+        bos: vocabulary id that begins a history.
+        max_history: items of it, the latest ones.
+        users: at most so many.
+        name: of the stage, for messages.
+
+    Raises:
+        UserError: there are none.
+    """
+    cases = dataset.cases("valid")
+    if not len(cases.target):
+        raise UserError(
+            f"{name}: the validation split is empty, so nothing can pick the best policy; check catalog.split"
+        )
+    chosen = evenly_spaced(len(cases.target), len(cases.target) if users is None else users)
+    prompts = [
+        stream.prompt(
+            dataset.events[max(int(cases.start[i]), int(cases.end[i]) - max_history) : int(cases.end[i])], bos
+        )
+        for i in chosen.tolist()
+    ]
+    return prompts, cases.target[chosen].astype(np.int64)
 
 
 @contextmanager

@@ -15,7 +15,7 @@ import ray.exceptions
 from dig_ray.errors import UserError
 from dig_ray.training.failures import SayFailures, failure_of, read_failures, read_sentence
 from dig_ray.training.said import Said
-from dig_ray.training.stage import run
+from dig_ray.training.sft_stage import fine_tune
 
 DTYPES = RuntimeError("expected m1 and m2 to have the same dtype\n  at somewhere")
 GLOO = RuntimeError("[../gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]")
@@ -106,7 +106,7 @@ def test_an_error_that_comes_back_ends_the_run_in_a_sentence(
     with pytest.raises(
         UserError, match=r"sft: training failed twice after beginning from step 0: AttributeError: .*broken"
     ):
-        run(settings.sft, broken, stage, world.catalog, world.semantic_ids)
+        fine_tune(settings.sft, broken, stage, world.catalog, world.semantic_ids)
     told = [line for line in stage.lines if "a worker failed" in line]
     assert any("begins again from step 0 (no checkpoint yet)" in line for line in told)
     assert not any(stage.out.iterdir())
@@ -119,7 +119,7 @@ from pathlib import Path
 from dig_ray.base import Stage
 from dig_ray.recommender.config import RecommenderConfig
 from dig_ray.training.config import SftConfig
-from dig_ray.training.stage import run
+from dig_ray.training.sft_stage import fine_tune
 
 if __name__ == "__main__":
     catalog, sids, root, recommender, sft = sys.argv[1:]
@@ -127,7 +127,7 @@ if __name__ == "__main__":
     out.mkdir()
     stage = Stage("sft", "f" * 16, 7, out, root + "/work", log=lambda line: print(line, flush=True))
     try:
-        run(SftConfig.model_validate_json(sft), RecommenderConfig.model_validate_json(recommender), stage, Path(catalog), Path(sids))
+        fine_tune(SftConfig.model_validate_json(sft), RecommenderConfig.model_validate_json(recommender), stage, Path(catalog), Path(sids))
     except KeyboardInterrupt:
         print("INTERRUPTED", flush=True)
         sys.exit(130)

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from dig_ray.training.run_folder import COPY, SNAPSHOT, mend
-from dig_ray.training.stage import run
+from dig_ray.training.sft_stage import fine_tune
 from dig_ray.whole_files import damage_at
 
 
@@ -136,7 +136,7 @@ def test_the_same_command_ends_as_if_nothing_had_been_damaged(
     """A run of three epochs that was published; then its last checkpoint, or the list of them, is emptied before the command again."""
     sft = settings.sft.model_copy(update={"patience": 9})
     stage = make_stage("damaged")
-    run(sft, settings.recommender, stage, world.catalog, world.semantic_ids)
+    fine_tune(sft, settings.recommender, stage, world.catalog, world.semantic_ids)
     whole = curves(stage)
     work = next(Path(stage.work).glob("sft-*"))
     latest = json.loads((work / SNAPSHOT).read_text())["latest_checkpoint_result"]["checkpoint_dir_name"]
@@ -146,7 +146,7 @@ def test_the_same_command_ends_as_if_nothing_had_been_damaged(
         shutil.rmtree(stage.out)
         stage.out.mkdir()
         del stage.lines[:]
-        run(sft, settings.recommender, stage, world.catalog, world.semantic_ids)
+        fine_tune(sft, settings.recommender, stage, world.catalog, world.semantic_ids)
         assert any("empty" in line for line in stage.lines)
         again = curves(stage)
         assert [(h["step"], h["loss"]) for h in again if "loss" in h] == [
