@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from dig_ray.recommender.decoder.slim_weights import SlimWeights
+from dig_ray.recommender.decoder.tree_cache import TreeCache
 from dig_ray.recommender.policy import SidPolicy, sid_logits
-from dig_ray.recommender.slim_weights import SlimWeights
-from dig_ray.recommender.tree_cache import TreeCache
 from dig_ray.recommender.trie import Trie
 from dig_ray.semantic_ids.prefix_table import PrefixTable
 

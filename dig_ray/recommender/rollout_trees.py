@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dig_ray.recommender.decoder.prompt_pass import PromptPass, PromptRows, reads_of
+from dig_ray.recommender.decoder.read_states import read_more, read_states
 from dig_ray.recommender.objective import item_parents
-from dig_ray.recommender.prompt_pass import PromptPass, PromptRows, reads_of
-from dig_ray.recommender.read_states import read_more, read_states
 from dig_ray.recommender.trie import TrieDistribution
 from dig_ray.semantic_ids.prefix_table import STAY, PrefixTable
 

@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from dig_ray.recommender.decoder.slim_weights import SlimWeights
+from dig_ray.recommender.decoder.tree_cache import TreeCache
 from dig_ray.recommender.policy import SidPolicy
-from dig_ray.recommender.slim_weights import SlimWeights
-from dig_ray.recommender.tree_cache import TreeCache
 from dig_ray.recommender.trie import TrieDistribution
 from dig_ray.semantic_ids.prefix_table import PrefixTable
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from dig_ray.recommender.prompt_pass import PromptPass
+    from dig_ray.recommender.decoder.prompt_pass import PromptPass
 
 Method = Literal["sample", "beam", "mixed", "independent"]
 

@@ -18,10 +18,10 @@ from transformers import TrainerCallback
 from trl import GRPOConfig as TrlGrpoConfig
 from trl import GRPOTrainer
 
+from dig_ray.recommender.decoder.prompt_pass import PromptPass, PromptRows, read_prompts
+from dig_ray.recommender.decoder.read_states import can_go_on
 from dig_ray.recommender.decoding import BeamSearcher, pad_prompts
 from dig_ray.recommender.policy import SidPolicy
-from dig_ray.recommender.prompt_pass import PromptPass, PromptRows, read_prompts
-from dig_ray.recommender.read_states import can_go_on
 from dig_ray.recommender.rollout_trees import TreeBuilder, tree_states
 from dig_ray.recommender.rollouts import RolloutSampler, with_target
 from dig_ray.recommender.trie import TrieDistribution

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from trl.trainer.utils import use_adapter
 
+from dig_ray.recommender.decoder.prompt_pass import PromptPass
 from dig_ray.recommender.policy import SidPolicy
-from dig_ray.recommender.prompt_pass import PromptPass
 from dig_ray.recommender.rollout_trees import tree_log_probs, tree_states
 from dig_ray.recommender.trie import TrieDistribution
 

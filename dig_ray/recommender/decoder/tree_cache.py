@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dig_ray.recommender.slim_decoder import SlimDecoder, is_slim
-from dig_ray.recommender.slim_weights import SlimWeights
+from dig_ray.recommender.decoder.slim_decoder import SlimDecoder, is_slim
+from dig_ray.recommender.decoder.slim_weights import SlimWeights
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from dig_ray.recommender.decoder.prompt_pass import PromptPass
     from dig_ray.recommender.policy import SidPolicy
-    from dig_ray.recommender.prompt_pass import PromptPass
 
 
 class TreeCache:

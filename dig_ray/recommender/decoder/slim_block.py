@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import silu
 
-from dig_ray.recommender.slim_weights import is_plain
+from dig_ray.recommender.decoder.slim_weights import is_plain
 
 
-def is_lean(decoder: Any) -> bool:
-    """Whether ``lean_block`` computes what the blocks of this stack (of ``slim_decoder.FAMILY``) compute."""
+def has_slim_blocks(decoder: Any) -> bool:
+    """Whether ``slim_block`` computes what the blocks of this stack (of ``slim_decoder.FAMILY``) compute."""
     config = decoder.config
     weights = list(decoder.layers.parameters())
     return (
@@ -40,7 +40,7 @@ def additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.zeros(mask.shape, dtype=dtype).masked_fill_(~mask, -torch.inf)
 
 
-def lean_stack(
+def slim_stack(
     decoder: Any,
     x: Tensor,
     positions: Tensor,
@@ -48,10 +48,10 @@ def lean_stack(
     reads: Tensor | None = None,
     past: Sequence[tuple[Tensor, Tensor]] | None = None,
 ) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
-    """Last hidden states, (R * T, d), or (R * Q, d) at columns ``reads`` (R, Q); and every layer's keys and values, as ``lean_block``.
+    """Last hidden states, (R * T, d), or (R * Q, d) at columns ``reads`` (R, Q); and every layer's keys and values, as ``slim_block``.
 
     Args:
-        decoder: a stack for which ``is_lean`` holds.
+        decoder: a stack for which ``has_slim_blocks`` holds.
         x: embedded tokens, (R, T, d).
         positions: int64 (R, T).
         mask: additive, (R, 1, T, columns of ``past`` + T).
@@ -71,12 +71,12 @@ def lean_stack(
             begins = torch.arange(rows)[:, None]
             mask = mask[begins, :, reads].transpose(1, 2)
             at = (reads + begins * width).flatten()
-        x, *own = lean_block(layer, x, (cos, sin), mask, at, None if past is None else past[number])
+        x, *own = slim_block(layer, x, (cos, sin), mask, at, None if past is None else past[number])
         known.append((own[0], own[1]))
     return decoder.norm(x), known
 
 
-def lean_block(
+def slim_block(
     layer: Any,
     x: Tensor,
     turn: tuple[Tensor, Tensor],
@@ -89,7 +89,7 @@ def lean_block(
     All are differentiable in ``x``, ``past`` and the weights.
 
     Args:
-        layer: of a stack for which ``is_lean`` holds.
+        layer: of a stack for which ``has_slim_blocks`` holds.
         x: (R * T, d).
         turn: cos and sin of the rotary angles, (R, T, D / 2) each.
         mask: additive, (R, 1, T or Q, columns of ``past`` + T).

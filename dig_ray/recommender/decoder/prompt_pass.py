@@ -86,10 +86,10 @@ class PromptPass:
 
 
 def read_prompts(decoder: Any, rows: PromptRows) -> PromptPass:
-    """Read prompts with gradients, on a stack for which ``lean_block.is_lean`` holds."""
+    """Read prompts with gradients, on a stack for which ``slim_block.has_slim_blocks`` holds."""
     import torch
 
-    from dig_ray.recommender.lean_block import additive, lean_stack
+    from dig_ray.recommender.decoder.slim_block import additive, slim_stack
 
     ids, positions, document, row, column = (
         torch.from_numpy(a) for a in (rows.input_ids, rows.position_ids, rows.document, rows.row, rows.column)
@@ -97,5 +97,5 @@ def read_prompts(decoder: Any, rows: PromptRows) -> PromptPass:
     reads, places = reads_of(rows.row, rows.column + rows.lengths - 1, len(ids))
     x = decoder.embed_tokens(ids)
     mask = additive(document_mask(document), x.dtype)
-    states, layers = lean_stack(decoder, x, positions, mask, torch.from_numpy(reads))
+    states, layers = slim_stack(decoder, x, positions, mask, torch.from_numpy(reads))
     return PromptPass(layers, states[torch.from_numpy(places)], row, column)

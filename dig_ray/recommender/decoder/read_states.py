@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from dig_ray.recommender.lean_block import additive, is_lean, lean_stack
-from dig_ray.recommender.slim_decoder import in_family
+from dig_ray.recommender.decoder.slim_block import additive, has_slim_blocks, slim_stack
+from dig_ray.recommender.decoder.slim_decoder import in_family
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,8 +33,8 @@ def read_states(decoder: Any, ids: Tensor, positions: Tensor, mask: Tensor, read
         whole = decoder(input_ids=ids, position_ids=positions, attention_mask=mask, use_cache=False)
         return whole.last_hidden_state[rows, reads].flatten(0, 1)
     x = decoder.embed_tokens(ids)
-    if is_lean(decoder):
-        return lean_stack(decoder, x, positions, additive(mask, x.dtype), reads)[0]
+    if has_slim_blocks(decoder):
+        return slim_stack(decoder, x, positions, additive(mask, x.dtype), reads)[0]
     turn = decoder.rotary_emb(x, position_ids=positions)
     layers = decoder.layers[: decoder.config.num_hidden_layers]
     for layer in layers[:-1]:
@@ -49,7 +49,7 @@ def can_go_on(decoder: Any, longest: int) -> bool:
     return (
         in_family(decoder, longest)
         and not getattr(decoder, "gradient_checkpointing", False)
-        and is_lean(decoder)
+        and has_slim_blocks(decoder)
     )
 
 
@@ -61,7 +61,7 @@ def read_more(
     ``mask`` is bool (R, 1, K, columns before + K).
     """
     x = decoder.embed_tokens(ids)
-    return lean_stack(decoder, x, positions, additive(mask, x.dtype), past=past)[0]
+    return slim_stack(decoder, x, positions, additive(mask, x.dtype), past=past)[0]
 
 
 def _read(
