@@ -77,7 +77,9 @@ class BeamSearcher:
 
         Args:
             prompts: int64 (B, P), vocabulary ids, padded on the right.
-            lengths: int64 (B,), real length of each prompt, at least 1.
+            lengths: int64 (B,), real tokens of each prompt, at least 1.
+
+        Returns up to ``beam`` items of each prompt, the likeliest first.
         """
         return self.search_both(prompts, lengths, None)[0]
 
@@ -85,7 +87,9 @@ class BeamSearcher:
         """Rank items with seen ones allowed, and again without them, for the price of one search.
 
         Args:
-            seen: int64 (B, S), item indices the second ranking leaves out, padded with -1.
+            prompts: int64 (B, P), vocabulary ids, padded on the right.
+            lengths: int64 (B,), real tokens of each prompt, at least 1.
+            seen: int64 (B, S), item indices the second ranking leaves out, padded with -1; None leaves out nothing.
         """
         import torch
 

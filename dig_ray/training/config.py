@@ -81,7 +81,7 @@ class TrainingConfig(WorkersConfig):
         return self
 
     def at(self, time: int) -> Self:
-        """What holds after so many epochs (steps of RL).
+        """What holds after so many epochs (steps of RL), with all changes up to then made and none to come.
 
         Raises:
             ValidationError: a changed value is impossible.

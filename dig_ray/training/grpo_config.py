@@ -18,21 +18,22 @@ class GrpoConfig(TrainingConfig):
     """Reinforcement learning after SFT: GRPO on Ray Train. Names are TRL's where TRL has the thing.
 
     Attributes:
-        num_generations: rollouts of a prompt, G.
-        method: ``sample`` without duplicates, ``independent`` with, ``beam`` the likeliest, ``mixed`` half beams and half drawn.
-        add_target: the target takes the last place where it was not drawn.
+        num_generations: rollouts of a prompt, G; at most the catalogue's items.
+        method: how they are made: ``sample`` draws without duplicates, ``independent`` with, ``beam`` takes the likeliest, ``mixed`` takes
+            half from the beams and draws the others.
+        add_target: the target takes the place of the last rollout where it was not drawn.
         temperature: of rollouts, and of the probabilities in ratio, KL and entropy.
         prompts: histories before every event of the training split, before each user's last one, or before those that SFT held out
             (``sft.hold_out``): what a policy has fitted already has little left to teach it.
-        max_prompts: at most so many, evenly spaced.
-        prompts_per_step: of an optimisation step, over all workers.
-        gradient_accumulation: parts a worker's share of a step is read in.
-        num_iterations: steps on one set of rollouts.
-        loss_type: ``published`` with whole-sequence ratios, or TRL's.
-        importance_sampling_level: of TRL's losses.
-        scale_rewards: ``published`` divides by the population standard deviation + 1e-6; else TRL's.
-        epsilon, epsilon_high: of the clip; the upper one is the lower one when unset.
-        beta: weight of the KL to the SFT policy.
+        max_prompts: rollouts are made of at most so many prompts, evenly spaced; of all when unset.
+        prompts_per_step: prompts that an optimisation step reads, over all workers.
+        gradient_accumulation: parts that a worker's share of a step is read in, to spare memory.
+        num_iterations: optimisation steps that are made on one set of rollouts.
+        loss_type: ``published`` with ratios of whole sequences, or one of TRL's losses under its name.
+        importance_sampling_level: whether ratios are of tokens or of sequences, in TRL's losses; ``published`` does not read it.
+        scale_rewards: ``published`` divides by the population standard deviation + 1e-6; the others are TRL's.
+        epsilon, epsilon_high: ratios are clipped to ``[1 - epsilon, 1 + epsilon_high]``; the upper one is the lower one when unset.
+        beta: weight of the Kullback-Leibler divergence from the SFT policy; 0 leaves it out.
         eval_every_steps: steps between validations by decoding; a checkpoint is kept at each.
     """
 

@@ -25,12 +25,17 @@ class GrpoJob:
     """All a worker needs, as plain data that travels through Ray's object store.
 
     Attributes:
+        grpo: settings.
+        seed: of rollouts and of the order of prompts.
         policy: the SFT policy's files by name; they travel along, so that workers need no path of the driver's.
-        prompt_tokens, prompt_offsets, targets, users: the training prompts, see ``Prompts``.
-        valid_prompts, valid_targets: validation histories (vocabulary ids) and targets.
-        evidence: what the rewards read, by name, see ``reward_evidence``.
-        threads: torch threads per worker.
-        trust_remote_code: run code that comes with an adapter's base.
+        table: the catalogue's prefixes.
+        sids: its Semantic IDs, a ``SidCatalog``.
+        prompt_tokens, prompt_offsets, targets, users: the training prompts, as ``grpo_trainer.Prompts`` takes them.
+        valid_prompts: C validation histories, int64 vocabulary ids each.
+        valid_targets: int64 (C,), the item that followed each.
+        threads: torch threads of each worker.
+        evidence: what the rewards read, by the names of ``reward_evidence``.
+        trust_remote_code: run Python code that comes with the base of an adapter.
     """
 
     grpo: GrpoConfig
@@ -55,7 +60,7 @@ def steps_per_epoch(job: GrpoJob) -> int:
 
 
 def trainer_arguments(job: GrpoJob, output: str) -> Any:
-    """The job's settings under TRL's names."""
+    """The job's settings under TRL's names; ``output`` is the folder of its checkpoints."""
     from trl import GRPOConfig as TrlGrpoConfig
 
     grpo = job.grpo
@@ -83,7 +88,16 @@ def trainer_arguments(job: GrpoJob, output: str) -> Any:
 
 
 def make_trainer(job: GrpoJob, output: str, callbacks: Sequence[Any] = ()) -> Any:
-    """Policy, rewards, prompts and trainer of one worker."""
+    """The trainer of one worker, with policy, rewards and prompts in it.
+
+    Args:
+        job: all it needs.
+        output: folder that the policy's files and the checkpoints are written to.
+        callbacks: of transformers, called after the one that stops a run that gets no better.
+
+    Raises:
+        UserError: the policy cannot be read, or a custom reward cannot be imported.
+    """
     from transformers import PrinterCallback
 
     from dig_ray.recommender.backbone import load_policy

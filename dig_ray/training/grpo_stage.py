@@ -54,12 +54,12 @@ def train_by_rewards(
     """Train a policy on and write ``stage.out/policy`` and ``stage.out/curves.json``; of a stretch see ``publish.write_stretch``.
 
     Args:
-        grpo: settings.
-        stage: the artifact that is made.
-        catalog_dir, semantic_ids_dir, sft_dir: artifacts that it starts from, all of the same items.
-        mined: stage -> artifact of what the rewards read, see ``reward_evidence``.
+        grpo: settings of training and of rewards.
+        stage: the artifact that is made; ``stage.stats`` gets its figures.
+        catalog_dir, semantic_ids_dir, sft_dir: directories of the artifacts that it starts from, all of the same items.
+        mined: stage -> directory of its artifact, for all that the rewards read, see ``reward_evidence``.
         encoder: key or path of the text encoder that interests are compared by.
-        trust_remote_code: run code that comes with an adapter's base.
+        trust_remote_code: run Python code that comes with the base of an adapter.
 
     Raises:
         UserError: a policy of other Semantic IDs, no training prompts, missing quality, a reward that fails, or a loss that became NaN.
@@ -133,12 +133,12 @@ def build_job(
     """Prompts, validation cases and the policy's files: everything the workers need.
 
     Args:
-        grpo: settings.
-        dataset, sids: of the same items, in the same order.
-        policy_dir: the policy that is trained on.
-        seed: of all that is drawn.
-        evidence: what the rewards read, by name.
-        trust_remote_code: run code that comes with an adapter's base.
+        grpo: settings of training and of rewards.
+        dataset, sids: catalogue and Semantic IDs of the same items, in the same order.
+        policy_dir: directory of the SFT policy that is trained on.
+        seed: of rollouts and of the order of prompts.
+        evidence: what the rewards read, by the names of ``reward_evidence``.
+        trust_remote_code: run Python code that comes with the base of an adapter.
 
     Raises:
         UserError: a policy of other Semantic IDs, no prompts, or larger groups than there are items.
@@ -205,8 +205,8 @@ def prompt_events(
     Args:
         dataset: only its training split is read.
         which: ``all`` events that have one before them, each user's ``last`` one, or those ``held_out`` from SFT.
-        max_history: items of a prompt, the latest ones.
-        held_out: latest events of each user that SFT did not see.
+        max_history: a prompt holds at most so many items, the latest ones.
+        held_out: how many of each user's latest training events SFT did not see.
     """
     offsets, _ = dataset.train_sequences()
     lengths = np.diff(offsets)

@@ -107,8 +107,8 @@ def write_stretch(result: Any, name: str, stage: Stage) -> None:
     """Leave where a stretch's last checkpoint is, and its validations, for whoever goes on from there.
 
     Args:
-        result: of ``ray_train.fit``.
-        name: of Ray Train's run.
+        result: what Ray Train returned for the stretch.
+        name: name of Ray Train's run, which is the folder of its checkpoints in ``stage.work``.
         stage: whose ``stats`` get ``checkpoint`` (a folder or a URI) and ``curves``.
     """
     from dig_ray.training.ray_train import last_checkpoint

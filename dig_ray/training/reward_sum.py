@@ -21,9 +21,9 @@ class Rewards:
     """Rewards of a batch.
 
     Attributes:
-        total: float (B, G), the weighted sum.
-        raw: each function's own values, float (B, G), by name.
-        weighted: those times their weights.
+        total: float (B, G), the weighted sum of each rollout.
+        raw: by name, each function's own values, float (B, G).
+        weighted: by name, those values times the function's weight, float (B, G).
     """
 
     total: np.ndarray
@@ -35,8 +35,8 @@ def weighted_rewards(functions: Mapping[str, tuple[Reward, float]], batch: Rollo
     """The weighted sum of several rewards.
 
     Args:
-        functions: name -> (function, weight).
-        batch: what they judge.
+        functions: name -> (function, weight); none of them give 0 everywhere.
+        batch: the rollouts that they judge.
 
     Raises:
         RewardError: a function raised, returned another shape, or something that is no finite number; the function and the row are named.

@@ -35,14 +35,14 @@ class RewardsConfig(Config):
 
     Attributes:
         exact: weight of the hit; 1 as published.
-        lambda_valid: of being an item at all (unpublished; under constrained rollouts it cancels).
-        lambda_pref: of the shared prefix, LCP / L (unpublished).
-        alpha: of the quality term.
-        quality: ``gated`` by the hit (published), ``ungated``, ``graded`` by the prefix, or ``none``.
-        missing_quality: quality of items that have none; when unset, they are an error.
-        gamma: of DeepInterestGR-1's Interest-Aware Reward, which reads mined user interests (our formula).
-        rank_aware: of MiniOneRec's penalty for likely misses beside a hit.
-        custom: import path ``package.module:function`` -> weight.
+        lambda_valid: weight of being an item at all (unpublished; under constrained rollouts it cancels).
+        lambda_pref: weight of the shared prefix, LCP / L (unpublished).
+        alpha: weight of the quality term.
+        quality: how that is given: ``gated`` by the hit (published), ``ungated``, ``graded`` by the prefix, or ``none``.
+        missing_quality: quality, in [0, 1], of items that have none; when unset, they are an error.
+        gamma: weight of DeepInterestGR-1's Interest-Aware Reward, which reads mined interests of users and items (our formula).
+        rank_aware: weight of MiniOneRec's penalty for likely misses beside a hit.
+        custom: import path ``package.module:function`` of anybody's own reward -> its weight.
     """
 
     exact: float = Field(1.0, ge=0)
@@ -67,12 +67,12 @@ def exact(batch: RolloutBatch) -> np.ndarray:
 
 
 def valid(batch: RolloutBatch) -> np.ndarray:
-    """``1[s decodes to an item]``; 1 everywhere under constrained decoding, and so without effect on advantages."""
+    """``1[s decodes to an item]``, float (B, G); 1 everywhere under constrained decoding, and so without effect on advantages."""
     return (batch.items >= 0).astype(float)
 
 
 def prefix(batch: RolloutBatch) -> np.ndarray:
-    """``LCP(s, t) / L``: codes shared with the target before the first difference. The collision suffix never counts."""
+    """``LCP(s, t) / L``, float (B, G): codes shared with the target before the first difference. The collision suffix never counts."""
     import numpy as np
 
     target = batch.sids.token_table[batch.targets, : batch.sids.levels]
@@ -106,8 +106,8 @@ def interest(item_vectors: Sequence[np.ndarray], user_vectors: Sequence[np.ndarr
     gated on the hit.
 
     Args:
-        item_vectors: N arrays float32 (n_i, D) of unit rows.
-        user_vectors: the same for users; positive interests only.
+        item_vectors: N arrays float32 (n_i, D), one an item, of unit rows, one an interest; an item may have none.
+        user_vectors: the same for each user; positive interests only.
     """
     import numpy as np
 
@@ -190,7 +190,7 @@ def reward_functions(settings: RewardsConfig, evidence: Mapping[str, Any]) -> di
 
     Args:
         settings: weights and variants.
-        evidence: by name, all that these rewards read.
+        evidence: what the rewards read, by the names of ``reward_evidence``; all that these settings ask for.
 
     Raises:
         UserError: a custom one cannot be imported.
@@ -208,7 +208,7 @@ def load_reward(path: str) -> Reward:
     """A reward function by its import path, ``package.module:name``.
 
     Raises:
-        UserError: there is none.
+        UserError: the path has no name in it, the module or the name cannot be imported, or what is there cannot be called.
     """
     module, _, name = path.partition(":")
     if not name:

@@ -48,7 +48,16 @@ def batch_of_items(
     rows: np.ndarray | None = None,
     log_probs: np.ndarray | None = None,
 ) -> RolloutBatch:
-    """A batch whose rollouts are items int64 (B, G), as constrained decoding gives them."""
+    """A batch whose rollouts are items, as constrained decoding gives them.
+
+    Args:
+        sids: the catalogue's Semantic IDs.
+        items: int64 (B, G), -1 where a rollout is no item.
+        targets: int64 (B,), the item that came next.
+        users: int64 (B,), whose histories they are; 0 everywhere where it is not given.
+        rows: int64 (B,), the prompts' numbers in the training set; 0 everywhere where it is not given.
+        log_probs: float (B, G), of each rollout under the policy that made it; 0 everywhere where it is not given.
+    """
     targets = np.asarray(targets, np.int64)
     nothing = np.zeros(len(targets), np.int64)
     return RolloutBatch(
@@ -68,9 +77,9 @@ def batch_of_tokens(
     """A batch of SID token sequences that may be anything: too short, too long, or of no item.
 
     Args:
-        sids: the catalogue.
-        tokens: B lists of G sequences.
-        targets: B items.
+        sids: the catalogue's Semantic IDs.
+        tokens: of each of B prompts, G sequences of SID tokens, numbered from 0.
+        targets: the item that came next, of each prompt.
     """
     groups = max(map(len, tokens))
     items = np.full((len(tokens), groups), -1, np.int64)

@@ -50,10 +50,10 @@ def fine_tune(
     """Train a policy and write ``stage.out/policy`` and ``stage.out/curves.json``; of a stretch see ``publish.write_stretch``.
 
     Args:
-        sft, recommender: settings.
-        stage: the artifact that is made.
-        catalog_dir, semantic_ids_dir: artifacts of the same items.
-        item_interests_dir, user_interests_dir: artifacts of interests; only tasks that name them need them.
+        sft, recommender: settings of training and of the policy.
+        stage: the artifact that is made; ``stage.stats`` gets its figures.
+        catalog_dir, semantic_ids_dir: directories of artifacts of the same items.
+        item_interests_dir, user_interests_dir: directories of mined interests; only tasks that name them need them.
 
     Raises:
         UserError: no training or validation events, an unloadable backbone, a task without its data, or a loss that became NaN.
@@ -135,11 +135,15 @@ def build_job(
     """Documents, packing and validation prompts: everything the workers need.
 
     Args:
-        sft, recommender: settings.
-        dataset, sids: of the same items, in the same order.
-        seed: of everything that is drawn.
-        codebooks: vectors that SID tokens start from.
-        item_interests, user_interests: one text an item or user, "" where none was mined; None when no task reads them.
+        sft, recommender: settings of training and of the policy.
+        dataset, sids: catalogue and Semantic IDs of the same items, in the same order.
+        seed: of random weights, dropout and the order of rows.
+        codebooks: per level, the (K_l, D) vectors that SID tokens start from; None starts them at random.
+        item_interests, user_interests: one text for each item and each user, "" where none was mined; None when no task reads them.
+
+    Raises:
+        UserError: a backbone that cannot be trained, no events to learn from, a document longer than a row or than what the backbone
+            reads, or no validation users.
     """
     from dig_ray.recommender.backbone import build_tokenizer, token_id
     from dig_ray.recommender.packing import fill_rows, pack, packed_arrays

@@ -30,8 +30,9 @@ class ValidationSet:
     """Validation users as the policy reads them; equal shares for every rank.
 
     Args:
-        prompts: vocabulary ids of each history.
-        targets: int64 (C,) item to be found.
+        prompts: C histories, int64 vocabulary ids each.
+        targets: int64 (C,), the item that is to be found after each.
+        pad: vocabulary id that fills up shorter histories of a batch.
     """
 
     def __init__(self, prompts: list[np.ndarray], targets: np.ndarray, pad: int) -> None:
@@ -43,7 +44,13 @@ class ValidationSet:
         self.pad = pad
 
     def sums(self, searcher: BeamSearcher, rank: int, world: int, batch: int = 64) -> np.ndarray:
-        """float64 (3,): summed NDCG@10, summed hits@10 and count over this rank's users."""
+        """float64 (3,): summed NDCG@10, summed hits@10 and count over this rank's users.
+
+        Args:
+            searcher: the beam search, of at least ten beams.
+            rank, world: number of this rank, and of all ranks; each takes every ``world``-th batch.
+            batch: users that are decoded together.
+        """
         total = np.zeros(3)
         mine = range(rank * batch, len(self.prompts), world * batch)
         for begin in mine:
@@ -61,14 +68,14 @@ def validation_prompts(
     """Histories (vocabulary ids) and targets int64 of the validation users, or of so many of them, evenly spaced.
 
     Args:
-        dataset, stream: of the same items.
+        dataset, stream: events, and the SIDs of the same items.
         bos: vocabulary id that begins a history.
-        max_history: items of it, the latest ones.
-        users: at most so many.
-        name: of the stage, for messages.
+        max_history: a history holds at most so many items, the latest ones.
+        users: at most so many users; all when None.
+        name: name of the stage, which the message begins with.
 
     Raises:
-        UserError: there are none.
+        UserError: the validation split has no events.
     """
     cases = dataset.cases("valid")
     if not len(cases.target):
@@ -114,11 +121,14 @@ def validate(
 
     Args:
         trainer: of transformers; the figures go into its log and to its callbacks.
-        policy: what is validated.
-        valid: the users.
+        policy: the policy that is validated; it is in eval mode meanwhile.
+        valid: histories and targets of the validation users; every rank decodes its share.
         searcher: makes the beam search.
-        inside: what to hold meanwhile, such as averaged weights.
+        inside: a context that is held meanwhile, such as averaged weights in place of the trained ones.
         more: further figures of this validation, without the prefix ``eval_``.
+
+    Raises:
+        RuntimeError: the ranks together did not read each user once.
     """
     args = trainer.args
     started = time.monotonic()
@@ -162,8 +172,11 @@ class FiniteGradients(TrainerCallback):
     """Raises ``LossIsNaN`` when a step's gradients are not finite. They are averaged by then, so all ranks agree.
 
     Args:
-        model: what is trained.
-        batch: gives the latest batch, for the message.
+        model: the model that is trained.
+        batch: gives the batch that was read last, which the error carries.
+
+    Raises:
+        LossIsNaN: before the optimizer's step, on every rank.
     """
 
     def __init__(self, model: torch.nn.Module, batch: Callable[[], dict[str, torch.Tensor]]) -> None:

@@ -21,10 +21,10 @@ def read_states(decoder: Any, ids: Tensor, positions: Tensor, mask: Tensor, read
 
     Args:
         decoder: a Hugging Face decoder stack, its dropout off.
-        ids: int64 (R, T) vocabulary ids.
-        positions: int64 (R, T).
+        ids: int64 (R, T), vocabulary ids of R rows.
+        positions: int64 (R, T), each token's position in its own document, from 0.
         mask: bool (R, 1, T, T), what each column may attend to; at least one column each.
-        reads: int64 (R, Q), the columns that are read.
+        reads: int64 (R, Q), the columns of each row that are read.
     """
     import torch
 
@@ -58,7 +58,12 @@ def read_more(
 ) -> Tensor:
     """Last hidden states (R * K, d) of ids (R, K) after columns whose keys and values by layer are known.
 
-    ``mask`` is bool (R, 1, K, columns before + K).
+    Args:
+        decoder: a stack for which ``can_go_on`` holds.
+        ids: int64 (R, K), vocabulary ids.
+        positions: int64 (R, K), each token's position in its own document, from 0.
+        mask: bool (R, 1, K, columns before + K), what each of these columns may attend to.
+        past: keys and values of the columns before, (R, H, columns before, D) each, by layer.
     """
     x = decoder.embed_tokens(ids)
     return slim_stack(decoder, x, positions, additive(mask, x.dtype), past=past)[0]

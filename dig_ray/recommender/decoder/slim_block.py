@@ -36,7 +36,7 @@ def has_slim_blocks(decoder: Any) -> bool:
 
 
 def additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
-    """0 where a boolean mask lets a column see another, else minus infinity."""
+    """Of a boolean mask, what is added to the scores of attention: 0 where a column sees another, else minus infinity; in its shape."""
     return torch.zeros(mask.shape, dtype=dtype).masked_fill_(~mask, -torch.inf)
 
 
@@ -53,10 +53,10 @@ def slim_stack(
     Args:
         decoder: a stack for which ``has_slim_blocks`` holds.
         x: embedded tokens, (R, T, d).
-        positions: int64 (R, T).
-        mask: additive, (R, 1, T, columns of ``past`` + T).
-        reads: int64 (R, Q); None reads all.
-        past: keys and values of columns before these, by layer.
+        positions: int64 (R, T), each token's position in its own document, from 0.
+        mask: added to the scores of attention, (R, 1, T, columns of ``past`` + T), see ``additive``.
+        reads: int64 (R, Q), the columns of each row that are read; None reads all.
+        past: keys and values of columns before these, (R, H, P, D) each, by layer.
     """
     rows, width = positions.shape
     turn = decoder.rotary_emb(x, position_ids=positions)
@@ -90,9 +90,9 @@ def slim_block(
 
     Args:
         layer: of a stack for which ``has_slim_blocks`` holds.
-        x: (R * T, d).
+        x: (R * T, d), the states that enter the block.
         turn: cos and sin of the rotary angles, (R, T, D / 2) each.
-        mask: additive, (R, 1, T or Q, columns of ``past`` + T).
+        mask: added to the scores of attention, (R, 1, T or Q, columns of ``past`` + T).
         reads: int64 (R * Q,), rows of ``x``, equally many of each R and in their order; None reads all.
         past: keys and values (R, H, P, D) of columns before these.
     """

@@ -55,9 +55,9 @@ class SlimDecoder:
 
     Args:
         decoder: a stack for which ``is_slim`` holds.
-        weights: its layers.
-        prompts: int64 (B, P) vocabulary ids, padded on the right.
-        room: tokens per row to be fed after the prompt.
+        weights: its layers, packed where that is possible.
+        prompts: int64 (B, P), vocabulary ids, padded on the right.
+        room: tokens of a row that will be fed after the prompt, at most; memory is taken for them at once.
     """
 
     def __init__(self, decoder: Any, weights: SlimWeights, prompts: Tensor, room: int) -> None:

@@ -23,9 +23,9 @@ class TreeCache:
 
     Args:
         policy: any Hugging Face causal LM that takes a 4-D attention mask and a ``DynamicCache``.
-        prompts: int64 (B, P) vocabulary ids, padded on the right.
-        lengths: int64 (B,) real lengths, at least 1.
-        room: tokens per row that will be fed after the prompt, at most.
+        prompts: int64 (B, P), vocabulary ids, padded on the right.
+        lengths: int64 (B,), real tokens of each prompt, at least 1.
+        room: tokens of a row that will be fed after the prompt, at most.
         weights: of an earlier search with this policy, to be used again where they still hold.
     """
 
