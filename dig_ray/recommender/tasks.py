@@ -88,7 +88,7 @@ class SidStream:
     def flat(
         self, items: NDArray[np.integer]
     ) -> tuple[NDArray[np.int32], NDArray[np.int8], NDArray[np.int64]]:
-        """The SIDs of items (n,), one after the other: vocabulary ids, each token's depth, and which of ``items`` it belongs to, by number."""
+        """The SIDs of items (n,), one after the other: vocabulary ids, each token's depth, and the number in ``items`` of whose it is."""
         count = self.lengths[items]
         owner = np.repeat(np.arange(len(items)), count)
         at = np.arange(int(count.sum())) - np.repeat(np.cumsum(count) - count, count)

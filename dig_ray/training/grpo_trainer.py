@@ -12,7 +12,7 @@ One step, on each worker that ``grpo_loop.grpo_worker`` has started:
 4. Advantages: ``grpo_objective.advantages``, of each rollout within the group of its prompt.
 5. Log-probabilities: ``rollout_trees.TreeBuilder`` lays rollouts out (``_part``), ``rollout_log_probs`` reads them: policy and reference.
 6. Loss: ``grpo_objective.published_objective`` or TRL's own (``_compute_loss``); ``transformers.Trainer`` runs it backward.
-7. Optimizer: ``validation.FiniteGradients`` looks at the gradients, then ``transformers.Trainer`` clips them and steps.
+7. Optimizer: ``transformers.Trainer`` clips the gradients, ``validation.FiniteGradients`` refuses NaN, and AdamW steps.
 8. Every ``eval_every_steps``: ``validation.validate`` decodes users, and Ray Train's ``RayTrainReportCallback`` keeps the checkpoint.
 """
 
