@@ -17,7 +17,7 @@ ALL = ("*",)
 
 
 def when(**names: Any) -> Names:
-    """The names whose condition holds: ``when(judgements=grpo.reads_quality)`` is ``("judgements",)`` or ``()``."""
+    """The names whose condition holds: ``when(judgements=mining.judge is not None)`` is ``("judgements",)`` or ``()``."""
     return tuple(name for name, holds in names.items() if holds)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from dig_ray.errors import UserError
-from dig_ray.training.stage import run
+from dig_ray.training.sft_stage import fine_tune
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def test_an_error_that_comes_back_ends_the_run_in_a_sentence(
     with pytest.raises(
         UserError, match=r"sft: training failed twice after beginning from step 0: AttributeError: .*broken"
     ):
-        run(settings.sft, broken, stage, world.catalog, world.semantic_ids)
+        fine_tune(settings.sft, broken, stage, world.catalog, world.semantic_ids)
     told = [line for line in stage.lines if "a worker failed" in line]
     assert any("begins again from step 0 (no checkpoint yet)" in line for line in told)
     assert not any(stage.out.iterdir())
@@ -44,7 +44,7 @@ from pathlib import Path
 from dig_ray.base import Stage
 from dig_ray.recommender.config import RecommenderConfig
 from dig_ray.training.config import SftConfig
-from dig_ray.training.stage import run
+from dig_ray.training.sft_stage import fine_tune
 
 if __name__ == "__main__":
     catalog, sids, root, recommender, sft = sys.argv[1:]
@@ -52,7 +52,7 @@ if __name__ == "__main__":
     out.mkdir()
     stage = Stage("sft", "f" * 16, 7, out, root + "/work", log=lambda line: print(line, flush=True))
     try:
-        run(SftConfig.model_validate_json(sft), RecommenderConfig.model_validate_json(recommender), stage, Path(catalog), Path(sids))
+        fine_tune(SftConfig.model_validate_json(sft), RecommenderConfig.model_validate_json(recommender), stage, Path(catalog), Path(sids))
     except KeyboardInterrupt:
         print("INTERRUPTED", flush=True)
         sys.exit(130)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from dig_ray.on_ray.run_folder import COPY, SNAPSHOT
-from dig_ray.training.stage import run
+from dig_ray.training.sft_stage import fine_tune
 
 
 def cut(path: Path, share: float) -> None:
@@ -24,7 +24,7 @@ def test_the_same_command_ends_as_if_nothing_had_been_damaged(
     """A run of three epochs that was published; then its last checkpoint, or the list of them, is emptied before the command again."""
     sft = settings.sft.model_copy(update={"patience": 9})
     stage = make_stage("damaged")
-    run(sft, settings.recommender, stage, world.catalog, world.semantic_ids)
+    fine_tune(sft, settings.recommender, stage, world.catalog, world.semantic_ids)
     whole = curves(stage)
     work = next(Path(stage.work).glob("sft-*"))
     latest = json.loads((work / SNAPSHOT).read_text())["latest_checkpoint_result"]["checkpoint_dir_name"]
@@ -34,7 +34,7 @@ def test_the_same_command_ends_as_if_nothing_had_been_damaged(
         shutil.rmtree(stage.out)
         stage.out.mkdir()
         del stage.lines[:]
-        run(sft, settings.recommender, stage, world.catalog, world.semantic_ids)
+        fine_tune(sft, settings.recommender, stage, world.catalog, world.semantic_ids)
         assert any("empty" in line for line in stage.lines)
         again = curves(stage)
         assert [(h["step"], h["loss"]) for h in again if "loss" in h] == [

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from dig_ray.recommender.lean_block import additive, is_lean, lean_stack
-from dig_ray.recommender.slim_decoder import in_family
+from dig_ray.recommender.decoder.slim_block import additive, has_slim_blocks, slim_stack
+from dig_ray.recommender.decoder.slim_decoder import in_family
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,10 +21,10 @@ def read_states(decoder: Any, ids: Tensor, positions: Tensor, mask: Tensor, read
 
     Args:
         decoder: a Hugging Face decoder stack, its dropout off.
-        ids: int64 (R, T) vocabulary ids.
-        positions: int64 (R, T).
+        ids: int64 (R, T), vocabulary ids of R rows.
+        positions: int64 (R, T), each token's position in its own document, from 0.
         mask: bool (R, 1, T, T), what each column may attend to; at least one column each.
-        reads: int64 (R, Q), the columns that are read.
+        reads: int64 (R, Q), the columns of each row that are read.
     """
     import torch
 
@@ -33,8 +33,8 @@ def read_states(decoder: Any, ids: Tensor, positions: Tensor, mask: Tensor, read
         whole = decoder(input_ids=ids, position_ids=positions, attention_mask=mask, use_cache=False)
         return whole.last_hidden_state[rows, reads].flatten(0, 1)
     x = decoder.embed_tokens(ids)
-    if is_lean(decoder):
-        return lean_stack(decoder, x, positions, additive(mask, x.dtype), reads)[0]
+    if has_slim_blocks(decoder):
+        return slim_stack(decoder, x, positions, additive(mask, x.dtype), reads)[0]
     turn = decoder.rotary_emb(x, position_ids=positions)
     layers = decoder.layers[: decoder.config.num_hidden_layers]
     for layer in layers[:-1]:
@@ -49,7 +49,7 @@ def can_go_on(decoder: Any, longest: int) -> bool:
     return (
         in_family(decoder, longest)
         and not getattr(decoder, "gradient_checkpointing", False)
-        and is_lean(decoder)
+        and has_slim_blocks(decoder)
     )
 
 
@@ -58,10 +58,15 @@ def read_more(
 ) -> Tensor:
     """Last hidden states (R * K, d) of ids (R, K) after columns whose keys and values by layer are known.
 
-    ``mask`` is bool (R, 1, K, columns before + K).
+    Args:
+        decoder: a stack for which ``can_go_on`` holds.
+        ids: int64 (R, K), vocabulary ids.
+        positions: int64 (R, K), each token's position in its own document, from 0.
+        mask: bool (R, 1, K, columns before + K), what each of these columns may attend to.
+        past: keys and values of the columns before, (R, H, columns before, D) each, by layer.
     """
     x = decoder.embed_tokens(ids)
-    return lean_stack(decoder, x, positions, additive(mask, x.dtype), past=past)[0]
+    return slim_stack(decoder, x, positions, additive(mask, x.dtype), past=past)[0]
 
 
 def _read(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dig_ray.recommender.lean_block import additive, is_lean, lean_block, lean_stack
+from dig_ray.recommender.decoder.slim_block import additive, has_slim_blocks, slim_block, slim_stack
 
 
 def stack(make_policy, kind, dtype=torch.float64):
@@ -26,7 +26,7 @@ def test_a_stack_gives_the_states_and_gradients_of_its_own_modules(kind, some, m
     theirs = decoder(input_ids=ids, position_ids=positions).last_hidden_state
     theirs = theirs[torch.arange(3)[:, None], reads].flatten(0, 1)
     x = decoder.embed_tokens(ids)
-    ours, known = lean_stack(decoder, x, positions, causal(3, 7), reads if some else None)
+    ours, known = slim_stack(decoder, x, positions, causal(3, 7), reads if some else None)
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)  # their norms are of single precision
     weight = torch.randn_like(theirs)
     parameters = list(decoder.parameters())
@@ -57,13 +57,13 @@ def test_gradients_are_those_of_finite_differences(reads, before, make_policy) -
         )
 
     def run(x, past, *_):
-        return lean_block(layer, x, (angles.cos(), angles.sin()), mask, at, tuple(past) if before else None)
+        return slim_block(layer, x, (angles.cos(), angles.sin()), mask, at, tuple(past) if before else None)
 
     torch.autograd.gradcheck(run, (x, past, *layer.parameters()), fast_mode=True)
 
 
 @pytest.mark.parametrize(
-    ("kind", "lean"),
+    ("kind", "slim"),
     [
         ("phi3-mha", True),
         ("llama-mha", True),
@@ -73,13 +73,13 @@ def test_gradients_are_those_of_finite_differences(reads, before, make_policy) -
         ("llama-lora", False),
     ],
 )
-def test_what_it_does_not_compute_is_left_to_the_modules(kind, lean, make_policy) -> None:
-    assert is_lean(make_policy(kind, 20).causal_lm.get_decoder()) is lean
+def test_what_it_does_not_compute_is_left_to_the_modules(kind, slim, make_policy) -> None:
+    assert has_slim_blocks(make_policy(kind, 20).causal_lm.get_decoder()) is slim
 
 
 def test_half_precision_is_left_to_the_modules(make_policy) -> None:
     decoder = stack(make_policy, "phi3-mha", torch.float32)
-    assert is_lean(decoder)
+    assert has_slim_blocks(decoder)
     with torch.autocast("cpu", torch.bfloat16):
-        assert not is_lean(decoder)
-    assert not is_lean(decoder.to(torch.bfloat16))
+        assert not has_slim_blocks(decoder)
+    assert not has_slim_blocks(decoder.to(torch.bfloat16))

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dig_ray.recommender.slim_decoder import SlimDecoder, is_slim
-from dig_ray.recommender.slim_weights import SlimWeights
+from dig_ray.recommender.decoder.slim_decoder import SlimDecoder, is_slim
+from dig_ray.recommender.decoder.slim_weights import SlimWeights
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from dig_ray.recommender.decoder.prompt_pass import PromptPass
     from dig_ray.recommender.policy import SidPolicy
-    from dig_ray.recommender.prompt_pass import PromptPass
 
 
 class TreeCache:
@@ -23,9 +23,9 @@ class TreeCache:
 
     Args:
         policy: any Hugging Face causal LM that takes a 4-D attention mask and a ``DynamicCache``.
-        prompts: int64 (B, P) vocabulary ids, padded on the right.
-        lengths: int64 (B,) real lengths, at least 1.
-        room: tokens per row that will be fed after the prompt, at most.
+        prompts: int64 (B, P), vocabulary ids, padded on the right.
+        lengths: int64 (B,), real tokens of each prompt, at least 1.
+        room: tokens of a row that will be fed after the prompt, at most.
         weights: of an earlier search with this policy, to be used again where they still hold.
     """
 

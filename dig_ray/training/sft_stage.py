@@ -6,39 +6,39 @@ checkpoint and goes on to the same result.
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dig_ray.base import Stage
+from dig_ray.base import Inputs, Stage
 from dig_ray.errors import UserError
 from dig_ray.recommender.config import RecommenderConfig
 from dig_ray.schedule import warm_up_line
-from dig_ray.subset import evenly_spaced
 from dig_ray.training.config import SftConfig
 
 if TYPE_CHECKING:
     from dig_ray.catalog.dataset import Dataset
-    from dig_ray.recommender.tasks import SidStream
     from dig_ray.semantic_ids.sid_catalog import SidCatalog
     from dig_ray.training.sft_loop import SftJob
 
-PUBLISHED = {
-    ".safetensors",
-    ".json",
-    ".txt",
-    ".model",
-    ".jinja",
-}  # weights, configs and tokenizers; no pickles
-STATE = {"trainer_state.json", "average.safetensors"}
+
+def run(config: Any, stage: Stage, inputs: Inputs) -> None:
+    """See ``fine_tune``. Of users' interests, those that the config names: the miners' or LDMI's."""
+    fine_tune(
+        config.sft,
+        config.recommender,
+        stage,
+        inputs["catalog"],
+        inputs["semantic_ids"],
+        inputs.get("item_interests"),
+        inputs.get("multi_interest", inputs.get("user_interests")),
+    )
 
 
-def run(
+def fine_tune(
     sft: SftConfig,
     recommender: RecommenderConfig,
     stage: Stage,
@@ -47,18 +47,22 @@ def run(
     item_interests_dir: Path | None = None,
     user_interests_dir: Path | None = None,
 ) -> None:
-    """Train a policy and write ``stage.out/policy`` and ``stage.out/curves.json``; of a stretch see ``write_stretch``.
+    """Train a policy and write ``stage.out/policy`` and ``stage.out/curves.json``; of a stretch see ``publish.write_stretch``.
 
-    The interests' artifacts are needed by the tasks that name them only.
+    Args:
+        sft, recommender: settings of training and of the policy.
+        stage: the artifact that is made; ``stage.stats`` gets its figures.
+        catalog_dir, semantic_ids_dir: directories of artifacts of the same items.
+        item_interests_dir, user_interests_dir: directories of mined interests; only tasks that name them need them.
 
     Raises:
         UserError: no training or validation events, an unloadable backbone, a task without its data, or a loss that became NaN.
     """
     from dig_ray.catalog.dataset import Dataset
     from dig_ray.on_ray.fit import best_checkpoint, fit
-    from dig_ray.recommender.backbone import load_policy
     from dig_ray.recommender.tasks import check_same_items
     from dig_ray.semantic_ids.sid_catalog import SidCatalog
+    from dig_ray.training.publish import policy_facts, publish, write_stretch
     from dig_ray.training.sft_loop import sft_worker, steps_per_epoch
 
     started = time.monotonic()
@@ -90,12 +94,9 @@ def run(
         write_stretch(result, name, stage)
         return
     best, history = best_checkpoint(result)
+    facts = policy_facts(recommender, sids, sft.hold_out)
     with best.as_directory() as directory:
-        copy_policy(Path(directory) / "checkpoint", stage.out / "policy", recommender.trust_remote_code)
-    write_policy_facts(stage.out / "policy", recommender, sids, sft.hold_out)
-    (stage.out / "curves.json").write_text(json.dumps(history, indent=1))
-    # what is published can be read back
-    load_policy(stage.out / "policy", sids, trust_remote_code=recommender.trust_remote_code)
+        publish(Path(directory) / "checkpoint", facts, history, sids, stage, recommender.trust_remote_code)
     scores = [h for h in history if "eval_ndcg@10" in h]
     top = max(scores, key=lambda h: h["eval_ndcg@10"])
     stage.stats.update(
@@ -109,14 +110,6 @@ def run(
         seconds=round(time.monotonic() - started, 1),
     )
     stage.log(f"sft: best validation NDCG@10 {top['eval_ndcg@10']:.4f} at epoch {top['epoch']:.0f}")
-
-
-def write_stretch(result: Any, name: str, stage: Stage) -> None:
-    """Leave where a stretch's last checkpoint is, and its validations, for whoever goes on from there."""
-    from dig_ray.on_ray.fit import last_checkpoint
-
-    where, history = last_checkpoint(result, stage.work, name)
-    stage.stats.update(checkpoint=where, curves=history)
 
 
 def interest_texts(directory: Path | None, subjects: list[str]) -> list[str] | None:
@@ -142,11 +135,15 @@ def build_job(
     """Documents, packing and validation prompts: everything the workers need.
 
     Args:
-        sft, recommender: settings.
-        dataset, sids: of the same items, in the same order.
-        seed: of everything that is drawn.
-        codebooks: vectors that SID tokens start from.
-        item_interests, user_interests: one text an item or user, "" where none was mined; None when no task reads them.
+        sft, recommender: settings of training and of the policy.
+        dataset, sids: catalogue and Semantic IDs of the same items, in the same order.
+        seed: of random weights, dropout and the order of rows.
+        codebooks: per level, the (K_l, D) vectors that SID tokens start from; None starts them at random.
+        item_interests, user_interests: one text for each item and each user, "" where none was mined; None when no task reads them.
+
+    Raises:
+        UserError: a backbone that cannot be trained, no events to learn from, a document longer than a row or than what the backbone
+            reads, or no validation users.
     """
     from dig_ray.recommender.backbone import build_tokenizer, token_id
     from dig_ray.recommender.packing import fill_rows, pack, packed_arrays
@@ -154,6 +151,7 @@ def build_job(
     from dig_ray.recommender.tasks import SidStream, TaskInputs, build_documents
     from dig_ray.semantic_ids.prefix_table import build_prefix_table
     from dig_ray.training.sft_loop import SftJob
+    from dig_ray.training.validation import validation_prompts
 
     check_backbone(recommender)
     check_adapter(recommender)
@@ -213,36 +211,6 @@ def build_job(
     )
 
 
-def validation_prompts(
-    dataset: Dataset, stream: SidStream, bos: int, max_history: int, users: int | None, name: str
-) -> tuple[list[np.ndarray], np.ndarray]:
-    """Histories (vocabulary ids) and targets int64 of the validation users, or of so many of them, evenly spaced.
-
-    Args:
-        dataset, stream: of the same items.
-        bos: vocabulary id that begins a history.
-        max_history: items of it, the latest ones.
-        users: at most so many.
-        name: of the stage, for messages.
-
-    Raises:
-        UserError: there are none.
-    """
-    cases = dataset.cases("valid")
-    if not len(cases.target):
-        raise UserError(
-            f"{name}: the validation split is empty, so nothing can pick the best policy; check catalog.split"
-        )
-    chosen = evenly_spaced(len(cases.target), len(cases.target) if users is None else users)
-    prompts = [
-        stream.prompt(
-            dataset.events[max(int(cases.start[i]), int(cases.end[i]) - max_history) : int(cases.end[i])], bos
-        )
-        for i in chosen.tolist()
-    ]
-    return prompts, cases.target[chosen].astype(np.int64)
-
-
 def read_codebooks(semantic_ids_dir: Path) -> list[np.ndarray] | None:
     """Per level the (K_l, D) vectors of the quantizer; None for SIDs that were brought along."""
     path = semantic_ids_dir / "codebooks.safetensors"
@@ -254,43 +222,3 @@ def read_codebooks(semantic_ids_dir: Path) -> list[np.ndarray] | None:
     return [
         tensors[f"codebook.{level}"] for level in range(sum(name.startswith("codebook.") for name in tensors))
     ]
-
-
-def copy_policy(checkpoint: Path, target: Path, code: bool = False) -> None:
-    """Copy weights and tokenizer out of a training checkpoint or a policy: the averaged weights, where there are some, over the others.
-
-    ``code`` copies the Python files of a trusted model too.
-    """
-    from dig_ray.training.weight_average import FOLDER
-
-    target.mkdir(parents=True)
-    for folder in (checkpoint, checkpoint / FOLDER):
-        for file in sorted(folder.iterdir()) if folder.is_dir() else ():
-            wanted = file.suffix in PUBLISHED or (code and file.suffix == ".py")
-            if file.is_file() and wanted and file.name not in STATE:
-                shutil.copyfile(file, target / file.name)
-
-
-def write_policy_facts(
-    directory: Path, recommender: RecommenderConfig, sids: SidCatalog, held_out: int = 0
-) -> None:
-    """Say beside a policy what it was trained for, and how many of each user's latest training events it has not seen."""
-    from dig_ray.recommender.backbone import write_about
-    from dig_ray.recommender.pretrained import source
-
-    names = sids.token_strings
-    write_about(
-        directory,
-        {
-            "sid_fingerprint": sids.fingerprint,
-            "n_sid": len(names),
-            "first_sid_token": names[0],
-            "normalizer": recommender.normalizer,
-            "max_history": recommender.max_history,
-            "held_out": held_out,
-            "levels": int(sids.codes.shape[1]),
-            "dtype": recommender.dtype,
-            "base_model": source(recommender.backbone) if recommender.lora is not None else None,
-            "base_revision": recommender.revision,
-        },
-    )

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import silu
 
-from dig_ray.recommender.slim_weights import is_plain
+from dig_ray.recommender.decoder.slim_weights import is_plain
 
 
-def is_lean(decoder: Any) -> bool:
-    """Whether ``lean_block`` computes what the blocks of this stack (of ``slim_decoder.FAMILY``) compute."""
+def has_slim_blocks(decoder: Any) -> bool:
+    """Whether ``slim_block`` computes what the blocks of this stack (of ``slim_decoder.FAMILY``) compute."""
     config = decoder.config
     weights = list(decoder.layers.parameters())
     return (
@@ -36,11 +36,11 @@ def is_lean(decoder: Any) -> bool:
 
 
 def additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
-    """0 where a boolean mask lets a column see another, else minus infinity."""
+    """Of a boolean mask, what is added to the scores of attention: 0 where a column sees another, else minus infinity; in its shape."""
     return torch.zeros(mask.shape, dtype=dtype).masked_fill_(~mask, -torch.inf)
 
 
-def lean_stack(
+def slim_stack(
     decoder: Any,
     x: Tensor,
     positions: Tensor,
@@ -48,15 +48,15 @@ def lean_stack(
     reads: Tensor | None = None,
     past: Sequence[tuple[Tensor, Tensor]] | None = None,
 ) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
-    """Last hidden states, (R * T, d), or (R * Q, d) at columns ``reads`` (R, Q); and every layer's keys and values, as ``lean_block``.
+    """Last hidden states, (R * T, d), or (R * Q, d) at columns ``reads`` (R, Q); and every layer's keys and values, as ``slim_block``.
 
     Args:
-        decoder: a stack for which ``is_lean`` holds.
+        decoder: a stack for which ``has_slim_blocks`` holds.
         x: embedded tokens, (R, T, d).
-        positions: int64 (R, T).
-        mask: additive, (R, 1, T, columns of ``past`` + T).
-        reads: int64 (R, Q); None reads all.
-        past: keys and values of columns before these, by layer.
+        positions: int64 (R, T), each token's position in its own document, from 0.
+        mask: added to the scores of attention, (R, 1, T, columns of ``past`` + T), see ``additive``.
+        reads: int64 (R, Q), the columns of each row that are read; None reads all.
+        past: keys and values of columns before these, (R, H, P, D) each, by layer.
     """
     rows, width = positions.shape
     turn = decoder.rotary_emb(x, position_ids=positions)
@@ -71,12 +71,12 @@ def lean_stack(
             begins = torch.arange(rows)[:, None]
             mask = mask[begins, :, reads].transpose(1, 2)
             at = (reads + begins * width).flatten()
-        x, *own = lean_block(layer, x, (cos, sin), mask, at, None if past is None else past[number])
+        x, *own = slim_block(layer, x, (cos, sin), mask, at, None if past is None else past[number])
         known.append((own[0], own[1]))
     return decoder.norm(x), known
 
 
-def lean_block(
+def slim_block(
     layer: Any,
     x: Tensor,
     turn: tuple[Tensor, Tensor],
@@ -89,10 +89,10 @@ def lean_block(
     All are differentiable in ``x``, ``past`` and the weights.
 
     Args:
-        layer: of a stack for which ``is_lean`` holds.
-        x: (R * T, d).
+        layer: of a stack for which ``has_slim_blocks`` holds.
+        x: (R * T, d), the states that enter the block.
         turn: cos and sin of the rotary angles, (R, T, D / 2) each.
-        mask: additive, (R, 1, T or Q, columns of ``past`` + T).
+        mask: added to the scores of attention, (R, 1, T or Q, columns of ``past`` + T).
         reads: int64 (R * Q,), rows of ``x``, equally many of each R and in their order; None reads all.
         past: keys and values (R, H, P, D) of columns before these.
     """

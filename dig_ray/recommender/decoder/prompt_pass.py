@@ -27,7 +27,8 @@ class PromptRows:
 
     Attributes:
         input_ids, position_ids, document: int64 (R, T); the document is a prompt's number, -1 is padding.
-        row, column, lengths: int64 (B,), where each prompt begins, and its tokens.
+        row, column: int64 (B,), the place of each prompt's first token.
+        lengths: int64 (B,), how many tokens each prompt has.
     """
 
     input_ids: np.ndarray
@@ -39,7 +40,7 @@ class PromptRows:
 
     @staticmethod
     def of(prompts: Sequence[np.ndarray], pad: int) -> PromptRows:
-        """Lay out prompts (vocabulary ids); the same for equal ones."""
+        """Lay out B prompts, int64 vocabulary ids each; equal prompts are laid out equally. ``pad`` fills what is left of a row."""
         lengths = np.array([len(p) for p in prompts], np.int64)
         packed = pack(lengths, max(int(lengths.max()), min(ROW, int(lengths.sum()))))
         row, column = np.empty_like(lengths), np.empty_like(lengths)
@@ -71,12 +72,12 @@ def reads_of(row: np.ndarray, column: np.ndarray, n_rows: int) -> tuple[np.ndarr
 
 @dataclass(frozen=True)
 class PromptPass:
-    """What the policy made of prompts, with its graph.
+    """What the policy made of B prompts in R rows of T columns, with its graph.
 
     Attributes:
-        layers: keys and values of each layer, (R, H, T, D) each.
-        ends: (B, d), states that predict the first token.
-        row, column: int64 (B,), of ``PromptRows``.
+        layers: per layer, keys and values of all columns, (R, H, T, D) each: H heads of width D.
+        ends: (B, d), states at the last token of each prompt, which predict the first token after it.
+        row, column: int64 (B,), the place of each prompt's first token, as in ``PromptRows``.
     """
 
     layers: list[tuple[Tensor, Tensor]]
@@ -86,10 +87,10 @@ class PromptPass:
 
 
 def read_prompts(decoder: Any, rows: PromptRows) -> PromptPass:
-    """Read prompts with gradients, on a stack for which ``lean_block.is_lean`` holds."""
+    """Read prompts with gradients, on a stack for which ``slim_block.has_slim_blocks`` holds."""
     import torch
 
-    from dig_ray.recommender.lean_block import additive, lean_stack
+    from dig_ray.recommender.decoder.slim_block import additive, slim_stack
 
     ids, positions, document, row, column = (
         torch.from_numpy(a) for a in (rows.input_ids, rows.position_ids, rows.document, rows.row, rows.column)
@@ -97,5 +98,5 @@ def read_prompts(decoder: Any, rows: PromptRows) -> PromptPass:
     reads, places = reads_of(rows.row, rows.column + rows.lengths - 1, len(ids))
     x = decoder.embed_tokens(ids)
     mask = additive(document_mask(document), x.dtype)
-    states, layers = lean_stack(decoder, x, positions, mask, torch.from_numpy(reads))
+    states, layers = slim_stack(decoder, x, positions, mask, torch.from_numpy(reads))
     return PromptPass(layers, states[torch.from_numpy(places)], row, column)

@@ -1,4 +1,4 @@
-"""A lean forward pass for the common decoder family: pre-norm, rotary positions, gated feed-forward (Llama, Mistral, Phi-3, Qwen2, Qwen3).
+"""A slim forward pass for the common decoder family: pre-norm, rotary positions, gated feed-forward (Llama, Mistral, Phi-3, Qwen2, Qwen3).
 
 Decoding a small model is bound by the number of tensor operations and by memory traffic, not by arithmetic. This pass has about a third of
 the operations of the general one: keys and values are written into one preallocated buffer, rotary angles are computed once per search,
@@ -11,12 +11,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from dig_ray.recommender.slim_weights import Layer, SlimWeights
+from dig_ray.recommender.decoder.slim_weights import Layer, SlimWeights
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from dig_ray.recommender.prompt_pass import PromptPass
+    from dig_ray.recommender.decoder.prompt_pass import PromptPass
 
 FAMILY = {"LlamaModel", "MistralModel", "Phi3Model", "Qwen2Model", "Qwen3Model"}
 SHORT = 128  # tokens of a prompt up to which attention as two plain products is faster than the fused kernel
@@ -55,9 +55,9 @@ class SlimDecoder:
 
     Args:
         decoder: a stack for which ``is_slim`` holds.
-        weights: its layers.
-        prompts: int64 (B, P) vocabulary ids, padded on the right.
-        room: tokens per row to be fed after the prompt.
+        weights: its layers, packed where that is possible.
+        prompts: int64 (B, P), vocabulary ids, padded on the right.
+        room: tokens of a row that will be fed after the prompt, at most; memory is taken for them at once.
     """
 
     def __init__(self, decoder: Any, weights: SlimWeights, prompts: Tensor, room: int) -> None:
