@@ -16,7 +16,7 @@ from dig_ray import ranking
 from dig_ray.baselines.config import ItemKnnConfig
 from dig_ray.baselines.lists import Lists, rank_all
 from dig_ray.baselines.popularity import filler, popularity_scores
-from dig_ray.evaluation.histories import histories, train_counts
+from dig_ray.evaluation.case_histories import histories, train_counts
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix

@@ -8,7 +8,7 @@ import numpy as np
 
 from dig_ray.baselines.config import PopularityConfig
 from dig_ray.baselines.lists import Lists, rank_all
-from dig_ray.evaluation.histories import histories
+from dig_ray.evaluation.case_histories import histories
 
 if TYPE_CHECKING:
     from dig_ray.catalog.dataset import Cases, Dataset

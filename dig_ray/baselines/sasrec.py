@@ -22,7 +22,7 @@ from dig_ray.baselines.config import SASRecConfig
 from dig_ray.baselines.lists import Lists, rank_all
 from dig_ray.catalog.windows import windows
 from dig_ray.errors import UserError
-from dig_ray.evaluation.histories import without_seen
+from dig_ray.evaluation.case_histories import without_seen
 
 if TYPE_CHECKING:
     from dig_ray.baselines.sasrec_model import SASRecModel
