@@ -14,7 +14,7 @@ from dig_ray.mining.evidence import Evidence, count_tokens, item_evidence
 from dig_ray.mining.judging import claim_evidence, read_claims, sample
 from dig_ray.mining.miner import Asked, load_known, plan
 from dig_ray.mining.prompts import Prompt, load_prompt
-from dig_ray.mining.read import read_captions
+from dig_ray.mining.read_mined import read_captions
 from dig_ray.mining.stage import caption_inputs, cluster_inputs, most_entries, user_inputs
 from dig_ray.mining.tokens import PICTURE_TOKENS, shared_tokens
 
@@ -74,7 +74,7 @@ def estimate(
     found: list[Estimate] = []
     if config.caption is not None:
         prompt = load_prompt(config.caption_prompt)
-        recorded = config.caption.engine == "replay"
+        recorded = config.caption.recorded is not None
         picture = 0 if recorded else (config.image_side**2) // PICTURE_TOKENS
         if recorded or pictures_dir is not None:
             evidence, pictures, _ = caption_inputs(config, catalog_dir, pictures_dir)
@@ -151,7 +151,7 @@ def _one(
     rows = list(dict(pairs).items()) if distinct else pairs
     todo = [(key, one) for key, one in rows if worth_asking(asked.answers.get(key))]
     miner: Any = asked.miner
-    llm = miner.engine in ("openai", "vllm")
+    llm = miner.asks_model
     schema = getattr(miner, "response_format", "none") != "none" and asked.kind != "judgement"
     shared = shared_tokens(asked.kind, asked.most, prompt.system, schema) + extra
     tokens_in = sum(count_tokens(one.text) + shared for _, one in todo) if llm else 0

@@ -17,8 +17,8 @@ from dig_ray.catalog.dataset import Dataset
 from dig_ray.errors import UserError
 from dig_ray.mining.clusters import REPAIRS, clusters_table
 from dig_ray.mining.config import MiningConfig
+from dig_ray.mining.interest_tables import write_table
 from dig_ray.mining.stage import run_clusters
-from dig_ray.mining.tables import write_table
 from dig_ray.multi_interest import covering
 from dig_ray.multi_interest.config import CrowdConfig, VectorClustersConfig
 from dig_ray.multi_interest.examples import Crowd, pad_sets

@@ -8,7 +8,7 @@ from typing import Any
 
 from dig_ray.base import Inputs, Stage
 from dig_ray.mining.config import input_files
-from dig_ray.mining.stages import ENGINES, OPERATIONAL
+from dig_ray.mining.stages import ENGINES
 from dig_ray.stage_spec import Names, StageSpec, never, when
 
 WHO = tuple(
@@ -102,7 +102,6 @@ def clustered(
         files=_cluster_files,
         code=("dig_ray.multi_interest.cluster_stage", *ENGINES),
         uses_interactions=True,
-        ignore=OPERATIONAL,
     )
 
 

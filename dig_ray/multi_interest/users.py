@@ -81,7 +81,7 @@ def write_interests(
     """
     import pyarrow as pa
 
-    from dig_ray.mining.tables import merged_schema, write_table
+    from dig_ray.mining.interest_tables import merged_schema, write_table
 
     offsets, events = dataset.train_sequences()
     if labels is None:

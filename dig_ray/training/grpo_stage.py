@@ -220,7 +220,7 @@ def read_quality(grpo: GrpoConfig, judgements_dir: Path | None, dataset: Dataset
     Raises:
         UserError: items have none and ``grpo.rewards.missing_quality`` does not say what then.
     """
-    from dig_ray.mining.read import read_quality as read
+    from dig_ray.mining.read_mined import read_quality as read
 
     assert judgements_dir is not None
     known = read(judgements_dir)
@@ -244,8 +244,8 @@ def interest_vectors(
     stage: Stage,
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Unit vectors of every item's and every user's interests, float32 (n_i, D) each; of items the positive ones, where labelled."""
-    from dig_ray.mining.read import read_interests, read_labels
-    from dig_ray.mining.vectors import encode_on_ray
+    from dig_ray.mining.read_mined import read_interests, read_labels
+    from dig_ray.mining.text_vectors import encode_on_ray
 
     labels = read_labels(judgements_dir) if judgements_dir is not None else {}
     of_items, of_users = read_interests(item_interests_dir), read_interests(user_interests_dir)

@@ -16,15 +16,60 @@ from __future__ import annotations
 import contextlib
 import json
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from dig_ray.base import InputPath, free
 from dig_ray.errors import UserError
 from dig_ray.mining.answer_log import write_rows
 from dig_ray.mining.engines.contract import Job, Result, judge_answer
-from dig_ray.mining.progress import Meter
+from dig_ray.mining.engines.meter import Meter
+from dig_ray.mining.engines.settings import EngineConfig
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+
+class ReplayConfig(EngineConfig):
+    """Answers recorded before, from a table (Parquet, CSV or JSON lines).
+
+    Attributes:
+        path: of the table.
+        id_column, answer_column: item or user id, and what the model wrote; a subject without an answer fails. A recorded judge is asked
+            about ``ITEM#N``, the N-th interest of an item's merged list, counted from 0.
+        form: ``json`` when answers are what the prompt asks for, ``text`` when they are bare captions.
+    """
+
+    engine: Literal["replay"] = "replay"
+    path: InputPath = free(min_length=1)
+    id_column: str = "subject_id"
+    answer_column: str = "answer"
+    form: Literal["json", "text"] = "json"
+
+    asks_model: ClassVar[bool] = False
+    only_stage: ClassVar[tuple[str, ...]] = ("name", "sampling")
+
+    @property
+    def answered_by(self) -> str:
+        """The table's file name."""
+        return f"recorded ({Path(self.path).name})"
+
+    @property
+    def recorded(self) -> str:
+        """Path of the table."""
+        return self.path
+
+    def check_field(self, field: str, most: int) -> None:
+        """Bare texts are captions."""
+        if self.form == "text" and field != "caption":
+            raise ValueError(f"miner {self.name}: form=text is for captions; all else is JSON")
+
+    def check_machine(self, local: bool) -> None:
+        """The table is there; the driver reads it."""
+        if "://" not in self.path and not Path(self.path).expanduser().exists():
+            raise UserError(
+                f"miner {self.name}: the recorded table {self.path} does not exist; correct its path"
+            )
 
 
 def run(job: Job, requests: pa.Table) -> None:
