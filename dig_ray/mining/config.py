@@ -57,11 +57,12 @@ class RldiConfig(Config):
     """The classifier that labels interests the judge was not asked about (its features and settings are our choice).
 
     Attributes:
-        share: of the items the judge labels itself, chosen by the seed; 1 judges everything and trains the classifier for its report only.
-        held_out: of the judged items the classifier does not see, for its AUC and calibration.
+        share: part of the items that the judge labels itself, chosen by the seed; 1 judges everything and trains the
+            classifier for its report only.
+        held_out: part of the judged items that the classifier does not see, for its AUC and calibration.
         threshold: probability from which an interest is positive.
         hidden: units of the one hidden layer; 0 is logistic regression.
-        encoder: for interests and evidence.
+        encoder: of interests and evidence; ``minilm``, or a sentence-transformers id or directory.
     """
 
     share: float = Field(1.0, gt=0, le=1)
@@ -85,16 +86,17 @@ class MiningConfig(Config):
         item_prompt, user_prompt, caption_prompt, judge_prompt, cluster_prompt: names of prompts that come with the package, or paths of
             YAML files.
             ``descriptors`` is DCIM's, ``item_interests`` MLIM's with its reasoning steps.
-        evidence_tokens: of all text shown of one item, or of one user's history.
+        evidence_tokens: tokens, by our estimate, of all text that is shown of one item, or of one user's history.
         user_items: latest events of a history that are shown.
-        user_hold_out: of each user, so many latest training events are not shown to ``users``; a policy that reads their interests while
+        user_hold_out: latest training events of each user that are not shown to ``users``; a policy that reads their interests while
             it learns to predict such an event needs that.
         cluster_items: latest items of a user that are allocated to clusters.
         image_side: longest side in pixels of a picture that is sent.
         most: interests of one answer at most.
         max_failed: share of asked rows that may fail before the stage is not published.
-        copies: of texts of an answer that are the prompt's own words, a title or a whole sentence of the evidence: ``count`` says how many
-            there are, ``drop`` leaves them out, ``refuse`` takes no answer that has one. Answers kept before are read by it, too.
+        copies: what becomes of texts of an answer that are the prompt's own words, a title or a whole sentence of the evidence: ``count``
+            says how many there are, ``drop`` leaves them out, ``refuse`` takes no answer that has one. Answers kept before are read by it,
+            too.
         self_judging: let a model judge what it mined itself, with a warning.
         merge: how the interests of several miners become one list.
         rldi: the classifier that labels what the judge was not asked about.

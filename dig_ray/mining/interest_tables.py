@@ -179,8 +179,8 @@ def merge_answers(
 
     Args:
         answers: per miner, one per subject.
-        threshold: see :func:`dig_ray.mining.merge.merge`.
-        encode: texts -> unit vectors; None merges by text alone.
+        threshold: cosine from which two texts are one interest; above 1, only equal folded forms are.
+        encode: texts -> text -> unit vector (d,), float32; None merges by text alone.
     """
     from dig_ray.mining.answers import fold
 

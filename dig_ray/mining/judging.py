@@ -35,7 +35,9 @@ class Claim:
 
     Attributes:
         item: its id.
-        text, confidence, support: the interest's.
+        text: the interest's text.
+        confidence: of its miners, in [0, 1].
+        support: how many miners gave it.
         record: the item's evidence, JSON.
     """
 

@@ -44,7 +44,7 @@ class Asked:
 
     Attributes:
         miner: its settings.
-        kind: of its answers: a keyphrase miner gives descriptors whatever the prompt asks for.
+        kind: what its answers are: a keyphrase miner gives descriptors whatever the prompt asks for.
         prompt: name, version and hash, as they stand in rows.
         keys: one per evidence; "" where there was nothing to ask about.
         most: entries that an answer may have.
@@ -84,10 +84,10 @@ def plan(
     """Keys of every question; nothing is asked.
 
     Args:
-        miner: engine settings.
+        miner: settings of its engine.
         prompt: the instructions.
-        evidence: of every subject.
-        pictures: of the subjects, for prompts about pictures; a subject without one is not asked about.
+        evidence: one per subject.
+        pictures: the subjects' pictures, for prompts about pictures; a subject without one is not asked about.
         most: entries that an answer may have.
     """
     about = (

@@ -14,8 +14,8 @@ def problems(config: MiningConfig, fields: Sequence[str] = FIELDS, local: bool =
     """One sentence for everything that would stop a miner at its start; [] where nothing would. Takes milliseconds.
 
     Args:
-        config: ``mining`` of a run.
-        fields: of ``mining`` whose miners will be asked.
+        config: the settings of mining.
+        fields: those of ``config.FIELDS`` whose miners will be asked.
         local: whether workers run on this machine, with its environment, packages and files; on a cluster of others only prompts and
             recorded tables are looked at, which the driver reads.
 

@@ -63,7 +63,7 @@ def run_captions(
     """Write ``captions.parquet`` (item_id, caption, model, status, error) and ``quarantine.parquet``.
 
     Args:
-        config: of mining.
+        config: the settings of mining.
         stage: where to write.
         catalog_dir: the catalogue's artifact.
         pictures_dir: the pictures' artifact; recorded captions need none.
@@ -125,11 +125,11 @@ def run_clusters(
     A subject whose answer is refused has no clusters.
 
     Args:
-        config: of mining, with ``clusters`` set.
+        config: the settings of mining, with ``clusters`` set.
         stage: where to write.
         subject: what they are, ``user`` or ``crowd``.
         subjects: id -> distinct item ids.
-        items: the catalogue's.
+        items: the catalogue's table of items; ``item_id`` and ``title`` are read.
         items_dir: the item interests' artifact, where they are shown.
 
     Raises:

@@ -23,11 +23,11 @@ def mined(
     """A stage that asks the miners of one field of ``mining``.
 
     Args:
-        name: the stage's.
-        run: as of :class:`StageSpec`.
-        field: of ``mining``, which names the miners; it counts, and the stage is asked for where it names some.
+        name: the stage's name.
+        run: ``module:function`` of what runs it, called with (config, stage, inputs).
+        field: the field of ``mining`` that names the miners; it counts, and the stage is asked for where it names some.
         settings: further fields of ``mining`` that count.
-        needs: as of :class:`StageSpec`.
+        needs: stages that have to run before it, whose artifacts it reads; a function takes the run's config.
         seeded: whether the run's seed changes its result.
     """
     return StageSpec(

@@ -34,7 +34,7 @@ def run_engine(job: Job, requests: pa.Table) -> None:
         requests: rows of ``contract.request_schema``.
 
     Raises:
-        UserError: see the engine.
+        UserError: the engine cannot work; its ``run`` says when.
         SpendLimit: no more money may be spent.
     """
     import_module(type(job.miner).__module__).run(job, requests)

@@ -43,7 +43,9 @@ class KeyphraseConfig(EngineConfig):
         longest: words of a phrase at most, stop words not counted.
         candidates: phrases of a text that are looked at, from its beginning on.
         diversity: 0 takes the nearest phrases, 1 the most different ones (maximal marginal relevance).
-        actors, num_cpus, num_gpus: the pool that extracts.
+        actors: processes that extract.
+        num_cpus: CPUs that Ray sets aside for each of them.
+        num_gpus: GPUs, or a part of one, that Ray sets aside for each of them.
     """
 
     engine: Literal["keyphrase"] = "keyphrase"
@@ -89,8 +91,8 @@ def check_encoder(name: str, encoder: str) -> None:
     """Whether an encoder's package or directory is there; an id of a hub is left to the loader.
 
     Args:
-        name: of the miner, for the message.
-        encoder: as in its settings.
+        name: the miner's name, for the message.
+        encoder: ``minilm``, or a sentence-transformers id or directory.
 
     Raises:
         UserError: it is not.

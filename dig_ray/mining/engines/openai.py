@@ -31,7 +31,7 @@ class OpenAIConfig(EngineConfig):
 
     Attributes:
         base_url: up to and including ``/v1``.
-        model: as the endpoint calls it.
+        model: the model's name, as the endpoint calls it.
         api_key_env: environment variable that holds the key; the key itself never stands in a config. None sends none.
         response_format: how the endpoint is told the shape of an answer: ``json_schema``, ``json_object`` (with the schema in it where the
             endpoint takes that, as llama.cpp's server does), or ``none``. ``auto`` begins with ``json_schema`` and learns at the first rows
@@ -39,7 +39,8 @@ class OpenAIConfig(EngineConfig):
         max_in_flight: requests at once, over all actors.
         requests_per_minute: sent at most, over all actors; None leaves it to the endpoint's 429s. Miners of one run that ask the same model
             of the same endpoint share both evenly.
-        timeout: seconds for one request; ``deadline``: seconds for one row with all its retries.
+        timeout: seconds for one request.
+        deadline: seconds for one row with all its retries.
         max_tries: sends of one request that meets 429, 5xx, a cut connection or a timeout.
         spend_limit: US dollars that may be spent at this endpoint, by ``price``, over all miners, prompts and runs that share a store;
             then no call is made any more, the run stops cleanly, and goes on when the limit is raised. Calls in flight are finished. Where

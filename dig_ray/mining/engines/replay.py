@@ -34,9 +34,10 @@ class ReplayConfig(EngineConfig):
     """Answers recorded before, from a table (Parquet, CSV or JSON lines).
 
     Attributes:
-        path: of the table.
-        id_column, answer_column: item or user id, and what the model wrote; a subject without an answer fails. A recorded judge is asked
-            about ``ITEM#N``, the N-th interest of an item's merged list, counted from 0.
+        path: where the table lies.
+        id_column: column of item or user ids. A recorded judge is asked about ``ITEM#N``, the N-th interest of an item's merged list,
+            counted from 0.
+        answer_column: column of what the model wrote; a subject without an answer fails.
         form: ``json`` when answers are what the prompt asks for, ``text`` when they are bare captions.
     """
 
@@ -101,7 +102,7 @@ def read_recorded(path: str, id_column: str, answer_column: str, form: str = "js
     """Subject id -> recorded answer, as the JSON text that is judged; subjects without one are left out.
 
     Raises:
-        UserError: see ``run``.
+        UserError: the table cannot be read, lacks a column, has a row without an id, or names a subject twice.
     """
     from dig_ray.catalog.cells import Column, column_of, distinct, is_missing, is_text
     from dig_ray.catalog.id_cells import every_id, places_once

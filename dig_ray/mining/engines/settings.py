@@ -47,12 +47,12 @@ class EngineConfig(Config):
     value makes the stage's tables anew from the answers that are there; or it is marked as free, and then nothing is made anew.
 
     Attributes:
-        name: of the miner, as it stands in tables; letters, digits, ``.``, ``_`` and ``-``.
+        name: the miner's name, as it stands in tables; letters, digits, ``.``, ``_`` and ``-``.
         sampling: how a model draws its answers.
         price: US dollars per million tokens, for the dry run, the spend and its limit.
         llm: whether a language model gave the answers, now or when they were recorded; reports call the others "no LLM".
         asks_model: whether that model is asked in this run, which takes calls and tokens.
-        kind: of its answers, where that is the same whatever a prompt asks for.
+        kind: what its answers are, where that is the same whatever a prompt asks for.
         only_stage: settings that count for the stage that asks, and decide no answer.
     """
 
@@ -83,7 +83,7 @@ class EngineConfig(Config):
         """Refuse what the engine cannot answer.
 
         Args:
-            field: of ``mining`` that names the miner: ``caption``, ``items``, ``users``, ``judge`` or ``clusters``.
+            field: the field of ``mining`` that names the miner: ``caption``, ``items``, ``users``, ``judge`` or ``clusters``.
             most: interests that one answer may have.
 
         Raises:

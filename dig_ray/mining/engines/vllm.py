@@ -51,12 +51,15 @@ class VllmConfig(EngineConfig):
     """A model run by vLLM through ray.data.llm, on GPUs or a CPU.
 
     Attributes:
-        model: Hugging Face id or directory; ``revision`` pins it.
-        replicas: engines side by side; ``tensor_parallel``: GPUs (or CPU processes) of one engine.
+        model: Hugging Face id or directory.
+        revision: branch, tag or commit of the id; None takes its newest.
+        replicas: engines side by side.
+        tensor_parallel: GPUs (or CPU processes) of one engine.
         device: ``auto`` takes GPUs when the cluster has some.
         max_model_len: tokens of prompt and answer together; a longer prompt fails and a longer answer is cut off, so it decides which rows
             of a stage have answers, and no answer that there is.
-        batch_size, max_concurrent_batches: rows a batch and batches in flight per engine; many small ones keep it busy.
+        batch_size: rows of a batch.
+        max_concurrent_batches: batches in flight per engine; many small ones keep it busy.
         kv_cache_gib: memory for keys and values of one engine, in GiB, beside the model's weights. None leaves a GPU to vLLM
             (``engine_kwargs.gpu_memory_utilization``, .92 of it) and takes a quarter of what is free on a CPU's machine, at most 32,
             shared between the replicas; what stands in ``engine_kwargs`` or VLLM_CPU_KVCACHE_SPACE goes before.

@@ -32,7 +32,7 @@ class Wire:
     Args:
         config: its settings.
         most: entries that an answer's schema allows.
-        key: the endpoint's, or None.
+        key: the endpoint's key; None where it takes none.
         shape: how it is told the shape of an answer.
     """
 
