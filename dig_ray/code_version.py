@@ -44,6 +44,9 @@ _CARRIERS = frozenset(
     }
 )
 
+_RIVALS = frozenset({f"{_PACKAGE}.mining.engines"})
+"""Packages whose ``__init__`` gathers rivals, of which a config chooses: it is followed only where a stage names it as its code."""
+
 
 def _file(module: str) -> Path | None:
     base = _ROOT.joinpath(*module.split(".")[1:])
@@ -93,9 +96,10 @@ def modules_behind(entries: Iterable[str]) -> list[str]:
     for entry in todo:
         if _file(entry) is None:
             raise ValueError(f"{entry} is no module of {_PACKAGE}")
+    passed_by = _CARRIERS | _RIVALS.difference(todo)
     while todo:
         module = todo.pop()
-        if module in found or module in _CARRIERS:
+        if module in found or module in passed_by:
             continue
         found.add(module)
         parts = module.split(".")

@@ -63,10 +63,10 @@ def problems(config: Any, todo: Collection[str], local: bool = True) -> list[str
         todo: names of the stages that are not published yet.
         local: whether workers run on this machine, with its packages, environment and files.
     """
-    from dig_ray.mining import preflight as mining
+    from dig_ray.mining import miner_checks
 
     fields = list(dict.fromkeys(field for stage, field in MINERS.items() if stage in todo))
-    found = mining.problems(config.mining, fields, local) if fields else []
+    found = miner_checks.problems(config.mining, fields, local) if fields else []
     if {"pictures", "catalog"} & set(todo):
         found += _pictures(config, todo)
     if not local:

@@ -185,15 +185,15 @@ def bench_tables(folder: Path, rows: int) -> dict[str, Any]:
     from dig_ray.mining.config import OpenAIConfig
     from dig_ray.mining.engines.contract import Result, judge_answer
     from dig_ray.mining.evidence import Evidence
-    from dig_ray.mining.miner import folder_name, load_known, plan
-    from dig_ray.mining.prompts import load_prompt
-    from dig_ray.mining.tables import (
+    from dig_ray.mining.interest_tables import (
         interest_table,
         merge_answers,
         merged_table,
         read_answers,
         without_collection,
     )
+    from dig_ray.mining.miner import folder_name, load_known, plan
+    from dig_ray.mining.prompts import load_prompt
 
     prompt = load_prompt("descriptors")
     evidence = [Evidence("item", f"i{n}", json.dumps({"title": f"tent {n}"})) for n in range(rows // 2)]

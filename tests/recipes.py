@@ -76,7 +76,6 @@ def runs() -> Iterator[tuple[str, Any]]:
 
 def recipes() -> dict[str, Any]:
     """Run -> stage -> recipe and whether it needs Ray; stages of files that are not there are named with the reason."""
-    from dig_ray.mining.config import identity
     from dig_ray.pipeline import can_run, plan, select
     from dig_ray.stages import STAGES
     from dig_ray.store import Store
@@ -108,7 +107,7 @@ def recipes() -> dict[str, Any]:
                 *mining.users,
                 *filter(None, (mining.caption, mining.judge, mining.clusters)),
             ):
-                found[name]["identity"][miner.name] = identity(miner)
+                found[name]["identity"][miner.name] = miner.identity()
     return found
 
 

@@ -47,7 +47,7 @@ def item_texts(
     import pyarrow as pa
 
     from dig_ray.catalog.text import item_text
-    from dig_ray.mining.read import read_captions
+    from dig_ray.mining.read_mined import read_captions
 
     ids = items.column("item_id").to_pylist()
     notes: Counter[str] = Counter()
@@ -114,7 +114,7 @@ def curated_interests(
         judgements_dir: the judgements artifact, where they are curated.
         notes: raised by what was left out.
     """
-    from dig_ray.mining.read import read_interests, read_labels, read_quality
+    from dig_ray.mining.read_mined import read_interests, read_labels, read_quality
 
     known: dict[str, list[dict[str, Any]]] = read_interests(interests_dir)
     labels = read_labels(judgements_dir) if config.curated and judgements_dir is not None else {}

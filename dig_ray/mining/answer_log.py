@@ -73,7 +73,7 @@ class AnswerKeys:
     """Keys of what one model is asked with one prompt: ``keys(evidence, image)`` is 32 hex digits of all that decides an answer.
 
     Args:
-        prompt_hash: of the instructions.
+        prompt_hash: hash of the instructions; for recorded answers, of their table.
         model: model name, sampling settings and whatever else changes what it writes; JSON-able.
     """
 
@@ -179,7 +179,7 @@ class Journal:
 
     Args:
         folder: local directory or URI.
-        columns: of the rows; the first one is never null.
+        columns: schema of the rows; the first column is never null.
     """
 
     def __init__(self, folder: str, columns: pa.Schema) -> None:

@@ -27,9 +27,9 @@ class Clusters:
     """One subject's items in clusters.
 
     Attributes:
-        names: of the clusters.
-        labels: of each item, in the order in which it was shown: the number of its cluster.
-        repaired: rule -> how often it was needed.
+        names: one name for each cluster.
+        labels: for each item, in the order in which they were shown, the number of its cluster, counted from 0.
+        repaired: rule of ``REPAIRS`` -> how many items or clusters it was needed for.
     """
 
     names: list[str]
@@ -86,7 +86,7 @@ def repair(answer: Answer, items: Sequence[str], titles: Mapping[str, str | None
     cluster that is left without items is none.
 
     Args:
-        answer: of kind ``clusters``.
+        answer: a valid answer of kind ``clusters``.
         items: distinct item ids, in the order in which they were shown.
         titles: item id -> title.
     """
@@ -144,8 +144,8 @@ def clusters_table(
         subject: ``user`` or ``crowd``.
         subjects: id -> distinct item ids.
         found: clusters of each; None where there are none.
-        model: what allocated.
-        states: status and error of each.
+        model: name of the model that allocated.
+        states: (status, error) of each subject's answer.
     """
     import pyarrow as pa
 

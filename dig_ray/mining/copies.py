@@ -104,10 +104,10 @@ def judge_copies(
     """Answers under a policy, and the reasons of those that it refuses, by their number.
 
     Args:
-        kind: of answer; judgements and clusters have no text of their own.
+        kind: what the answers are; judgements and clusters have no text of their own.
         answers: one per evidence, None where there is none.
         system: the instructions.
-        evidence: of the answers.
+        evidence: what each answer is about.
         policy: ``count`` leaves answers as they are, ``drop`` leaves copies out, ``refuse`` takes no answer with a copy in it. An answer
             that is nothing but copies is refused by both.
         counts: gets ``example``, ``title``, ``sentence`` (texts), ``texts`` (all) and ``answers`` (with a copy).

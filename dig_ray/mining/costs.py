@@ -14,7 +14,7 @@ from dig_ray.mining.evidence import Evidence, count_tokens, item_evidence
 from dig_ray.mining.judging import claim_evidence, read_claims, sample
 from dig_ray.mining.miner import Asked, load_known, plan
 from dig_ray.mining.prompts import Prompt, load_prompt
-from dig_ray.mining.read import read_captions
+from dig_ray.mining.read_mined import read_captions
 from dig_ray.mining.stage import caption_inputs, cluster_inputs, most_entries, user_inputs
 from dig_ray.mining.tokens import PICTURE_TOKENS, shared_tokens
 
@@ -24,14 +24,16 @@ class Estimate:
     """One miner's estimate.
 
     Attributes:
-        stage, miner: what it is of.
+        stage: short name of the stage that asks.
+        miner: name of the miner.
         rows: subjects there is something to ask about.
-        known: of them answered before.
-        calls: to be made when no answer is bad.
-        tokens_in: estimated without the model's tokenizer, rather too high.
-        tokens_out: expected: the mean of this miner's earlier answers, else the half of ``max_tokens``.
-        most_out: when every answer is as long as ``max_tokens`` lets it be.
-        dollars, most_dollars: by the config's price, for ``tokens_out`` and for ``most_out``.
+        known: rows of them that were answered before.
+        calls: requests that are sent when no answer is bad.
+        tokens_in: tokens that are sent, estimated without the model's tokenizer, rather too high.
+        tokens_out: tokens that answers are expected to have: the mean of this miner's earlier answers, else the half of ``max_tokens``.
+        most_out: tokens of the answers when every answer is as long as ``max_tokens`` lets it be.
+        dollars: US dollars by the miner's price, where answers have ``tokens_out``.
+        most_dollars: US dollars by the miner's price, where they have ``most_out``.
         note: what the estimate does not know.
     """
 
@@ -61,11 +63,11 @@ def estimate(
     """Estimates of all miners of a config.
 
     Args:
-        config: of mining.
+        config: the settings of mining.
         catalog_dir: the catalogue's artifact.
         items_dir: the item interests' artifact, if there is one: what the judge and the users' miners build on.
         kept: where the store keeps answers.
-        seed: of the run; it draws the judge's sample.
+        seed: the run's seed, which draws the judge's sample.
         captions_dir: the captions' artifact, if there is one.
         pictures_dir: the pictures' artifact, if there is one; else every item that names a picture counts as one to ask about.
         clustered: ``user`` or ``crowd`` -> id -> distinct item ids, of the subjects whose items ``config.clusters`` is to allocate.
@@ -74,7 +76,7 @@ def estimate(
     found: list[Estimate] = []
     if config.caption is not None:
         prompt = load_prompt(config.caption_prompt)
-        recorded = config.caption.engine == "replay"
+        recorded = config.caption.recorded is not None
         picture = 0 if recorded else (config.image_side**2) // PICTURE_TOKENS
         if recorded or pictures_dir is not None:
             evidence, pictures, _ = caption_inputs(config, catalog_dir, pictures_dir)
@@ -151,7 +153,7 @@ def _one(
     rows = list(dict(pairs).items()) if distinct else pairs
     todo = [(key, one) for key, one in rows if worth_asking(asked.answers.get(key))]
     miner: Any = asked.miner
-    llm = miner.engine in ("openai", "vllm")
+    llm = miner.asks_model
     schema = getattr(miner, "response_format", "none") != "none" and asked.kind != "judgement"
     shared = shared_tokens(asked.kind, asked.most, prompt.system, schema) + extra
     tokens_in = sum(count_tokens(one.text) + shared for _, one in todo) if llm else 0

@@ -23,7 +23,7 @@ class Marks:
         """Mark rows as being asked by this process; what to give to ``end``.
 
         Args:
-            keys: of the rows.
+            keys: the rows' keys in the answer log.
             alone: whether nothing else is asked meanwhile, so that a death is theirs.
         """
         mark = f"{uuid.uuid4().hex}.json"

@@ -10,18 +10,18 @@ from typing import Any
 import numpy as np
 
 from dig_ray.artifact_tables import write_table
-from dig_ray.base import Stage
+from dig_ray.base import Inputs, Stage
 from dig_ray.catalog.dataset import Dataset
 from dig_ray.errors import UserError
 from dig_ray.mining.config import MiningConfig
 from dig_ray.mining.evidence import Evidence, item_evidence, json_string
+from dig_ray.mining.interest_tables import quarantine_table, read_answers
+from dig_ray.mining.item_quality import item_quality
 from dig_ray.mining.miner import ask, plan
 from dig_ray.mining.prompts import checked_prompt
-from dig_ray.mining.quality import item_quality
-from dig_ray.mining.read import read_captions, read_interests
+from dig_ray.mining.read_mined import read_captions, read_interests
 from dig_ray.mining.rldi import Rldi, assess, features, train
 from dig_ray.mining.stage import check_failures
-from dig_ray.mining.tables import model_name, quarantine_table, read_answers
 
 RLDI = "rldi"
 NEARLY_ALL = 0.05
@@ -36,7 +36,9 @@ class Claim:
 
     Attributes:
         item: its id.
-        text, confidence, support: the interest's.
+        text: the interest's text.
+        confidence: of its miners, in [0, 1].
+        support: how many miners gave it.
         record: the item's evidence, JSON.
     """
 
@@ -47,7 +49,12 @@ class Claim:
     record: str
 
 
-def run(
+def judgements(config: Any, stage: Stage, inputs: Inputs) -> None:
+    """The ``judgements`` stage of a run: :func:`run_judgements` on its catalogue, item interests and, where there are some, captions."""
+    run_judgements(config.mining, stage, inputs["catalog"], inputs["item_interests"], inputs.get("captions"))
+
+
+def run_judgements(
     config: MiningConfig, stage: Stage, catalog_dir: Path, items_dir: Path, captions_dir: Path | None
 ) -> None:
     """Write ``judgements.parquet`` (subject_id, descriptor, label, judge, probability), ``quality.parquet`` (item_id, q), the RLDI
@@ -87,7 +94,7 @@ def run(
         rows=len(claims),
         judged=len(label),
         positive=round(sum(label.values()) / max(len(label), 1), 4),
-        judge=model_name(judge),
+        judge=judge.answered_by,
         prompt={"name": prompt.name, "version": prompt.version, "hash": prompt.hash},
         miners={judge.name: asked.figures()},
         rldi=facts,
@@ -157,7 +164,7 @@ def _classify(
     miners: int,
 ) -> tuple[dict[int, float], dict[str, Any] | None]:
     """Probabilities of the claims that the judge was not asked about, and the classifier's figures on labels it did not see."""
-    from dig_ray.mining.vectors import encode_on_ray
+    from dig_ray.mining.text_vectors import encode_on_ray
 
     settings = config.rldi
     left = [number for number in range(len(claims)) if number not in judged]

@@ -23,7 +23,7 @@ class Interest(NamedTuple):
     """One interest after the merge.
 
     Attributes:
-        text: as the miner put it that was most confident (the first of equals).
+        text: the words of the miner that was most confident (the first of equals).
         confidence: mean over all miners, in [0, 1].
         support: how many miners gave it.
         miners: which, by their place in the list of answers.
@@ -43,7 +43,7 @@ def merge(
     Args:
         answers: one per miner that was asked; its length is what confidences are averaged over.
         threshold: cosine from which two texts are one interest; above 1, only equal folded forms are.
-        vectors: texts -> unit rows (n, d); None merges by folded form alone.
+        vectors: n texts -> unit rows (n, d); None merges by folded form alone.
 
     Groups grow around the most confident text not yet in one, so that a chain of near-likes does not join what is unlike.
     """

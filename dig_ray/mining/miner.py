@@ -13,21 +13,20 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from dig_ray.base import Stage
 from dig_ray.cluster import beside_the_driver
 from dig_ray.errors import UserError
-from dig_ray.manifest import hash_json
+from dig_ray.manifest import hash_input_files, hash_json
 from dig_ray.mining.answer_log import AnswerKeys, AnswerLog
 from dig_ray.mining.answers import MOST, Kind
-from dig_ray.mining.config import NO_LLM, identity
 from dig_ray.mining.deaths import Marks
+from dig_ray.mining.engines import run_engine
 from dig_ray.mining.engines.contract import Job, Secret, SpendLimit, request_schema, worth_asking
+from dig_ray.mining.engines.meter import MiningBoard, Totals
 from dig_ray.mining.evidence import Evidence
-from dig_ray.mining.pictures import Pictures
-from dig_ray.mining.progress import MiningBoard, Totals
+from dig_ray.mining.item_pictures import Pictures
 from dig_ray.mining.prompts import Prompt
 from dig_ray.mining.spend import endpoint_name, total_paid
 from dig_ray.mining.watch import watch
@@ -45,7 +44,7 @@ class Asked:
 
     Attributes:
         miner: its settings.
-        kind: of its answers: a keyphrase miner gives descriptors whatever the prompt asks for.
+        kind: what its answers are: a keyphrase miner gives descriptors whatever the prompt asks for.
         prompt: name, version and hash, as they stand in rows.
         keys: one per evidence; "" where there was nothing to ask about.
         most: entries that an answer may have.
@@ -63,8 +62,8 @@ class Asked:
 
     def figures(self) -> dict[str, Any]:
         """What a stage's stats say of the miner, whenever its answers were given."""
-        engine = self.miner.engine
-        return {"engine": engine, "llm": engine not in NO_LLM, "all": self.totals().as_dict()}
+        miner = self.miner
+        return {"engine": miner.engine, "llm": miner.llm, "all": self.totals().as_dict()}
 
     def totals(self) -> Totals:
         """Sums over all answers, whenever they were given."""
@@ -85,24 +84,17 @@ def plan(
     """Keys of every question; nothing is asked.
 
     Args:
-        miner: engine settings.
+        miner: settings of its engine.
         prompt: the instructions.
-        evidence: of every subject.
-        pictures: of the subjects, for prompts about pictures; a subject without one is not asked about.
+        evidence: one per subject.
+        pictures: the subjects' pictures, for prompts about pictures; a subject without one is not asked about.
         most: entries that an answer may have.
     """
-    settings = identity(miner) | {"most": most}
-    kind, about = prompt.kind, (prompt.name, prompt.version, prompt.hash)
-    if miner.engine in NO_LLM:
-        about = ("no LLM", 0, _code_version(miner.engine))
-    if miner.engine == "keyphrase":
-        kind = "descriptors"
-    recorded = ""
-    if miner.engine == "replay":
-        from dig_ray.manifest import hash_input_files
-
-        recorded = hash_json(hash_input_files({"recorded": miner.path}))
-    key_of = AnswerKeys(recorded or about[2], settings)
+    about = (
+        (prompt.name, prompt.version, prompt.hash) if miner.llm else ("no LLM", 0, _code_version(type(miner)))
+    )
+    recorded = hash_json(hash_input_files({"recorded": miner.recorded})) if miner.recorded else ""
+    key_of = AnswerKeys(recorded or about[2], miner.identity() | {"most": most})
     keys = []
     for one in evidence:
         mark = None if pictures is None else pictures.marks.get(one.subject_id)
@@ -112,10 +104,10 @@ def plan(
             keys.append(key_of(one.subject_id))
         else:
             keys.append(key_of(one.text, mark))
-    return Asked(miner, kind, about, keys, most)
+    return Asked(miner, miner.kind or prompt.kind, about, keys, most)
 
 
-def _code_version(engine: str) -> str:
+def _code_version(engine: type) -> str:
     """Changes with the code of an engine without prompt, as a prompt's hash does with its words."""
     from importlib.metadata import PackageNotFoundError, version
 
@@ -125,12 +117,12 @@ def _code_version(engine: str) -> str:
         packages = [version(name) for name in ("keybert", "sentence-transformers", "scikit-learn")]
     except PackageNotFoundError:
         packages = []
-    return hash_json([code_hash((f"dig_ray.mining.engines.{engine}",)), packages])[:12]
+    return hash_json([code_hash((engine.__module__,)), packages])[:12]
 
 
 def folder_name(asked: Asked) -> str:
     """The answer log's folder of a (prompt, model)."""
-    return f"{asked.kind}-{hash_json([asked.prompt[2], identity(asked.miner)])[:16]}"
+    return f"{asked.kind}-{hash_json([asked.prompt[2], asked.miner.identity()])[:16]}"
 
 
 def damage(notes: Counter[str]) -> str:
@@ -328,9 +320,8 @@ def _run_engine(job: Job, requests: pa.Table) -> str:
     from dig_ray.cluster import find_user_error, quiet_ray_data
 
     quiet_ray_data()
-    engine = import_module(f"dig_ray.mining.engines.{job.miner.engine}")
     try:
-        engine.run(job, requests)
+        run_engine(job, requests)
     except SpendLimit:
         limit = job.miner.spend_limit
         return (

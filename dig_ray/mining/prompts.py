@@ -25,7 +25,8 @@ class Prompt:
     """Instructions for one kind of answer.
 
     Attributes:
-        name, version: as in the file; they stand in every row that the prompt led to.
+        name: as the file says it; it stands in every row that the prompt led to.
+        version: a whole number, likewise.
         kind: what an answer must look like.
         system: the instructions.
         hash: 12 hex digits of all of the above.

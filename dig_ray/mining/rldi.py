@@ -27,7 +27,8 @@ class Rldi:
 
     Attributes:
         layers: (weight (in, out), bias (out,)) pairs, float32.
-        mean, scale: (F,) of the features it was trained on.
+        mean: (F,) mean of the features that it was trained on.
+        scale: (F,) what they are divided by.
         threshold: probability from which an interest is positive.
     """
 
@@ -105,9 +106,9 @@ def train(rows: np.ndarray, labels: np.ndarray, hidden: int, threshold: float, s
     Args:
         rows: (N, F) features.
         labels: (N,) of 0 and 1, both present.
-        hidden: units; 0 for logistic regression.
-        threshold: kept with the model.
-        seed: of the hidden layer's start.
+        hidden: units of the hidden layer; 0 for logistic regression.
+        threshold: probability from which an interest is positive; it is kept with the model.
+        seed: draws the hidden layer's first weights.
     """
     import warnings
 

@@ -64,10 +64,10 @@ class Purse:
 
     Args:
         limit: US dollars that may be spent; None for any.
-        before: spent before this run.
-        folder: of payments; "" writes nothing down.
+        before: US dollars that were spent before this run.
+        folder: where payments are written down; "" writes none down.
         board: the actor that adds up what this run's processes spend, or None where there is only this one.
-        endpoint: see ``endpoint_name``.
+        endpoint: the endpoint's name in the store, from ``endpoint_name``.
     """
 
     def __init__(

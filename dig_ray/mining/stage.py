@@ -13,28 +13,27 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dig_ray.artifact_tables import write_table
-from dig_ray.base import Stage
+from dig_ray.base import Inputs, Stage
 from dig_ray.catalog.dataset import Dataset
 from dig_ray.errors import UserError
 from dig_ray.mining.answers import MOST_CLUSTERS
 from dig_ray.mining.clusters import REPAIRS, Clusters, cluster_evidence, clusters_table, repair
-from dig_ray.mining.config import NO_LLM, MiningConfig
+from dig_ray.mining.config import MiningConfig
 from dig_ray.mining.copies import copies_line, judge_copies
 from dig_ray.mining.evidence import Evidence, item_evidence, user_evidence
-from dig_ray.mining.miner import Asked, ask, plan
-from dig_ray.mining.pictures import Pictures, list_pictures
-from dig_ray.mining.prompts import ANSWERS_OF, Prompt, checked_prompt, prompt_key
-from dig_ray.mining.read import read_captions, read_interests
-from dig_ray.mining.tables import (
+from dig_ray.mining.interest_tables import (
     agreement,
     interest_table,
     merge_answers,
     merged_table,
-    model_name,
     quarantine_table,
     read_answers,
     without_collection,
 )
+from dig_ray.mining.item_pictures import Pictures, list_pictures
+from dig_ray.mining.miner import Asked, ask, plan
+from dig_ray.mining.prompts import ANSWERS_OF, Prompt, checked_prompt, prompt_key
+from dig_ray.mining.read_mined import read_captions, read_interests
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -43,13 +42,28 @@ SHOWN_TO_USERS = 3
 """Interests of an item that stand in a user's evidence at most."""
 
 
+def captions(config: Any, stage: Stage, inputs: Inputs) -> None:
+    """The ``captions`` stage of a run: :func:`run_captions` on its catalogue and, where they are read, its pictures."""
+    run_captions(config.mining, stage, inputs["catalog"], inputs.get("pictures"))
+
+
+def item_interests(config: Any, stage: Stage, inputs: Inputs) -> None:
+    """The ``item_interests`` stage of a run: :func:`run_items` on its catalogue and, where there are some, its captions."""
+    run_items(config.mining, stage, inputs["catalog"], inputs.get("captions"))
+
+
+def user_interests(config: Any, stage: Stage, inputs: Inputs) -> None:
+    """The ``user_interests`` stage of a run: :func:`run_users` on its catalogue and item interests."""
+    run_users(config.mining, stage, inputs["catalog"], inputs.get("item_interests"))
+
+
 def run_captions(
     config: MiningConfig, stage: Stage, catalog_dir: Path, pictures_dir: Path | None = None
 ) -> None:
     """Write ``captions.parquet`` (item_id, caption, model, status, error) and ``quarantine.parquet``.
 
     Args:
-        config: of mining.
+        config: the settings of mining.
         stage: where to write.
         catalog_dir: the catalogue's artifact.
         pictures_dir: the pictures' artifact; recorded captions need none.
@@ -111,11 +125,11 @@ def run_clusters(
     A subject whose answer is refused has no clusters.
 
     Args:
-        config: of mining, with ``clusters`` set.
+        config: the settings of mining, with ``clusters`` set.
         stage: where to write.
         subject: what they are, ``user`` or ``crowd``.
         subjects: id -> distinct item ids.
-        items: the catalogue's.
+        items: the catalogue's table of items; ``item_id`` and ``title`` are read.
         items_dir: the item interests' artifact, where they are shown.
 
     Raises:
@@ -129,7 +143,7 @@ def run_clusters(
     ]
     told = interest_table(asked, evidence, [None] * len(evidence))
     states = list(zip(told["status"].to_pylist(), told["error"].to_pylist(), strict=True))
-    write_table(stage, "clusters", clusters_table(subject, subjects, found, model_name(asked.miner), states))
+    write_table(stage, "clusters", clusters_table(subject, subjects, found, asked.miner.answered_by, states))
     _write_quarantine(stage, [asked], evidence)
     some = [one for one in found if one is not None]
     stage.stats.update(
@@ -163,7 +177,7 @@ def caption_inputs(
     config: MiningConfig, catalog_dir: Path, pictures_dir: Path | None
 ) -> tuple[list[Evidence], Pictures | None, Counter[str]]:
     """(evidence, pictures, why items have none). A recorded caption needs no picture of ours."""
-    if config.caption is not None and config.caption.engine == "replay":
+    if config.caption is not None and config.caption.recorded is not None:
         import pyarrow.parquet as pq
 
         ids = pq.read_table(Path(catalog_dir) / "items.parquet", columns=["item_id"])["item_id"].to_pylist()
@@ -250,7 +264,7 @@ def _without_copies(
 ) -> tuple[list[Any], Counter[str]]:
     """A miner's answers under ``config.copies``, and how many texts are copies; phrases that a text was searched for are none."""
     counts: Counter[str] = Counter()
-    if asked.miner.engine in NO_LLM:
+    if not asked.miner.llm:
         return answers, counts
     valid = sum(answer is not None for answer in answers)
     kept, refused = judge_copies(asked.kind, answers, prompt.system, evidence, config.copies, counts)
@@ -290,7 +304,7 @@ def _mine(
     asked, answers = _ask(config, miners, prompt_name, what, evidence, stage)
     encode = None
     if len(miners) > 1 and config.merge.threshold <= 1:
-        from dig_ray.mining.vectors import encode_on_ray
+        from dig_ray.mining.text_vectors import encode_on_ray
 
         def encode(texts: list[str]) -> Any:
             return encode_on_ray(texts, config.merge.encoder, "mining.merge.encoder", stage.log)

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from dig_ray.mining.progress import Totals, progress_line
+from dig_ray.mining.engines.meter import Totals, progress_line
 
 SECONDS_BETWEEN_LINES = 10.0
 LOST_CALLS = 3

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dig_ray.mining.config import input_files
-from dig_ray.mining.stages import ENGINES, OPERATIONAL
+from dig_ray.mining.stages import ENGINES
 from dig_ray.stage_spec import Names, StageSpec, never, when
 
 WHO = tuple(
@@ -53,7 +53,6 @@ def clustered(name: str, needs: Names = (), settings: Names = ()) -> StageSpec:
         files=_cluster_files,
         code=ENGINES,
         uses_interactions=True,
-        ignore=OPERATIONAL,
     )
 
 

@@ -96,7 +96,7 @@ def _examples(inputs: Mapping[str, Path]) -> list[dict[str, Any]]:
     """Evenly spaced items that have an interest: their evidence, what each miner said, and the labels."""
     import pyarrow.parquet as pq
 
-    from dig_ray.mining.read import read_captions, read_interests
+    from dig_ray.mining.read_mined import read_captions, read_interests
 
     merged = read_interests(inputs["item_interests"])
     with_some = [item for item, found in merged.items() if found]

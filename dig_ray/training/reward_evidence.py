@@ -65,7 +65,7 @@ def _quality(sources: Sources) -> np.ndarray:
     """
     import numpy as np
 
-    from dig_ray.mining.read import read_quality
+    from dig_ray.mining.read_mined import read_quality
 
     directory = sources.inputs["judgements"]
     known = read_quality(directory)
@@ -97,8 +97,8 @@ def _interests(sources: Sources) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """
     import numpy as np
 
-    from dig_ray.mining.read import read_interests, read_labels
-    from dig_ray.mining.vectors import encode_on_ray
+    from dig_ray.mining.read_mined import read_interests, read_labels
+    from dig_ray.mining.text_vectors import encode_on_ray
 
     inputs, dataset = sources.inputs, sources.dataset
     labels = read_labels(inputs["judgements"]) if "judgements" in inputs else {}

@@ -116,7 +116,7 @@ def interest_texts(directory: Path | None, subjects: list[str]) -> list[str] | N
     """Each subject's merged interests as one text, strongest first; None without an artifact."""
     if directory is None:
         return None
-    from dig_ray.mining.read import read_interests
+    from dig_ray.mining.read_mined import read_interests
 
     found = read_interests(directory)
     return ["; ".join(one["text"] for one in found.get(subject) or ()) for subject in subjects]

@@ -19,8 +19,8 @@ from dig_ray.errors import UserError
 from dig_ray.mining.answer_log import AnswerKeys, AnswerLog, schema, write_rows
 from dig_ray.mining.deaths import Marks
 from dig_ray.mining.engines.contract import Result
+from dig_ray.mining.engines.meter import Totals
 from dig_ray.mining.miner import damage
-from dig_ray.mining.progress import Totals
 
 
 def rows(*keys: str, status: str = "ok", raw: str = "{}") -> list[dict]:

@@ -104,7 +104,7 @@ def test_after_mining_a_dry_run_finds_every_stage_answered(
     captions = in_store(lambda stage: run_captions(config, stage, catalog, kept)).out
     items = in_store(lambda stage: run_items(config, stage, catalog, captions)).out
     in_store(lambda stage: run_users(config, stage, catalog, items))
-    in_store(lambda stage: judging.run(config, stage, catalog, items, captions))
+    in_store(lambda stage: judging.run_judgements(config, stage, catalog, items, captions))
     found = estimate(config, catalog, items, str(tmp_path / "kept"), 0, captions, kept)
     stages = ["captions", "items", "users", "judge"]
     assert [(one.stage, one.calls) for one in found] == [(name, 0) for name in stages]

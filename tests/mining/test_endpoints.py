@@ -13,12 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dig_ray.errors import UserError
-from dig_ray.mining.config import MiningConfig, OpenAIConfig, identity
+from dig_ray.mining.config import MiningConfig, OpenAIConfig
 from dig_ray.mining.engines.chat_client import ChatClient, SpendLimit
 from dig_ray.mining.engines.completion import read_completion
 from dig_ray.mining.engines.contract import Request, Result
 from dig_ray.mining.engines.endings import Endings
-from dig_ray.mining.engines.failures import NoAnswer, server_words
+from dig_ray.mining.engines.endpoint_failures import NoAnswer, server_words
 from dig_ray.mining.spend import Purse, total_paid
 from dig_ray.mining.stage import run_items
 from dig_ray.retry_after import retry_after_seconds
@@ -297,9 +297,9 @@ def test_a_set_shape_is_kept_and_a_refusal_of_something_else_is_said_as_it_was(s
 
 def test_learning_changes_no_answers_identity() -> None:
     config = OpenAIConfig(name="m", base_url="http://127.0.0.1:1/v1", model="m")
-    assert config.response_format == "auto" and identity(config)["response_format"] == "json_schema"
+    assert config.response_format == "auto" and config.identity()["response_format"] == "json_schema"
     fixed = {
-        shape: identity(config.model_copy(update={"response_format": shape}))
+        shape: config.model_copy(update={"response_format": shape}).identity()
         for shape in ("json_object", "none")
     }
     assert {shape: found["response_format"] for shape, found in fixed.items()} == {

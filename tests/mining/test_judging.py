@@ -11,7 +11,7 @@ from safetensors.numpy import load_file, save_file
 
 from dig_ray.errors import UserError
 from dig_ray.mining.config import MiningConfig
-from dig_ray.mining.judging import _chance, _habit, run
+from dig_ray.mining.judging import _chance, _habit, run_judgements
 from dig_ray.mining.rldi import HEADER, WEIGHTS, Rldi, assess, train
 from dig_ray.mining.stage import run_items
 
@@ -53,7 +53,7 @@ def test_a_sample_is_judged_and_the_rest_is_labelled(serve, world, in_store) -> 
     catalog, miner, items = mined(serve, world, in_store)
     server = serve(sensible)
     settings = judged(server.url, miner, rldi={"share": 0.5})
-    stage = in_store(lambda stage: run(settings, stage, catalog, items, None))
+    stage = in_store(lambda stage: run_judgements(settings, stage, catalog, items, None))
     assert sum(server.calls.values()) == 120  # two interests of each of 60 items
     rows = pq.read_table(stage.out / "judgements.parquet").to_pylist()
     assert len(rows) == 240
@@ -69,7 +69,7 @@ def test_a_sample_is_judged_and_the_rest_is_labelled(serve, world, in_store) -> 
     assert Rldi.load(stage.out).threshold == 0.5
     record = json.loads(next(iter(server.calls)))
     assert set(record) == {"record", "descriptor"} and "title" in record["record"]
-    same = in_store(lambda stage: run(settings, stage, catalog, items, None))
+    same = in_store(lambda stage: run_judgements(settings, stage, catalog, items, None))
     for name in ("judgements.parquet", "quality.parquet", WEIGHTS):
         assert (same.out / name).read_bytes() == (stage.out / name).read_bytes()
 
@@ -81,14 +81,14 @@ def test_a_judge_that_says_more_than_a_digit_fails_and_one_that_always_says_1_te
     catalog, miner, items = mined(serve, world, in_store, 30)
     chatty = serve(lambda evidence, number: "true" if number % 2 else "1.0")
     with pytest.raises(UserError, match=r"miner judge: the first 20 rows all ended in wrong_type"):
-        in_store(lambda stage: run(judged(chatty.url, miner), stage, catalog, items, None))
+        in_store(lambda stage: run_judgements(judged(chatty.url, miner), stage, catalog, items, None))
     yes = serve(lambda evidence, number: "1")
     settings = judged(yes.url, miner, rldi={"share": 0.5}, judge_prompt="judge")
     settings = settings.model_copy(update={"judge": settings.judge.model_copy(update={"model": "yes"})})
     with pytest.raises(UserError, match=r"all the same, so RLDI cannot learn .* raise mining\.rldi\.share"):
-        in_store(lambda stage: run(settings, stage, catalog, items, None))
+        in_store(lambda stage: run_judgements(settings, stage, catalog, items, None))
     whole = settings.model_copy(update={"rldi": settings.rldi.model_copy(update={"share": 1.0})})
-    stage = in_store(lambda stage: run(whole, stage, catalog, items, None))
+    stage = in_store(lambda stage: run_judgements(whole, stage, catalog, items, None))
     assert stage.stats["rldi"] is None and stage.stats["mean_quality"] == 1.0
     (warning,) = stage.stats["warnings"]
     assert "judge judge says nearly always the same: 1 for 60 and 0 for 0 of 60 interests" in warning
@@ -102,14 +102,14 @@ def test_without_an_llm_near_interests_are_positive(serve, world, in_store) -> N
     settings = MiningConfig.model_validate(
         {"items": [miner], "judge": {"engine": "similarity", "threshold": 0.3}}
     )
-    stage = in_store(lambda stage: run(settings, stage, catalog, items, None))
+    stage = in_store(lambda stage: run_judgements(settings, stage, catalog, items, None))
     rows = pq.read_table(stage.out / "judgements.parquet").to_pylist()
     assert all(row["label"] == int("sleeping" in row["descriptor"]) for row in rows)
     assert stage.stats["judge"].startswith("no LLM") and not stage.stats["miners"]["similarity"]["llm"]
     asked = stage.stats["miners"]["similarity"]["all"]
     assert asked["ok"] == 24 and asked["calls"] == 0 and asked["cost"] == 0
     strict = settings.model_copy(update={"judge": settings.judge.model_copy(update={"threshold": 0.95})})
-    none = in_store(lambda stage: run(strict, stage, catalog, items, None))
+    none = in_store(lambda stage: run_judgements(strict, stage, catalog, items, None))
     assert none.stats["positive"] == 0
 
 

@@ -14,8 +14,8 @@ import pytest
 
 from dig_ray.errors import UserError
 from dig_ray.manifest import hash_json
-from dig_ray.mining.config import MEMORY_AND_SPEED, MiningConfig, VllmConfig, identity
-from dig_ray.mining.engines.vllm import why
+from dig_ray.mining.config import MiningConfig, VllmConfig
+from dig_ray.mining.engines.vllm import MEMORY_AND_SPEED, why
 from dig_ray.mining.engines.vllm_start import GIB, free_memory, heard, memory_on_cpu, root_cause
 from dig_ray.mining.stage import run_items
 
@@ -51,7 +51,7 @@ def test_what_a_user_said_goes_before(monkeypatch) -> None:
 def test_memory_and_speed_decide_no_answer() -> None:
     plain = settings(engine_kwargs={"dtype": "float32"})
     # the keys of answers that were paid for before these settings were told apart
-    assert identity(plain) == {
+    assert plain.identity() == {
         "engine": "vllm",
         "model": "some/model",
         "revision": None,
@@ -59,11 +59,11 @@ def test_memory_and_speed_decide_no_answer() -> None:
         "engine_kwargs": {"dtype": "float32"},
     }
     for key in MEMORY_AND_SPEED:
-        assert identity(settings(engine_kwargs={"dtype": "float32", key: 1})) == identity(plain)
+        assert settings(engine_kwargs={"dtype": "float32", key: 1}).identity() == plain.identity()
     other = settings(max_model_len=2048, kv_cache_gib=2.0, replicas=3, engine_kwargs={"dtype": "float32"})
-    assert hash_json(identity(other)) == hash_json(identity(plain))
+    assert hash_json(other.identity()) == hash_json(plain.identity())
     for kept in ({"dtype": "bfloat16"}, {"dtype": "float32", "quantization": "fp8"}, {}):
-        assert identity(settings(engine_kwargs=kept)) != identity(plain)
+        assert settings(engine_kwargs=kept).identity() != plain.identity()
 
 
 PRINTED = """INFO 11-29 loading

@@ -4,8 +4,8 @@ The first row is sent alone, so that what the endpoint takes is learnt before ma
 one was answered. 429, 408, 5xx, cut connections and timeouts are tried again with full jitter, not before ``Retry-After``, and 429s slow
 all requests of the process once they are frequent; a used-up quota is none of them. 401, 403 and 404 end the run at once before any answer
 came, and so does any failure that enough rows meet alike (``endings``). An answer that is not what was asked for is asked for once more
-with another seed. What comes back is read by ``completion``, what does not by ``failures``; both bound what they read. Redirects are not
-followed, so that a key goes nowhere else, and neither key nor headers are part of any message or any answer that is kept.
+with another seed. What comes back is read by ``completion``, what does not by ``endpoint_failures``; both bound what they read. Redirects
+are not followed, so that a key goes nowhere else, and neither key nor headers are part of any message or any answer that is kept.
 docs/ENDPOINTS.md has the whole of it.
 """
 
@@ -21,12 +21,11 @@ from typing import TYPE_CHECKING
 
 from dig_ray.errors import UserError
 from dig_ray.mining.answers import MOST
-from dig_ray.mining.config import OpenAIConfig
 from dig_ray.mining.engines.completion import Completion
 from dig_ray.mining.engines.completion import read_completion as _completion  # noqa: F401 - its name here of old
 from dig_ray.mining.engines.contract import Request, Result, SpendLimit, judge_answer, reason_word
 from dig_ray.mining.engines.endings import PATIENCE, Endings
-from dig_ray.mining.engines.failures import Hopeless, NoAnswer, Refused, Retry, server_words
+from dig_ray.mining.engines.endpoint_failures import Hopeless, NoAnswer, Refused, Retry, server_words
 from dig_ray.mining.engines.pace import Pace
 from dig_ray.mining.engines.response_format import AnswerShape
 from dig_ray.mining.engines.wire import Wire
@@ -36,6 +35,8 @@ from dig_ray.redaction import hide
 
 if TYPE_CHECKING:
     import aiohttp
+
+    from dig_ray.mining.engines.openai import OpenAIConfig
 
 FIRST_WAIT, THROTTLED_WAIT, LONGEST_WAIT = 0.5, 2.0, 60.0
 FEW = 20

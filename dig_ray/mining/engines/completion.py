@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from dig_ray.mining.engines.failures import Refused, Retry, ends_for_want_of_money, server_words
+from dig_ray.mining.engines.endpoint_failures import Refused, Retry, ends_for_want_of_money, server_words
 from dig_ray.mining.evidence import count_tokens
 
 MOST_TOKENS_IN, MOST_TOKENS_OUT = 10_000_000, 1_000_000

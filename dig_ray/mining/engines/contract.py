@@ -1,7 +1,8 @@
 """What every engine takes and gives.
 
-An engine is a module with one function ``run(job, requests)``: it answers every request of the table and writes each answer into the
-job's answer log before it returns. What it raises ends the miner, not the others; rows answered before are kept.
+An engine is a module with settings derived from ``settings.EngineConfig`` and one function ``run(job, requests)``: it answers every request
+of the table and writes each answer into the job's answer log before it returns. What it raises ends the miner, not the others; rows
+answered before are kept.
 """
 
 from __future__ import annotations
@@ -28,12 +29,12 @@ class Request:
     """One thing to be asked.
 
     Attributes:
-        key: see ``answer_log.AnswerKeys``.
-        subject_id: of the item or user; for messages and recorded answers, never sent.
-        kind: of answer.
+        key: 32 hex digits of all that decides the answer, from ``answer_log.AnswerKeys``.
+        subject_id: id of the item or user; for messages and recorded answers, never sent.
+        kind: what the answer has to be.
         system: the instructions.
         evidence: the JSON object it is about.
-        image: a picture's bytes and its media type.
+        image: a picture's bytes and its media type, such as ``image/jpeg``; None for a question about text.
     """
 
     key: str
@@ -84,7 +85,7 @@ class Job:
 
     Attributes:
         miner: the engine's settings.
-        kind: of answer.
+        kind: what the answer has to be.
         system: the instructions.
         most: entries that an answer may have at most.
         log: folder of the answer log.
@@ -94,7 +95,7 @@ class Job:
         spent: US dollars that were spent at the endpoint before this run.
         payments: folder where what is spent is written down.
         secret: the endpoint's key as the driver's environment has it, for workers whose environment has none.
-        stage: that asks, for the dashboard.
+        stage: name of the stage that asks, for the dashboard.
         known: whether the model has answered some rows well before.
         second: whether all these rows have failed before; where the model is known to answer, that says nothing about it.
     """
@@ -156,7 +157,7 @@ def judge_answer(kind: Kind, raw: str, most: int = MOST, system: str = "") -> tu
     """(the answer, ""), or (None, the reason why it is refused).
 
     Args:
-        kind: of answer.
+        kind: what the answer has to be.
         raw: what the model wrote.
         most: entries that it may have.
         system: the instructions; an answer that repeats ``ECHO`` words of them in a row was talked into it.

@@ -62,7 +62,7 @@ class Endings:
     Args:
         rows: that may fail alike before any was answered; 0 never ends a run. After a good answer it takes twice as many, or twice the
             places in flight if that is more: what was in flight together fails together.
-        in_flight: places.
+        in_flight: requests that may be on their way at once.
         patience: seconds without any answer after which a server that only says "too many requests" is no busy one, if it did not ask for
             a longer wait at first.
         known: whether it has answered such rows well in an earlier run.

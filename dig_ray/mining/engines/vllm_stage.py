@@ -11,18 +11,20 @@ import time
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ray.llm._internal.batch.stages.vllm_engine_stage import vLLMEngineStageUDF
 from vllm.sampling_params import RequestOutputKind
 
 from dig_ray.mining.answer_log import AnswerLog
 from dig_ray.mining.answers import json_schema
-from dig_ray.mining.config import VllmConfig
 from dig_ray.mining.deaths import Marks
-from dig_ray.mining.engines.contract import Result, judge_answer, worth_asking
+from dig_ray.mining.engines.contract import Job, Result, judge_answer, worth_asking
+from dig_ray.mining.engines.meter import Meter
 from dig_ray.mining.engines.vllm_start import EngineStartError, free_memory, heard, memory_on_cpu, root_cause
-from dig_ray.mining.progress import Meter
+
+if TYPE_CHECKING:
+    from dig_ray.mining.engines.vllm import VllmConfig
 
 HOPELESS = 2
 """Rows that an engine may die at, each asked alone, while it has never answered any."""
@@ -65,12 +67,11 @@ class Gate:
 class AskingEngine(vLLMEngineStageUDF):
     """Asks rows, writes answers down, asks again for a bad one, and sets aside what kills the engine."""
 
-    def __init__(self, *args: Any, job: str, board: Any, **kwargs: Any) -> None:
-        settings = json.loads(job)
-        self.miner = VllmConfig(**settings["miner"])
-        if not settings["on_gpu"]:
+    def __init__(self, *args: Any, job: Job, on_gpu: bool, **kwargs: Any) -> None:
+        self.miner: VllmConfig = job.miner
+        if not on_gpu:
             kwargs["engine_kwargs"] = memory_on_cpu(self.miner, free_memory()) | kwargs["engine_kwargs"]
-        self.marks = Marks(settings["marks"])
+        self.marks = Marks(job.marks)
         try:
             self._start(*args, **kwargs)
         except EngineStartError:
@@ -78,10 +79,10 @@ class AskingEngine(vLLMEngineStageUDF):
                 raise
             time.sleep(AGAIN_S)  # one that died a moment ago may still hold its memory
             self._start(*args, **kwargs)
-        self.kind, self.most, self.system = settings["kind"], settings["most"], settings["system"]
-        self.log = AnswerLog(settings["log"])
+        self.kind, self.most, self.system = job.kind, job.most, job.system
+        self.log = AnswerLog(job.log)
         self.journal = self.log.writer()
-        self.meter = Meter(board, self.miner.name, settings["stage"])
+        self.meter = Meter(job.board, self.miner.name, job.stage)
         self.gate = Gate()
         if self.kind == "judgement":
             self.structured: dict[str, Any] = {"choice": ["0", "1"]}

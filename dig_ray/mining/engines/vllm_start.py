@@ -14,10 +14,12 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from dig_ray.mining.config import VllmConfig
 from dig_ray.redaction import hide
+
+if TYPE_CHECKING:
+    from dig_ray.mining.engines.vllm import VllmConfig
 
 GIB = 1024**3
 SHARE = 4

@@ -7,10 +7,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
-from dig_ray.mining.config import OpenAIConfig
 from dig_ray.mining.engines.completion import Completion, read_completion
 from dig_ray.mining.engines.contract import Request
-from dig_ray.mining.engines.failures import NoAnswer, Refused, Retry, no_answer, server_words
+from dig_ray.mining.engines.endpoint_failures import NoAnswer, Refused, Retry, no_answer, server_words
 from dig_ray.mining.engines.response_format import AnswerShape
 from dig_ray.mining.evidence import count_tokens
 from dig_ray.mining.prompts import chat_messages
@@ -18,6 +17,8 @@ from dig_ray.mining.tokens import picture_tokens, shared_tokens
 
 if TYPE_CHECKING:
     import aiohttp
+
+    from dig_ray.mining.engines.openai import OpenAIConfig
 
 LONGEST_BODY = 1 << 20  # bytes read of one response
 
@@ -31,7 +32,7 @@ class Wire:
     Args:
         config: its settings.
         most: entries that an answer's schema allows.
-        key: the endpoint's, or None.
+        key: the endpoint's key; None where it takes none.
         shape: how it is told the shape of an answer.
     """
 

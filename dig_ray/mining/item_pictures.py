@@ -18,7 +18,7 @@ class Pictures:
     """A table of pictures that is read when they are asked about.
 
     Attributes:
-        path: of ``pictures.parquet``.
+        path: where ``pictures.parquet`` lies.
         side: longest side in pixels of what is sent.
         marks: item id -> what stands for its picture in an answer's key, of all items that have one.
     """

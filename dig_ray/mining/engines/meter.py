@@ -18,9 +18,11 @@ class Totals:
     """Sums over answers.
 
     Attributes:
-        ok, failed: rows.
+        ok: rows with a valid answer.
+        failed: rows without one.
         calls: requests sent, those tried again included.
-        tokens_in, tokens_out: as the engine counts them.
+        tokens_in: tokens that were sent, as the engine counts them.
+        tokens_out: tokens that were answered, likewise.
         cost: US dollars.
         reasons: first word of a failure -> rows.
         estimated: responses whose tokens are our estimate, since the endpoint did not say them.

@@ -55,7 +55,7 @@ class NoAnswer(Exception):
 
     Attributes:
         tokens: (read, written), estimated, where it may have cost something all the same.
-        status: of the response, 0 where there was none.
+        status: HTTP status of the response, 0 where there was none.
         said: the server's own words, fit to be shown.
     """
 
@@ -71,7 +71,8 @@ class Retry(NoAnswer):
 
     Attributes:
         after: seconds that the server asks for.
-        busy, throttled: whether it says that it is busy, and that this client asks too often.
+        busy: whether the server says that it is busy.
+        throttled: whether it says that this client asks too often.
     """
 
     def __init__(
@@ -155,8 +156,8 @@ def no_answer(
     """What a response with a status other than 200 means.
 
     Args:
-        status: of the response.
-        headers: of it.
+        status: HTTP status of the response.
+        headers: headers of the response.
         content: its body; None where it was too long to be read.
         url: that was asked.
         patience: seconds that a row may wait.

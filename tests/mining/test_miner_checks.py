@@ -7,7 +7,7 @@ import pytest
 from dig_ray.errors import UserError
 from dig_ray.mining.config import MiningConfig
 from dig_ray.mining.keys import read_key
-from dig_ray.mining.preflight import problems
+from dig_ray.mining.miner_checks import problems
 
 
 def endpoint(**more) -> dict:
@@ -16,7 +16,8 @@ def endpoint(**more) -> dict:
 
 def test_everything_that_would_stop_a_miner_comes_together(tmp_path, monkeypatch) -> None:
     monkeypatch.delenv("NO_SUCH_KEY", raising=False)
-    monkeypatch.setattr("dig_ray.mining.preflight.find_spec", lambda name: None)
+    for engine in ("keyphrase", "vllm"):
+        monkeypatch.setattr(f"dig_ray.mining.engines.{engine}.find_spec", lambda name: None)
     (tmp_path / "prompt.yaml").write_text("name: x")
     config = MiningConfig.model_validate(
         {

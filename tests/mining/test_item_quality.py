@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dig_ray.mining.quality import item_quality
+from dig_ray.mining.item_quality import item_quality
 
 
 def test_published_values() -> None:

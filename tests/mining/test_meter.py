@@ -9,8 +9,8 @@ from types import SimpleNamespace
 import pytest
 
 from dig_ray.mining import watch
+from dig_ray.mining.engines.meter import MiningBoard, Totals, progress_line
 from dig_ray.mining.miner import Asked
-from dig_ray.mining.progress import MiningBoard, Totals, progress_line
 
 
 def test_a_line_says_what_there_is() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -68,15 +67,6 @@ def without_collection() -> Iterator[None]:
             gc.enable()
 
 
-def model_name(miner: Any) -> str:
-    """What answered, as reports name it."""
-    if miner.engine == "keyphrase":
-        return f"no LLM (keyphrases, {miner.encoder})"
-    if miner.engine == "similarity":
-        return f"no LLM (cosine from {miner.threshold:g} on, {miner.encoder})"
-    return getattr(miner, "model", None) or f"recorded ({Path(miner.path).name})"
-
-
 def read_answers(asked: Asked) -> list[Answer | None]:
     """One answer per evidence, None where there is no valid one."""
     by_key: dict[str, Answer] = {}
@@ -108,7 +98,7 @@ def interest_table(asked: Asked, evidence: Sequence[Evidence], answers: Sequence
         "subject": [one.subject for one in evidence],
         "subject_id": [one.subject_id for one in evidence],
         "miner": [asked.miner.name] * count,
-        "model": [model_name(asked.miner)] * count,
+        "model": [asked.miner.answered_by] * count,
         "prompt": [asked.prompt[0]] * count,
         "prompt_version": [asked.prompt[1]] * count,
         "prompt_hash": [asked.prompt[2]] * count,
@@ -172,8 +162,8 @@ def merge_answers(
 
     Args:
         answers: per miner, one per subject.
-        threshold: see :func:`dig_ray.mining.merge.merge`.
-        encode: texts -> unit vectors; None merges by text alone.
+        threshold: cosine from which two texts are one interest; above 1, only equal folded forms are.
+        encode: texts -> text -> unit vector (d,), float32; None merges by text alone.
     """
     from dig_ray.mining.answers import fold
 
