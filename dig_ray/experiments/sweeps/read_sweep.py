@@ -16,8 +16,8 @@ from dig_ray.config import (
     resolve,
 )
 from dig_ray.errors import UserError
-from dig_ray.sweeps.config import SweepConfig
-from dig_ray.sweeps.space import CALL, NUMBERS
+from dig_ray.experiments.sweeps.config import SweepConfig
+from dig_ray.experiments.sweeps.space import CALL, NUMBERS
 
 
 def read_sweep(

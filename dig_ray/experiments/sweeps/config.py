@@ -2,40 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from dig_ray.base import Config, InputPath
 from dig_ray.config import NAME_PATTERN
+from dig_ray.experiments.sweeps.targets import TARGETS, Direction
 from dig_ray.redaction import hide
 
-Direction = Literal["max", "min"]
-OBJECTIVES: dict[str, dict[str, Direction]] = {
-    "semantic_ids": {
-        "signal": "min",
-        "collision_rate": "min",
-        "error_over_variance": "min",
-        "neighbour_recall": "max",
-        "share_used": "max",
-        "perplexity": "max",
-        "codes": "min",
-        "tokens": "min",
-    },
-    "sft": {"eval_ndcg@10": "max", "eval_hr@10": "max"},
-    "grpo": {"eval_ndcg@10": "max", "eval_hr@10": "max"},
-    "multi_interest": {"eval_ndcg@10": "max", "eval_hr@10": "max"},
-    "baselines": {"eval_ndcg@10": "max", "eval_hr@10": "max"},
-}
-"""Target -> what it reports -> which way is better. The first is what a sweep goes by unless it says otherwise."""
-TIME = {
-    "semantic_ids": "epoch",
-    "sft": "epoch",
-    "grpo": "step",
-    "multi_interest": "epoch",
-    "baselines": "epoch",
-}
-"""What a scheduler counts by."""
+if TYPE_CHECKING:
+    TargetName = PolicyName = str
+else:
+    TargetName = Literal[tuple(TARGETS)]
+    PolicyName = Literal[tuple(name for name, target in TARGETS.items() if target.goes_on)]
 
 
 class AshaConfig(Config):
@@ -79,7 +59,7 @@ class FinalistsConfig(Config):
     """
 
     count: int = Field(4, ge=1)
-    target: Literal["sft", "grpo"] = "sft"
+    target: PolicyName = "sft"
     settings: tuple[str, ...] = ()
 
 
@@ -92,7 +72,7 @@ class SweepConfig(Config):
         settings: ``key=value`` laid over the base, for all trials.
         space: config key -> distribution, see ``sweeps.space``.
         target: the stage whose result is judged; validation only, never the test split. Of ``baselines`` one has to be chosen.
-        objectives: figure -> ``max`` or ``min``, the first decides; see ``OBJECTIVES``. None: the target's first.
+        objectives: figure -> ``max`` or ``min``, the first decides; see ``sweeps.targets``. None: the target's first.
         samples: trials; ignored by a grid.
         search: ``grid``, ``random``, or ``optuna`` (TPE; several objectives make it multi-objective).
         scheduler: ASHA; None lets every trial end.
@@ -110,7 +90,7 @@ class SweepConfig(Config):
     base: str = Field(min_length=1)
     settings: tuple[str, ...] = ()
     space: dict[str, str] = Field(min_length=1)
-    target: Literal["semantic_ids", "sft", "grpo", "multi_interest", "baselines"] = "sft"
+    target: TargetName = "sft"
     objectives: dict[str, Direction] | None = Field(None, min_length=1)
     samples: int = Field(20, ge=1)
     search: Literal["grid", "random", "optuna"] = "random"
@@ -136,7 +116,7 @@ class SweepConfig(Config):
 
     @model_validator(mode="after")
     def _possible(self) -> SweepConfig:
-        known = OBJECTIVES[self.target]
+        known = TARGETS[self.target].objectives
         for name, direction in (self.objectives or {}).items():
             if name not in known:
                 raise ValueError(
@@ -161,11 +141,12 @@ class SweepConfig(Config):
         return self
 
     def _check_pbt(self) -> None:
-        if self.target not in ("sft", "grpo"):
+        if not TARGETS[self.target].goes_on:
+            policies = " or ".join(name for name, target in TARGETS.items() if target.goes_on)
             raise ValueError(
-                "pbt changes how a policy is trained on the way; set target to sft or grpo, or remove pbt"
+                f"pbt changes how a policy is trained on the way; set target to {policies}, or remove pbt"
             )
-        if self.target == "grpo" and self.pbt is not None and self.pbt.generations is None:
+        if TARGETS[self.target].longest is None and self.pbt is not None and self.pbt.generations is None:
             raise ValueError(
                 "pbt.generations: how many steps RL has is not known before it runs; give the number of generations"
             )
@@ -189,5 +170,4 @@ class SweepConfig(Config):
         """Figure -> which way is better; the first decides."""
         if self.objectives is not None:
             return dict(self.objectives)
-        first = next(iter(OBJECTIVES[self.target]))
-        return {first: OBJECTIVES[self.target][first]}
+        return TARGETS[self.target].main

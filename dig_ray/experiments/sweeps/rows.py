@@ -7,10 +7,14 @@ import math
 from typing import Any
 
 from dig_ray.errors import UserError
+from dig_ray.experiments.sweeps.run_trial import why_failed
+from dig_ray.experiments.sweeps.space import settings_of
+from dig_ray.experiments.sweeps.target_readers import START
+from dig_ray.experiments.sweeps.trials import Trials, name_of
 from dig_ray.store import NO_SPACE
-from dig_ray.sweeps.config import OBJECTIVES, TIME
-from dig_ray.sweeps.space import settings_of
-from dig_ray.sweeps.trial import Trials, name_of, why_failed
+
+BESIDE = (START, "loss")
+"""What a table shows beside the objectives."""
 
 
 def rows_of(grid: Any, trials: Trials, notes: str) -> list[dict[str, Any]]:
@@ -26,7 +30,7 @@ def rows_of(grid: Any, trials: Trials, notes: str) -> list[dict[str, Any]]:
             if isinstance(value, (int, float)) and not isinstance(value, bool) and _is_ours(name, trials)
         }
         complete = "complete" in metrics and result.error is None
-        time_name = TIME[trials.target]
+        time_name = trials.judged.time
         curve: list[dict[str, float]] = json.loads(metrics.get("curve") or "[]")
         if not curve and history is not None and time_name in history:
             kept = [c for c in history.columns if c == time_name or _is_ours(c, trials)]
@@ -61,4 +65,4 @@ def rows_of(grid: Any, trials: Trials, notes: str) -> list[dict[str, Any]]:
 
 
 def _is_ours(name: str, trials: Trials) -> bool:
-    return name in OBJECTIVES[trials.target] or name in ("start_ndcg@10", "loss")
+    return name in trials.judged.objectives or name in BESIDE

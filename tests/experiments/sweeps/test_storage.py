@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from dig_ray.errors import UserError
-from dig_ray.sweeps.storage import written_to
+from dig_ray.experiments.sweeps.storage import written_to
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.mark.parametrize(

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from dig_ray.errors import UserError
-from dig_ray.sweeps.read import read_sweep
-from dig_ray.sweeps.run import run_sweep
-from dig_ray.sweeps.trial import Trials
+from dig_ray.experiments.sweeps.read_sweep import read_sweep
+from dig_ray.experiments.sweeps.run_sweep import run_sweep
+from dig_ray.experiments.sweeps.trials import Trials
 
-CONFIGS = Path(__file__).parents[2] / "jobs" / "configs"
+CONFIGS = Path(__file__).parents[3] / "jobs" / "configs"
 INSTALLED = importlib.util.find_spec("mlflow") is not None
 
 
@@ -31,7 +31,7 @@ def test_without_it_one_sentence_before_anything_runs(tmp_path) -> None:
 
 @pytest.mark.skipif(not INSTALLED, reason="pip install 'dig_ray[mlflow]'")
 def test_every_trial_is_a_run_with_its_config(tmp_path) -> None:
-    from dig_ray.sweeps.mlflow_log import log_sweep, tracking
+    from dig_ray.experiments.sweeps.mlflow_log import log_sweep, tracking
 
     sweep = read(tmp_path)
     rows = [

@@ -16,10 +16,10 @@ import yaml
 
 from dig_ray.config import load_config
 from dig_ray.errors import UserError
-from dig_ray.sweeps.read import read_sweep
-from dig_ray.sweeps.run import run_sweep
+from dig_ray.experiments.sweeps.read_sweep import read_sweep
+from dig_ray.experiments.sweeps.run_sweep import run_sweep
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 CONFIGS = ROOT / "jobs" / "configs"
 TINY = [
     "catalog.demo={n_items: 60, n_users: 120, n_intents: 6}",

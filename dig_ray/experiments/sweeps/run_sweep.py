@@ -20,18 +20,19 @@ from dig_ray.code_version import code_hash
 from dig_ray.config import to_yaml
 from dig_ray.data_fit import look
 from dig_ray.errors import UserError
+from dig_ray.experiments.sweeps.config import SweepConfig
+from dig_ray.experiments.sweeps.population import check_space, evolve, meetings, without_patience
+from dig_ray.experiments.sweeps.rows import rows_of
+from dig_ray.experiments.sweeps.space import Draws, Point, canonical, parse_range
+from dig_ray.experiments.sweeps.storage import kept_files, written_to
+from dig_ray.experiments.sweeps.targets import TARGETS
+from dig_ray.experiments.sweeps.trials import Trials
 from dig_ray.heartbeat import Voice
 from dig_ray.manifest import Recipe, hash_input_files
 from dig_ray.pipeline import check_before, plan, run_pipeline, select
 from dig_ray.report.page import template_files
 from dig_ray.report.sweep import in_order, write_sweep
 from dig_ray.store import Artifact, Store
-from dig_ray.sweeps.config import OBJECTIVES, TIME, SweepConfig
-from dig_ray.sweeps.population import check_space, evolve, meetings, without_patience
-from dig_ray.sweeps.rows import rows_of
-from dig_ray.sweeps.space import Draws, Point, canonical, parse_range
-from dig_ray.sweeps.storage import kept_files, written_to
-from dig_ray.sweeps.trial import Trials
 
 NOT_RESULTS = ("name", "max_concurrent", "retries", "mlflow")
 """Settings that decide how a sweep runs and not what it finds."""
@@ -55,7 +56,7 @@ def run_sweep(
         UserError: a wrong key or space, nothing possible, every trial failed, or a storage that cannot be written to.
     """
     if sweep.mlflow is not None:
-        from dig_ray.sweeps.mlflow_log import tracking
+        from dig_ray.experiments.sweeps.mlflow_log import tracking
 
         tracking(sweep.mlflow)  # what is missing is said now, not after hours
     if sweep.pbt is not None:
@@ -83,9 +84,7 @@ def run_sweep(
             },
         },
         inputs={"base": judged.fingerprint},
-        code=code_hash(
-            ("dig_ray.sweeps.run", "dig_ray.sweeps.search", "dig_ray.sweeps.legs", "dig_ray.report.sweep")
-        ),
+        code=code_hash(("dig_ray.experiments.sweeps.run_sweep",)),
         seed=sweep.seed,
         files=hash_input_files({path.name: path for path in template_files()}),
     )
@@ -173,7 +172,7 @@ def _search_and_write(
     stage: Stage,
     now: Callable[[str], None] | None,
 ) -> None:
-    from dig_ray.sweeps.search import search
+    from dig_ray.experiments.sweeps.tune_search import search
 
     begun = time.perf_counter()
     directions = sweep.directions
@@ -220,8 +219,7 @@ def _search_and_write(
         chosen = [dict(row["point"]) for row in best]
         if len(base) == len(draws.space) and canonical(base) not in map(canonical, chosen):
             chosen.append(base)
-        figure = next(iter(OBJECTIVES[further.target]))
-        ways = {figure: OBJECTIVES[further.target][figure]}
+        ways = further.judged.main
         stage.log(f"sweep: {len(chosen)} finalists go on to {further.target}")
         grid = search(
             "finalists", sweep, further, stage.work, stage.log, draws, chosen, ways, len(chosen), now=now
@@ -236,8 +234,8 @@ def _search_and_write(
         "base": base,
         "directions": directions,
         "final_directions": ways if final else {},
-        "time": TIME[sweep.target],
-        "final_time": TIME[sweep.finalists.target] if sweep.finalists is not None else "",
+        "time": trials.judged.time,
+        "final_time": TARGETS[sweep.finalists.target].time if sweep.finalists is not None else "",
         "trials": found,
         "generations": generations,
         "finalists": final,
@@ -253,7 +251,7 @@ def _search_and_write(
     _keep(stage)
     write_sweep(report, stage)
     if sweep.mlflow is not None:
-        from dig_ray.sweeps.mlflow_log import log_sweep
+        from dig_ray.experiments.sweeps.mlflow_log import log_sweep
 
         log_sweep(sweep, report, trials, stage)
 

@@ -14,10 +14,10 @@ from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
-from dig_ray.cluster import processors
-from dig_ray.sweeps.config import TIME, AshaConfig, SweepConfig
-from dig_ray.sweeps.space import TRIES, Draws, Point
-from dig_ray.sweeps.trial import Trials, name_of, run_trial
+from dig_ray.experiments.sweeps.config import AshaConfig, SweepConfig
+from dig_ray.experiments.sweeps.run_trial import run_trial
+from dig_ray.experiments.sweeps.space import TRIES, Draws, Point
+from dig_ray.experiments.sweeps.trials import Trials, name_of
 from dig_ray.telemetry import put
 
 LINE_SECONDS = 8.0
@@ -123,43 +123,6 @@ class Lines(tune.Callback):
         return text
 
 
-TRAINED = {"sft": ("sft",), "grpo": ("sft", "grpo"), "multi_interest": ("multi_interest",)}
-"""Target -> what a trial trains on its way there."""
-
-
-def at_once(sweep: SweepConfig, target: str, config: Any) -> int:
-    """Trials that run at once: what the cluster's processors, and GPUs where a trial trains on them, have room for.
-
-    Trials' drivers ask for next to no CPU, so they can never keep what their own workers wait for; this alone bounds them.
-    """
-    import ray
-
-    if sweep.max_concurrent is not None:
-        return sweep.max_concurrent
-    room = max(1, processors())
-    if target == "semantic_ids":
-        return room
-    if target == "baselines":
-        from dig_ray.baselines.stage import resources
-
-        return max(1, *(_fit(resources(name, config.baselines)) for name in config.baselines.run))
-    for name in TRAINED[target]:
-        stage = getattr(config, name)
-        threads = stage.threads_per_worker or max(1, (os.cpu_count() or 1) // stage.num_workers)
-        room = min(room, max(1, processors() // (stage.num_workers * threads)))
-        if stage.use_gpu:
-            room = min(room, max(1, int(ray.cluster_resources().get("GPU", 0)) // stage.num_workers))
-    return room
-
-
-def _fit(asked: Mapping[str, float]) -> int:
-    """How many tasks that ask for so much the cluster takes at once."""
-    import ray
-
-    room = processors() // int(asked["num_cpus"])
-    return min(room, int(ray.cluster_resources()["GPU"])) if "num_gpus" in asked else room
-
-
 def search(
     name: str,
     sweep: SweepConfig,
@@ -205,10 +168,9 @@ def search(
     for logger in ("ray.tune.tune", "ray.tune.execution.tune_controller"):
         logging.getLogger(logger).setLevel(logging.CRITICAL)
     metric, mode = next(iter(directions.items()))
-    together = at_once(sweep, trials.target, trials.config({}))
+    together = sweep.max_concurrent or trials.judged.room(trials.config({}))
     threads = max(1, (os.cpu_count() or 1) // together)
     where = f"{storage}/{name}"
-    alone = trials.target == "semantic_ids"  # such a trial starts nothing that could outlive it
     function = tune.with_parameters(
         run_trial, trials=trials, threads=threads, notes=f"{storage}/{name}-notes"
     )
@@ -216,7 +178,7 @@ def search(
     scheduler: Any = None
     if asha is not None:
         scheduler = Halving(
-            time_attr=TIME[trials.target],
+            time_attr=trials.judged.time,
             metric=metric,
             mode=mode,
             grace_period=asha.grace,
@@ -263,7 +225,7 @@ def search(
             param_space=space,
             tune_config=tune.TuneConfig(
                 num_samples=count,
-                reuse_actors=alone,
+                reuse_actors=trials.judged.alone,
                 search_alg=searcher,
                 scheduler=scheduler,
                 max_concurrent_trials=together if points is None else None,

@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from dig_ray.base import Stage, Stretch
+from dig_ray.experiments.sweeps.space import Point, plain
+from dig_ray.experiments.sweeps.target_readers import trained_figures
+from dig_ray.experiments.sweeps.trials import Leg, Trials
 from dig_ray.folders import list_files, open_folder, patiently, read_bytes, remove_file, write_bytes
 from dig_ray.manifest import hash_json
 from dig_ray.pipeline import plan, run_pipeline, select
 from dig_ray.store import Store
-from dig_ray.sweeps.space import Point, plain
-from dig_ray.sweeps.trial import Leg, Trials, validations
+from dig_ray.training.validation_log import validations
 
 Changes = dict[int, dict[str, Any]]
 
@@ -67,8 +69,9 @@ def run_leg(
         stats = _train(trials, point, config, leg, name, log)
         done = json.dumps(stats).encode()
         write_bytes(leg.folder, f"{name}.json", done)
-    curve = validations(trials.target, json.loads(done)["curves"])
-    return _figures(curve, trials.target, best=leg.end is None), curve
+    time = trials.judged.time
+    curve = validations(json.loads(done)["curves"], time)
+    return trained_figures(curve, time, best=leg.end is None), curve
 
 
 def _train(
@@ -86,21 +89,18 @@ def _train(
         stage = Stage(
             target, name, step.recipe.seed, Path(out), leg.folder, log=log, stretch=Stretch(leg.end, start)
         )
-        step.spec.run(config, stage, {name: inputs[name].path for name in step.recipe.inputs})
+        step.spec.start(config, stage, {name: inputs[name].path for name in step.recipe.inputs})
     return stage.stats
 
 
-def _figures(curve: list[dict[str, float]], target: str, best: bool) -> dict[str, float]:
-    trained = [entry for entry in curve if target != "grpo" or entry["step"] > 0]
-    one = max(trained, key=lambda entry: entry["eval_ndcg@10"]) if best else trained[-1]
-    found = {name: one[name] for name in ("eval_ndcg@10", "eval_hr@10")}
-    if target == "grpo":
-        found["start_ndcg@10"] = curve[0]["eval_ndcg@10"]
-    return found
-
-
 def keep_only(folder: str, target: str, names: Mapping[str, Any] | set[str]) -> None:
-    """Remove the checkpoints of all other legs."""
+    """Remove the checkpoints and notes of all other legs.
+
+    Args:
+        folder: local folder or URI of the population's checkpoints.
+        target: the stage that is trained.
+        names: of the legs that are kept.
+    """
     runs = {f"{target}-{name[:16]}" for name in names}
     system, _ = open_folder(folder)
     for name, entry in list_files(folder).items():

@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 
 from dig_ray.config import parse_yaml
 from dig_ray.errors import UserError
-from dig_ray.sweeps.config import SweepConfig
-from dig_ray.sweeps.read import read_sweep
-from dig_ray.sweeps.run import in_order, pareto
-from dig_ray.sweeps.space import Draws, parse_range, plain, setting
-from dig_ray.sweeps.trial import Trials
+from dig_ray.experiments.sweeps.config import SweepConfig
+from dig_ray.experiments.sweeps.read_sweep import read_sweep
+from dig_ray.experiments.sweeps.run_sweep import in_order, pareto
+from dig_ray.experiments.sweeps.space import Draws, parse_range, plain, setting
+from dig_ray.experiments.sweeps.trials import Trials
 
-CONFIGS = Path(__file__).parents[2] / "jobs" / "configs"
+CONFIGS = Path(__file__).parents[3] / "jobs" / "configs"
 
 
 def draws(space: dict[str, str], why_not=lambda point: "", identity=json.dumps) -> Draws:
@@ -107,7 +107,7 @@ def test_impossible_points_are_counted_and_repeats_are_left_out() -> None:
     ],
 )
 def test_what_cannot_be_swept_is_one_sentence_before_ray_starts(arguments, says, tmp_path) -> None:
-    from dig_ray.sweeps.run import run_sweep
+    from dig_ray.experiments.sweeps.run_sweep import run_sweep
 
     source, *settings = arguments
     if not says:

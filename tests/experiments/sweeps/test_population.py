@@ -18,14 +18,14 @@ from hypothesis import strategies as st
 
 from dig_ray.config import load_config
 from dig_ray.errors import UserError
+from dig_ray.experiments.sweeps.config import PbtConfig
+from dig_ray.experiments.sweeps.legs import changes_of, now
+from dig_ray.experiments.sweeps.population import changed, next_members
+from dig_ray.experiments.sweeps.read_sweep import read_sweep
+from dig_ray.experiments.sweeps.run_sweep import run_sweep
+from dig_ray.experiments.sweeps.space import Draws, canonical, parse_range
 from dig_ray.pipeline import run_pipeline
-from dig_ray.sweeps.config import PbtConfig
-from dig_ray.sweeps.legs import changes_of, now
-from dig_ray.sweeps.population import changed, next_members
-from dig_ray.sweeps.read import read_sweep
-from dig_ray.sweeps.run import run_sweep
-from dig_ray.sweeps.space import Draws, canonical, parse_range
-from tests.sweeps.test_sweep import CONFIGS, ROOT, TINY, sweep
+from tests.experiments.sweeps.test_sweep import CONFIGS, ROOT, TINY, sweep
 
 SPACE = {
     "sft.learning_rate": parse_range("", "loguniform(1e-4, 1e-1)"),

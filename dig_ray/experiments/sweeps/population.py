@@ -18,13 +18,21 @@ import numpy as np
 
 from dig_ray.base import Stage
 from dig_ray.errors import UserError
+from dig_ray.experiments.sweeps.config import PbtConfig, SweepConfig
+from dig_ray.experiments.sweeps.legs import (
+    changes_of,
+    keep_only,
+    leg_name,
+    now,
+    with_changes,
+    without_changes,
+)
+from dig_ray.experiments.sweeps.rows import rows_of
+from dig_ray.experiments.sweeps.space import TRIES, Draws, Point, Range, canonical, settings_of
+from dig_ray.experiments.sweeps.targets import TARGETS
+from dig_ray.experiments.sweeps.trials import Leg, Trials, name_of
 from dig_ray.folders import read_bytes, write_bytes
 from dig_ray.report.sweep import in_order
-from dig_ray.sweeps.config import PbtConfig, SweepConfig
-from dig_ray.sweeps.legs import changes_of, keep_only, leg_name, now, with_changes, without_changes
-from dig_ray.sweeps.rows import rows_of
-from dig_ray.sweeps.space import TRIES, Draws, Point, Range, canonical, settings_of
-from dig_ray.sweeps.trial import Leg, Trials, name_of
 
 NEVER = 1_000_000
 """Patience of members: who falls behind is replaced."""
@@ -61,14 +69,16 @@ def meetings(pbt: PbtConfig, target: str, config: Any) -> list[int]:
             f"pbt.interval={pbt.interval} is no multiple of {target}.{settings.BETWEEN}={between}, where checkpoints are kept; "
             f"set it to {max(1, pbt.interval // between) * between}"
         )
-    if target == "grpo":
+    longest = TARGETS[target].longest
+    if longest is None:
         assert pbt.generations is not None
         return [pbt.interval * k for k in range(1, pbt.generations)]
-    fit = (settings.epochs - 1) // pbt.interval
+    epochs = longest(config)
+    fit = (epochs - 1) // pbt.interval
     if (pbt.generations or 2) - 1 > fit:
         raise UserError(
-            f"pbt: {pbt.generations or 2} generations of {pbt.interval} epochs do not fit the {settings.epochs} epochs of {target}; "
-            "lower pbt.interval, or raise sft.epochs"
+            f"pbt: {pbt.generations or 2} generations of {pbt.interval} epochs do not fit the {epochs} epochs of {target}; "
+            f"lower pbt.interval, or raise {target}.epochs"
         )
     return [pbt.interval * k for k in range(1, pbt.generations or fit + 1)]
 
@@ -108,7 +118,7 @@ def evolve(
     Raises:
         UserError: every member failed.
     """
-    from dig_ray.sweeps.search import search
+    from dig_ray.experiments.sweeps.tune_search import search
 
     assert sweep.pbt is not None
     folder, notes = f"{stage.work}/members", f"{stage.work}/generations"
@@ -185,8 +195,7 @@ def schedule(point: Point, target: str) -> list[dict[str, Any]]:
 
 
 def _until(target: str, begin: int, end: int | None) -> str:
-    unit = "epoch" if target == "sft" else "step"
-    return f"{unit} {begin} to {'the end' if end is None else end}"
+    return f"{TARGETS[target].time} {begin} to {'the end' if end is None else end}"
 
 
 def _standing(rows: Sequence[Mapping[str, Any]], copied: Sequence[str], figure: str) -> list[dict[str, Any]]:

@@ -9,8 +9,8 @@ from typing import Any
 from dig_ray.base import Stage
 from dig_ray.config import to_yaml
 from dig_ray.errors import UserError
-from dig_ray.sweeps.config import SweepConfig
-from dig_ray.sweeps.trial import Trials
+from dig_ray.experiments.sweeps.config import SweepConfig
+from dig_ray.experiments.sweeps.trials import Trials
 
 
 def log_sweep(sweep: SweepConfig, report: Mapping[str, Any], trials: Trials, stage: Stage) -> None:

@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from dig_ray.compare import ComparisonConfig, load_comparison, plan_cells, run_comparison, share_work
 from dig_ray.config import load_config
 from dig_ray.errors import UserError
+from dig_ray.experiments.comparison_cells import plan_cells, share_work
+from dig_ray.experiments.comparison_config import ComparisonConfig, load_comparison
+from dig_ray.experiments.run_comparison import run_comparison
 
-CONFIGS = Path(__file__).parents[1] / "jobs" / "configs"
+CONFIGS = Path(__file__).parents[2] / "jobs" / "configs"
 TINY = (
     "catalog.demo.n_items=60",
     "catalog.demo.n_users=120",
