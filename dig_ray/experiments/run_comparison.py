@@ -61,22 +61,32 @@ def run_comparison(comparison: ComparisonConfig, configs: Path, log: Callable[[s
             f"{len(failed)} of {len(work)} artifacts failed: "
             + "; ".join(f"{one.stage} of {one.label}: {one.failed}" for one in failed[:3])
         )
+    artifact = _publish(comparison, cells, store, log)
+    log(f"{comparison.name}: {len(work) - len(done)} artifacts made, {time.perf_counter() - begun:.1f} s")
+    return artifact
+
+
+def _publish(
+    comparison: ComparisonConfig, cells: Sequence[Cell], store: Store, log: Callable[[str], None]
+) -> Artifact:
+    """The table and the page of cells whose artifacts are all there; found where they are published already."""
+    ks = cells[0].config.evaluation.ks
     recipe = Recipe(
         stage="comparison",
         config={
             "name": comparison.name,
             "variants": dict(comparison.variants),
             "lists": dict(comparison.lists),
-            "ks": cells[0].config.evaluation.ks,
+            "ks": ks,
             "n_bootstrap": comparison.n_bootstrap,
         },
         inputs={f"{cell.variant}, seed {cell.seed}": cell.keys[cell.stage][1] for cell in cells},
-        code=code_hash(("dig_ray.report.comparison",)),
+        code=code_hash(("dig_ray.experiments.write_comparison",)),
         files=hash_input_files({path.name: path for path in template_files()}),
     )
 
-    def publish(stage: Stage) -> None:
-        from dig_ray.report.comparison import write_comparison
+    def write(stage: Stage) -> None:
+        from dig_ray.experiments.write_comparison import write_comparison
 
         artifacts = {
             (cell.variant, cell.seed): {name: store.directory(*key) for name, key in cell.keys.items()}
@@ -85,13 +95,9 @@ def run_comparison(comparison: ComparisonConfig, configs: Path, log: Callable[[s
         compared = {
             variant: (settings, comparison.of(variant)) for variant, settings in comparison.variants.items()
         }
-        write_comparison(
-            comparison.name, compared, artifacts, cells[0].config.evaluation.ks, comparison.n_bootstrap, stage
-        )
+        write_comparison(comparison.name, compared, artifacts, ks, comparison.n_bootstrap, stage)
 
-    artifact, _ = store.build(recipe, publish, log=log)
-    log(f"{comparison.name}: {len(work) - len(done)} artifacts made, {time.perf_counter() - begun:.1f} s")
-    return artifact
+    return store.build(recipe, write, log=log)[0]
 
 
 def check_cells(

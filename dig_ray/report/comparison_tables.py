@@ -1,4 +1,4 @@
-"""A comparison's figures as tables of its page, and as lines of a terminal."""
+"""A comparison's figures as tables, as the page around them, and as lines of a terminal."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 from dig_ray.evaluation.slices import NEW, REPEAT
 from dig_ray.report import figures, results
 from dig_ray.report.gather import RULES
+from dig_ray.report.page import render_page
 
 SHOWN = ("HR@5", "HR@10", "HR@20", "HR@50", "NDCG@5", "NDCG@10", "MRR@10")
 LLM = (("calls", 0), ("tokens", 0), ("cost", 2))
@@ -21,6 +22,18 @@ SID_FIGURES = {
     "pairs_kept": "Neighbours kept",
     "intent_information": "First code and true intent: AMI",
 }
+
+
+def comparison_page(report: Mapping[str, Any], thumbnails: Mapping[str, str]) -> str:
+    """A comparison as one HTML document.
+
+    Args:
+        report: the content of ``comparison.json``.
+        thumbnails: name -> small picture as a data URI, of the items that it follows through the variants.
+    """
+    return render_page(
+        "comparison.html", comparison=report, tables=page_tables(report), thumbnails=thumbnails
+    )
 
 
 def page_tables(report: Mapping[str, Any]) -> dict[str, Any]:

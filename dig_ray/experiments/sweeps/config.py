@@ -12,7 +12,8 @@ from dig_ray.experiments.sweeps.targets import TARGETS, Direction
 from dig_ray.redaction import hide
 
 if TYPE_CHECKING:
-    TargetName = PolicyName = str
+    TargetName = str
+    PolicyName = str
 else:
     TargetName = Literal[tuple(TARGETS)]
     PolicyName = Literal[tuple(name for name, target in TARGETS.items() if target.goes_on)]

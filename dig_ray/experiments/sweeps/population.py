@@ -18,6 +18,7 @@ import numpy as np
 
 from dig_ray.base import Stage
 from dig_ray.errors import UserError
+from dig_ray.experiments.sweeps.choosing import in_order
 from dig_ray.experiments.sweeps.config import PbtConfig, SweepConfig
 from dig_ray.experiments.sweeps.legs import (
     changes_of,
@@ -32,7 +33,6 @@ from dig_ray.experiments.sweeps.space import TRIES, Draws, Point, Range, canonic
 from dig_ray.experiments.sweeps.targets import TARGETS
 from dig_ray.experiments.sweeps.trials import Leg, Trials, name_of
 from dig_ray.folders import read_bytes, write_bytes
-from dig_ray.report.sweep import in_order
 
 NEVER = 1_000_000
 """Patience of members: who falls behind is replaced."""

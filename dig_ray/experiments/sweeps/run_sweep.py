@@ -20,18 +20,18 @@ from dig_ray.code_version import code_hash
 from dig_ray.config import to_yaml
 from dig_ray.data_fit import look
 from dig_ray.errors import UserError
+from dig_ray.experiments.sweeps.choosing import in_order, judged_rows, pareto, standings
 from dig_ray.experiments.sweeps.config import SweepConfig
 from dig_ray.experiments.sweeps.population import check_space, evolve, meetings, without_patience
 from dig_ray.experiments.sweeps.rows import rows_of
 from dig_ray.experiments.sweeps.space import Draws, Point, canonical, parse_range
 from dig_ray.experiments.sweeps.storage import kept_files, written_to
-from dig_ray.experiments.sweeps.targets import TARGETS
 from dig_ray.experiments.sweeps.trials import Trials
 from dig_ray.heartbeat import Voice
 from dig_ray.manifest import Recipe, hash_input_files
 from dig_ray.pipeline import check_before, plan, run_pipeline, select
 from dig_ray.report.page import template_files
-from dig_ray.report.sweep import in_order, write_sweep
+from dig_ray.report.sweep_page import write_sweep
 from dig_ray.store import Artifact, Store
 
 NOT_RESULTS = ("name", "max_concurrent", "retries", "mlflow")
@@ -172,70 +172,28 @@ def _search_and_write(
     stage: Stage,
     now: Callable[[str], None] | None,
 ) -> None:
-    from dig_ray.experiments.sweeps.tune_search import search
-
     begun = time.perf_counter()
     directions = sweep.directions
-    base = trials.base_point(list(draws.space))
     generations: list[dict[str, Any]] = []
     if sweep.pbt is None:
-        grid = search(
-            "trials",
-            sweep,
-            trials,
-            stage.work,
-            stage.log,
-            draws,
-            points,
-            directions,
-            count,
-            sweep.scheduler,
-            _base(sweep, trials, draws),
-            now,
-        )
-        found = rows_of(grid, trials, f"{stage.work}/trials-notes")
+        found = _trials(sweep, trials, draws, points, count, stage, now)
     else:
         assert points is not None
         population = evolve(sweep, trials, draws, points, stage, now)
         found, generations = population.rows, population.generations
-    ended = [row for row in found if row["complete"]]
-    if not ended:
-        reasons = [row["error"] for row in found if row["error"]]
-        raise UserError(
-            f"none of {len(found)} trials came to an end; the first says: {reasons[0]}"
-            if reasons
-            else draws.nothing()
-        )
-    for figure in directions:
-        if all(figure not in row["figures"] for row in ended):
-            raise UserError(
-                f"objectives: no trial reported {figure}; they reported {', '.join(sorted(ended[0]['figures']))}"
-            )
-    final: list[dict[str, Any]] = []
-    judged, ways = ended, directions
-    if sweep.finalists is not None:
-        further = _further(sweep, trials)
-        best = in_order(ended, directions)[: sweep.finalists.count]
-        chosen = [dict(row["point"]) for row in best]
-        if len(base) == len(draws.space) and canonical(base) not in map(canonical, chosen):
-            chosen.append(base)
-        ways = further.judged.main
-        stage.log(f"sweep: {len(chosen)} finalists go on to {further.target}")
-        grid = search(
-            "finalists", sweep, further, stage.work, stage.log, draws, chosen, ways, len(chosen), now=now
-        )
-        final = rows_of(grid, further, f"{stage.work}/finalists-notes")
-        judged = [row for row in final if row["complete"]] or ended
-        ways = ways if judged is not ended else directions
+    ended = _ended(found, directions, draws)
+    further = None if sweep.finalists is None else _further(sweep, trials)
+    final = [] if further is None else _finalists(sweep, trials, further, ended, draws, stage, now)
+    judged, ways = judged_rows(found, final, directions, {} if further is None else further.judged.main)
     winner = in_order(judged, ways)[0]
     report = {
         "name": sweep.name,
         "config": sweep.model_dump(mode="json"),
-        "base": base,
+        "base": trials.base_point(list(draws.space)),
         "directions": directions,
         "final_directions": ways if final else {},
         "time": trials.judged.time,
-        "final_time": TARGETS[sweep.finalists.target].time if sweep.finalists is not None else "",
+        "final_time": "" if further is None else further.judged.time,
         "trials": found,
         "generations": generations,
         "finalists": final,
@@ -249,28 +207,96 @@ def _search_and_write(
     config = trials.config(winner["point"]).model_copy(update={"name": f"{sweep.name}-chosen"})
     (stage.out / "chosen.yaml").write_text(to_yaml(config), encoding="utf-8")
     _keep(stage)
-    write_sweep(report, stage)
+    write_sweep(report, standings(report), stage)
     if sweep.mlflow is not None:
         from dig_ray.experiments.sweeps.mlflow_log import log_sweep
 
         log_sweep(sweep, report, trials, stage)
 
 
-def pareto(rows: Sequence[Mapping[str, Any]], directions: Mapping[str, str]) -> list[dict[str, Any]]:
-    """Rows that no other row beats in one figure without losing in another."""
-    whole = [row for row in rows if all(name in row["figures"] for name in directions)]
+def _trials(
+    sweep: SweepConfig,
+    trials: Trials,
+    draws: Draws,
+    points: Sequence[Point] | None,
+    count: int,
+    stage: Stage,
+    now: Callable[[str], None] | None,
+) -> list[dict[str, Any]]:
+    from dig_ray.experiments.sweeps.tune_search import search
 
-    def losses(row: Mapping[str, Any]) -> list[float]:
-        return [row["figures"][name] * (-1.0 if way == "max" else 1.0) for name, way in directions.items()]
+    grid = search(
+        "trials",
+        sweep,
+        trials,
+        stage.work,
+        stage.log,
+        draws,
+        points,
+        sweep.directions,
+        count,
+        sweep.scheduler,
+        _base(sweep, trials, draws),
+        now,
+    )
+    return rows_of(grid, trials, f"{stage.work}/trials-notes")
 
-    def beaten(row: Mapping[str, Any]) -> bool:
-        mine = losses(row)
-        others = (losses(other) for other in whole if other is not row)
-        return any(
-            all(a <= b for a, b in zip(other, mine, strict=True)) and other != mine for other in others
+
+def _ended(
+    rows: Sequence[Mapping[str, Any]], directions: Mapping[str, str], draws: Draws
+) -> list[Mapping[str, Any]]:
+    """The trials that came to an end.
+
+    Raises:
+        UserError: none did, or none reported what a sweep goes by.
+    """
+    ended = [row for row in rows if row["complete"]]
+    if not ended:
+        reasons = [row["error"] for row in rows if row["error"]]
+        raise UserError(
+            f"none of {len(rows)} trials came to an end; the first says: {reasons[0]}"
+            if reasons
+            else draws.nothing()
         )
+    for figure in directions:
+        if all(figure not in row["figures"] for row in ended):
+            raise UserError(
+                f"objectives: no trial reported {figure}; they reported {', '.join(sorted(ended[0]['figures']))}"
+            )
+    return ended
 
-    return [dict(row) for row in in_order(whole, directions) if not beaten(row)]
+
+def _finalists(
+    sweep: SweepConfig,
+    trials: Trials,
+    further: Trials,
+    ended: Sequence[Mapping[str, Any]],
+    draws: Draws,
+    stage: Stage,
+    now: Callable[[str], None] | None,
+) -> list[dict[str, Any]]:
+    """The best trials and the base run, taken further."""
+    from dig_ray.experiments.sweeps.tune_search import search
+
+    assert sweep.finalists is not None
+    base = trials.base_point(list(draws.space))
+    chosen = [dict(row["point"]) for row in in_order(ended, sweep.directions)[: sweep.finalists.count]]
+    if len(base) == len(draws.space) and canonical(base) not in map(canonical, chosen):
+        chosen.append(base)
+    stage.log(f"sweep: {len(chosen)} finalists go on to {further.target}")
+    grid = search(
+        "finalists",
+        sweep,
+        further,
+        stage.work,
+        stage.log,
+        draws,
+        chosen,
+        further.judged.main,
+        len(chosen),
+        now=now,
+    )
+    return rows_of(grid, further, f"{stage.work}/finalists-notes")
 
 
 def _keep(stage: Stage) -> None:

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from dig_ray.config import parse_yaml
 from dig_ray.errors import UserError
+from dig_ray.experiments.sweeps.choosing import in_order, pareto
 from dig_ray.experiments.sweeps.config import SweepConfig
 from dig_ray.experiments.sweeps.read_sweep import read_sweep
-from dig_ray.experiments.sweeps.run_sweep import in_order, pareto
 from dig_ray.experiments.sweeps.space import Draws, parse_range, plain, setting
 from dig_ray.experiments.sweeps.trials import Trials
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from dig_ray.evaluation.recommendations import write_recommendations
-from dig_ray.report.comparison import compare_variants
+from dig_ray.experiments.comparison_figures import compare_variants
 from dig_ray.report.comparison_tables import page_tables
 from dig_ray.report.page import render_page
 

@@ -1,14 +1,11 @@
-"""A sweep as a page: the decision, every trial through its parameters, which parameter mattered, curves, the front, and commands.
-
-Importance is the share of a random forest's variance that a parameter explains (fANOVA, Hutter et al. 2014, by Optuna) over the trials
-that came to an end; with few of them it is a hint and no more, and the page says over how many it was taken.
-"""
+"""A sweep as a page: the decision, every trial through its parameters, which parameter mattered, curves, the front, and commands."""
 
 from __future__ import annotations
 
 import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from dig_ray.base import Stage
@@ -22,77 +19,76 @@ TOP, BOTTOM, SIDE = 46, 40, 74
 CURVES = 8
 """Trials whose curves are drawn: as many as there are colours."""
 SHOWN = 10
-FEWEST = 4
-"""Trials below which importance is not computed."""
+Row = Mapping[str, Any]
 
 
-def write_sweep(report: Mapping[str, Any], stage: Stage) -> None:
+@dataclass(frozen=True)
+class Standings:
+    """What a sweep decided; the page keeps this order.
+
+    Attributes:
+        figure: what the winner was chosen by.
+        way: ``max`` or ``min``, whichever is better.
+        judged: the rows that the winner was taken from, best first.
+        trials: all of them, best first by the sweep's first objective.
+        finalists: best first.
+        importance: parameter -> its share of the variance of the first objective, largest first; None where nothing can be said.
+    """
+
+    figure: str
+    way: str
+    judged: Sequence[Row]
+    trials: Sequence[Row]
+    finalists: Sequence[Row]
+    importance: Mapping[str, float] | None
+
+
+def write_sweep(report: Mapping[str, Any], standings: Standings, stage: Stage) -> None:
     """Write ``sweep.html`` and leave the lines for the terminal in the stage's stats.
 
     Args:
-        report: what ``sweeps.run`` found; every trial, the finalists and the winner.
+        report: the content of ``sweep.json``: every trial, the finalists and the winner.
+        standings: what was decided about them.
         stage: the artifact that is made.
     """
-    page = render_page("sweep.html", **context(report))
+    page = render_page("sweep.html", **context(report, standings))
     (stage.out / "sweep.html").write_bytes(page.encode("utf-8"))
-    stage.stats.update(rows=len(report["trials"]), lines=sweep_lines(report))
+    stage.stats.update(rows=len(report["trials"]), lines=sweep_lines(report, standings))
 
 
-def context(report: Mapping[str, Any]) -> dict[str, Any]:
-    """What the template is given."""
-    judged, ways = _judged(report)
-    figure, way = next(iter(ways.items()))
+def context(report: Mapping[str, Any], standings: Standings) -> dict[str, Any]:
+    """What the template is given; arguments as of ``write_sweep``."""
+    figure = standings.figure
     first, first_way = next(iter(report["directions"].items()))
-    order = in_order(judged, {figure: way})
     by_end = counts(report)
+    finalists = standings.finalists
     return {
         "sweep": report,
         "figure": figure,
-        "way": way,
+        "way": standings.way,
         "first": first,
-        "winner": next(row for row in order if row["name"] == report["winner"]),
-        "base": next((row for row in order if _is_base(row, report)), None),
+        "winner": next(row for row in standings.judged if row["name"] == report["winner"]),
+        "base": next((row for row in standings.judged if _is_base(row, report)), None),
         "counts": by_end,
-        "parallel": parallel(report, first, first_way),
-        "importance": None
-        if report["generations"]
-        else importance(report["trials"], first, list(report["config"]["space"])),
+        "parallel": parallel(report, standings.trials, first, first_way),
+        "importance": _bars(standings.importance),
         "schedule": schedule(report),
         "population": population(report, first),
         "judged": by_end["complete"],
-        "curves": curves(report, first, first_way),
-        "final_curves": curves(report, figure, way, report["finalists"]) if report["finalists"] else None,
+        "curves": curves(standings.trials, first, report["time"]),
+        "final_curves": curves(finalists, figure, report["final_time"]) if finalists else None,
         "front": front(report),
-        "final": table(report["finalists"], figure, way, report) if report["finalists"] else None,
-        "every": table(report["trials"], first, first_way, report),
+        "final": table(finalists, figure, report) if finalists else None,
+        "every": table(standings.trials, first, report),
         "commands": [
             {"name": row["name"], "value": row["figures"].get(figure), "command": command(row, report)}
-            for row in order[:3]
+            for row in standings.judged[:3]
         ],
     }
 
 
-def _judged(report: Mapping[str, Any]) -> tuple[list[Any], Mapping[str, str]]:
-    """The rows that the winner was taken from, and by what."""
-    if any(row["complete"] for row in report["finalists"]):
-        return [row for row in report["finalists"] if row["complete"]], report["final_directions"]
-    return [row for row in report["trials"] if row["complete"]], report["directions"]
-
-
-def _is_base(row: Mapping[str, Any], report: Mapping[str, Any]) -> bool:
+def _is_base(row: Row, report: Mapping[str, Any]) -> bool:
     return json.dumps(row["point"], sort_keys=True) == json.dumps(report["base"], sort_keys=True)
-
-
-def in_order(rows: Sequence[Mapping[str, Any]], directions: Mapping[str, str]) -> list[dict[str, Any]]:
-    """Best first by the first figure, then by the others; those that lack it come last."""
-
-    def key(row: Mapping[str, Any]) -> tuple[float, ...]:
-        signs = {"max": -1.0, "min": 1.0}
-        return tuple(
-            signs[way] * row["figures"].get(name, -signs[way] * math.inf) for name, way in directions.items()
-        )
-
-    return [dict(row) for row in sorted(rows, key=key)]
 
 
 def counts(report: Mapping[str, Any]) -> dict[str, int]:
@@ -121,16 +117,15 @@ def command(row: Mapping[str, Any], report: Mapping[str, Any]) -> str:
     )
 
 
-def sweep_lines(report: Mapping[str, Any]) -> list[str]:
-    """What a person reads at the end."""
-    judged, ways = _judged(report)
-    figure, way = next(iter(ways.items()))
+def sweep_lines(report: Mapping[str, Any], standings: Standings) -> list[str]:
+    """What a person reads at the end; arguments as of ``write_sweep``."""
+    figure = standings.figure
     by_end = counts(report)
     lines = [
         f"{len(report['trials'])} trials: {by_end['complete']} complete, {by_end['stopped']} stopped early, {by_end['failed']} failed; "
         f"{by_end['impossible']} impossible points left out; {seconds(report['seconds'])}"
     ]
-    for row in in_order(judged, {figure: way})[:SHOWN]:
+    for row in standings.judged[:SHOWN]:
         mark = " (the base run)" if _is_base(row, report) else ""
         value = row["figures"].get(figure)
         shown = "none" if value is None else f"{value:.4f}"
@@ -143,9 +138,21 @@ def sweep_lines(report: Mapping[str, Any]) -> list[str]:
 # --- pictures ------------------------------------------------------------------------------------------------
 
 
-def parallel(report: Mapping[str, Any], figure: str, way: str) -> dict[str, Any] | None:
-    """Parallel coordinates: an axis for every parameter and one for the figure, a line for every trial that has it."""
-    rows = [row for row in report["trials"] if figure in row["figures"]]
+def parallel(
+    report: Mapping[str, Any], trials: Sequence[Row], figure: str, way: str
+) -> dict[str, Any] | None:
+    """Parallel coordinates: an axis for every parameter and one for the figure, a line for every trial that has it.
+
+    Args:
+        report: of the sweep.
+        trials: best first by the figure.
+        figure: on the last axis.
+        way: ``max`` or ``min``, whichever is better.
+
+    Returns:
+        coordinates and texts for the template; None where no trial has the figure.
+    """
+    rows = [row for row in trials if figure in row["figures"]]
     keys = list(report["config"]["space"])
     if not rows:
         return None
@@ -155,7 +162,7 @@ def parallel(report: Mapping[str, Any], figure: str, way: str) -> dict[str, Any]
     axes.append(_axis(figure, values))
     low, high = min(values), max(values)
     lines = []
-    for row in in_order(rows, {figure: way})[::-1]:  # the best are drawn last, over the others
+    for row in rows[::-1]:  # the best are drawn last, over the others
         own = [*(row["last"].get(key) for key in keys), row["figures"][figure]]
         goodness = 0.5 if high == low else (row["figures"][figure] - low) / (high - low)
         goodness = goodness if way == "max" else 1 - goodness
@@ -229,61 +236,27 @@ def _short(key: str) -> str:
     return key.rpartition(".")[2]
 
 
-def importance(
-    rows: Sequence[Mapping[str, Any]], figure: str, keys: Sequence[str]
-) -> list[dict[str, Any]] | None:
-    """Each parameter's share, largest first, of trials that came to an end; None where they are too few or all alike."""
-    import optuna
-
-    whole = [row for row in rows if row["complete"] and figure in row["figures"]]
-    values = [row["figures"][figure] for row in whole]
-    if len(whole) < FEWEST or max(values) == min(values):
+def _bars(importance: Mapping[str, float] | None) -> list[dict[str, Any]] | None:
+    """Shares as bars, whose width is in per cent of the longest."""
+    if importance is None:
         return None
-    domains = {key: [row["point"][key] for row in whole if key in row["point"]] for key in keys}
-    spread = {
-        key: found for key, found in domains.items() if len(found) == len(whole) and len(set(found)) > 1
-    }
-    if not spread:
-        return None
-    if len(spread) == 1:
-        return [{"name": next(iter(spread)), "share": 1.0, "width": 100.0}]
-    distributions = {key: _distribution(found) for key, found in spread.items()}
-    study = optuna.create_study()
-    for row, value in zip(whole, values, strict=True):
-        study.add_trial(
-            optuna.trial.create_trial(
-                value=value, params={key: row["point"][key] for key in spread}, distributions=distributions
-            )
-        )
-    found = optuna.importance.get_param_importances(
-        study, evaluator=optuna.importance.FanovaImportanceEvaluator(seed=0)
-    )
-    most = max(found.values()) or 1.0
+    most = max(importance.values()) or 1.0
     return [
         {"name": name, "share": share, "width": round(100 * share / most, 1)}
-        for name, share in sorted(found.items(), key=lambda pair: -pair[1])
+        for name, share in importance.items()
     ]
 
 
-def _distribution(found: Sequence[Any]) -> Any:
-    import optuna
+def curves(rows: Sequence[Row], figure: str, time: str) -> dict[str, Any] | None:
+    """How the best trials came to their figure; None where nothing was reported on the way.
 
-    numbers = all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in found)
-    if not numbers:
-        return optuna.distributions.CategoricalDistribution(sorted(set(found), key=str))
-    low, high = min(found), max(found)
-    if all(isinstance(v, int) for v in found):
-        return optuna.distributions.IntDistribution(low, high)
-    return optuna.distributions.FloatDistribution(low, high, log=low > 0 and high / low > 20)
-
-
-def curves(
-    report: Mapping[str, Any], figure: str, way: str, rows: Sequence[Any] | None = None
-) -> dict[str, Any] | None:
-    """How the best trials came to their figure; None where nothing was reported on the way."""
-    time = report["time" if rows is None else "final_time"]
+    Args:
+        rows: best first by the figure.
+        figure: what is drawn.
+        time: what it is drawn by, ``epoch`` or ``step``.
+    """
     drawn = []
-    for row in in_order(report["trials"] if rows is None else rows, {figure: way}):
+    for row in rows:
         points = [(one[time], one[figure]) for one in row["curve"] if figure in one and time in one]
         if points:
             drawn.append((row["name"], points))
@@ -364,12 +337,17 @@ def population(report: Mapping[str, Any], figure: str) -> dict[str, Any] | None:
     return {"caption": caption, "columns": [str(i + 1) for i in range(places)], "groups": [("", rows)]}
 
 
-def table(rows: Sequence[Any], figure: str, way: str, report: Mapping[str, Any]) -> dict[str, Any]:
-    """All trials, best first, for the table macro."""
+def table(rows: Sequence[Row], figure: str, report: Mapping[str, Any]) -> dict[str, Any]:
+    """Trials for the table macro, by how they ended.
+
+    Args:
+        rows: best first by the figure.
+        figure: the first column.
+        report: of the sweep.
+    """
     names = list(dict.fromkeys([figure, *(n for row in rows for n in row["figures"])]))
-    order = in_order(rows, {figure: way})
     groups: dict[str, list[dict[str, Any]]] = {"complete": [], "stopped early": [], "failed": []}
-    for row in order:
+    for row in rows:
         end = "complete" if row["complete"] else "failed" if row["error"] else "stopped early"
         best = row["name"] == report["winner"]
         groups[end].append(
