@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dig_ray.base import Inputs
-from dig_ray.report.evidence import pairs_kept
+from dig_ray.experiments.followed_items import pairs_kept
 from dig_ray.semantic_ids.quality_file import read_quality
 
 if TYPE_CHECKING:

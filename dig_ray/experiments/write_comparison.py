@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from dig_ray.base import Stage
 from dig_ray.experiments.comparison_figures import Artifacts, Compared, compare_variants
+from dig_ray.experiments.followed_items import follow_items
 from dig_ray.report.comparison_tables import comparison_lines, comparison_page
-from dig_ray.report.evidence import follow_items
 
 
 def write_comparison(

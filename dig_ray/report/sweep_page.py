@@ -10,8 +10,8 @@ from typing import Any
 
 from dig_ray.base import Stage
 from dig_ray.report.charts import chart, ticks
-from dig_ray.report.figures import metric as written
-from dig_ray.report.figures import seconds
+from dig_ray.report.figure_text import metric as written
+from dig_ray.report.figure_text import seconds
 from dig_ray.report.page import render_page
 
 WIDTH, HEIGHT = 1040, 330

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from dig_ray.catalog.dataset import Dataset
 from dig_ray.embedding.vectors import write_vectors
-from dig_ray.report.evidence import follow_items, made_from, near_in_tree, nearest, pairs_kept
+from dig_ray.experiments.followed_items import follow_items, near_in_tree, nearest, pairs_kept
 from dig_ray.report.page import render_page
 from dig_ray.semantic_ids.sid_catalog import SidCatalog
 
@@ -156,28 +156,3 @@ def test_without_titles_and_pictures_ids_are_shown(tmp_path):
     followed = follow_items(Dataset.load(tmp_path), {"only": {"semantic_ids": tmp_path}})
     assert followed["items"][0]["title"] in ids and followed["thumbnails"] == {}
     assert followed["items"][0]["spaces"] == []
-
-
-def test_the_report_says_what_vectors_were_made_from():
-    text = {
-        "model": "minilm",
-        "rows": 10,
-        "texts_cut": 4,
-        "token_limit": 16,
-        "notes": {"interests_not_positive": 2, "interests_read": 7},
-    }
-    manifests = {
-        "embedding": {"stats": text, "recipe": {"config": {"embedding": {"fields": ["title", "interests"]}}}},
-        "image_embedding": {
-            "stats": {"model": "no CLIP (8 x 8 colours)", "rows": 10, "items_without_picture": 3}
-        },
-        "fusion": {"stats": {"target": "reconstruction", "dimensions": 384, "effective_rank": 41.2}},
-    }
-    words, picture, fused = made_from(manifests)
-    assert "minilm: title, interests." in words and "4 of 10 items have more text than the 16 tokens" in words
-    assert "2 interests that are not labelled positive are left out, 7 are read" in words
-    assert (
-        "no CLIP (8 x 8 colours); 3 of 10 items have no picture" in picture
-        and "reconstruction into 384" in fused
-    )
-    assert made_from({}) == []
