@@ -158,7 +158,7 @@ def _check_splits(first: str, variant: str, own: Mapping[int, Inputs], tests: Al
 
 def _score(own: Mapping[int, Inputs], of: str, rule: str, tests: AllCases, ks: Sequence[int]) -> Scored:
     """A variant's lists of all seeds under one rule."""
-    from dig_ray.evaluation.histories import train_counts
+    from dig_ray.evaluation.case_histories import train_counts
     from dig_ray.evaluation.metrics import beyond_accuracy, by_category, number
     from dig_ray.evaluation.recommendations import read_recommendations
 

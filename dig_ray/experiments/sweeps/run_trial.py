@@ -13,9 +13,9 @@ from dig_ray.experiments.sweeps.space import Point
 from dig_ray.experiments.sweeps.targets import Target
 from dig_ray.experiments.sweeps.trials import Trials, name_of
 from dig_ray.folders import read_bytes, write_bytes
+from dig_ray.on_ray.said import GOES_ON
 from dig_ray.pipeline import run_pipeline
 from dig_ray.store import NO_SPACE
-from dig_ray.training.said import GOES_ON
 
 Figures = Mapping[str, float]
 
