@@ -83,7 +83,8 @@ def _counted(value: Any, written: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_counted(one, text) for one, text in zip(value, written, strict=True)]
     if isinstance(value, dict):
-        return {key: _counted(value[key], written[key]) for key in written}
+        # in one order, while keys of JSON are texts
+        return {key: _counted(one, written[key]) for key, one in zip(written, value.values(), strict=True)}
     return written
 
 

@@ -121,8 +121,8 @@ def sweep_job(
 
     def work() -> None:
         from dig_ray.config import to_yaml
-        from dig_ray.sweeps.read import read_sweep
-        from dig_ray.sweeps.run import run_sweep
+        from dig_ray.experiments.sweeps.read_sweep import read_sweep
+        from dig_ray.experiments.sweeps.run_sweep import run_sweep
         from dig_ray.terminal import Terminal
 
         sweep = read_sweep(args.sweep, args.settings, configs, target, args.samples, args.search)

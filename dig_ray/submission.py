@@ -113,13 +113,13 @@ def _read_config(script: Path, arguments: list[str]) -> tuple[str, Any]:
     source, overrides = words[0], [word for word in words[1:] if "=" in word]
     if script.stem in SWEEPS:
         from dig_ray.config import load_config
-        from dig_ray.sweeps.read import read_sweep
+        from dig_ray.experiments.sweeps.read_sweep import read_sweep
 
         sweep = read_sweep(source, overrides, configs, SWEEPS[script.stem])
         _check_store(load_config(sweep.base, sweep.settings, configs).store)
         return sweep.name, sweep.model_dump(mode="json")
     if script.stem == "compare":
-        from dig_ray.compare import load_comparison
+        from dig_ray.experiments.comparison_config import load_comparison
 
         comparison = load_comparison(source, overrides, configs / "comparisons")
         return comparison.name, comparison.model_dump(mode="json")

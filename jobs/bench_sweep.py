@@ -30,7 +30,7 @@ TARGETS = {"overhead": ("<=", 0.15), "same_codes": (">=", 1.0)}
 
 def the_sweep(store: str, trials: int, epochs: int) -> Any:
     """Its config: one RQ-VAE for each of so many weights of the commitment."""
-    from dig_ray.sweeps.read import read_sweep
+    from dig_ray.experiments.sweeps.read_sweep import read_sweep
 
     weights = ", ".join(f"{0.05 * (number + 1):.2f}" for number in range(trials))
     settings = [
@@ -49,8 +49,9 @@ def loop(store: str, trials: int, epochs: int, part: int = 0, parts: int = 1) ->
     """Plain calls of every ``parts``-th trial, one after the other."""
     import torch
 
-    from dig_ray.sweeps.space import parse_range
-    from dig_ray.sweeps.trial import Trials, run_point
+    from dig_ray.experiments.sweeps.run_trial import run_point
+    from dig_ray.experiments.sweeps.space import parse_range
+    from dig_ray.experiments.sweeps.trials import Trials
 
     sweep = the_sweep(store, trials, epochs)
     runs = Trials.of(sweep, CONFIGS)
@@ -94,8 +95,8 @@ def loops(*args: Any) -> dict[str, Any]:
 
 def tuned(store: str, trials: int, epochs: int) -> dict[str, Any]:
     """The sweep, as its job runs it."""
-    import dig_ray.sweeps.search as tune
-    from dig_ray.sweeps.run import run_sweep
+    import dig_ray.experiments.sweeps.tune_search as tune
+    from dig_ray.experiments.sweeps.run_sweep import run_sweep
 
     grids = []
     search = tune.search

@@ -29,7 +29,8 @@ def main() -> int:
     args = parser.parse_intermixed_args()
 
     def work() -> None:
-        from dig_ray.compare import load_comparison, run_comparison
+        from dig_ray.experiments.comparison_config import load_comparison
+        from dig_ray.experiments.run_comparison import run_comparison
         from dig_ray.terminal import Terminal
 
         comparison = load_comparison(args.comparison, args.overrides, CONFIGS / "comparisons")

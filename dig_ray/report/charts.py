@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from dig_ray.training.validation_log import HR, NDCG
+
 WIDTH, HEIGHT = 360, 220  # as wide as a phone, so that its text is never scaled down
 LEFT, RIGHT, TOP, BOTTOM = 44, 14, 14, 34
 POINTS = 400  # per line: more cannot be seen at this width
@@ -117,7 +119,7 @@ def _label(value: float, digits: int) -> str:
 
 def training(curves: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     """Charts of validation and loss, the validations as rows, and the best one (the first of equals)."""
-    gain, hits, loss = (series(curves, key) for key in ("eval_ndcg@10", "eval_hr@10", "loss"))
+    gain, hits, loss = (series(curves, key) for key in (NDCG, HR, "loss"))
     if not gain and not loss:
         return None
     best = max(gain, key=lambda point: point[1])[0] if gain else None
@@ -156,7 +158,7 @@ def reinforcement(log: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     def line(key: str) -> list[tuple[float, float]]:
         return series(log, key, by="step")
 
-    gain, hits = line("eval_ndcg@10"), line("eval_hr@10")
+    gain, hits = line(NDCG), line(HR)
     if not gain:
         return None
     best = max(gain, key=lambda point: point[1])[0]

@@ -1,4 +1,4 @@
-"""A comparison's figures as tables of its page, and as lines of a terminal."""
+"""A comparison's figures as tables, as the page around them, and as lines of a terminal."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from dig_ray.evaluation.slices import NEW, REPEAT
-from dig_ray.report import figures, results
+from dig_ray.report import figure_text, results
 from dig_ray.report.gather import RULES
+from dig_ray.report.page import render_page
 
 SHOWN = ("HR@5", "HR@10", "HR@20", "HR@50", "NDCG@5", "NDCG@10", "MRR@10")
 LLM = (("calls", 0), ("tokens", 0), ("cost", 2))
@@ -21,6 +22,18 @@ SID_FIGURES = {
     "pairs_kept": "Neighbours kept",
     "intent_information": "First code and true intent: AMI",
 }
+
+
+def comparison_page(report: Mapping[str, Any], thumbnails: Mapping[str, str]) -> str:
+    """A comparison as one HTML document.
+
+    Args:
+        report: the content of ``comparison.json``.
+        thumbnails: name -> small picture as a data URI, of the items that it follows through the variants.
+    """
+    return render_page(
+        "comparison.html", comparison=report, tables=page_tables(report), thumbnails=thumbnails
+    )
 
 
 def page_tables(report: Mapping[str, Any]) -> dict[str, Any]:
@@ -52,7 +65,7 @@ def page_tables(report: Mapping[str, Any]) -> dict[str, Any]:
                                 results.Row(
                                     v["name"],
                                     [
-                                        results.Cell(figures.metric(x))
+                                        results.Cell(figure_text.metric(x))
                                         for x in v["results"][rule][main]["by_seed"]
                                     ],
                                 )
@@ -107,7 +120,9 @@ def _accuracy(
         columns.append(
             [
                 results.Cell(
-                    figures.metric(e["mean"]), figures.interval(e["low"], e["high"]), "best" if mark else ""
+                    figure_text.metric(e["mean"]),
+                    figure_text.interval(e["low"], e["high"]),
+                    "best" if mark else "",
                 )
                 for e, mark in zip(entries, marks, strict=True)
             ]
@@ -151,8 +166,8 @@ def _differences(
             f"{variant['name']} − {variants[0]['name']}",
             [
                 results.Cell(
-                    figures.metric(d["difference"], signed=True),
-                    figures.interval(d["low"], d["high"], signed=True),
+                    figure_text.metric(d["difference"], signed=True),
+                    figure_text.interval(d["low"], d["high"], signed=True),
                     results.direction(d),
                 )
                 for d in (variant[key][rule][metric] for metric in shown)
@@ -184,9 +199,9 @@ def _by_target(variants: Sequence[Mapping[str, Any]], rule: str, shown: Sequence
 def _mean(values: Sequence[float | None], key: str) -> str:
     some = [value for value in values if value is not None]
     if not some:
-        return figures.NONE
+        return figure_text.NONE
     mean = float(np.mean(some))
-    return figures.percent(mean) if key in ("collision_rate", "pairs_kept") else figures.number(mean)
+    return figure_text.percent(mean) if key in ("collision_rate", "pairs_kept") else figure_text.number(mean)
 
 
 def comparison_lines(report: Mapping[str, Any]) -> list[str]:
@@ -200,10 +215,11 @@ def comparison_lines(report: Mapping[str, Any]) -> list[str]:
             parts = []
             for metric in shown:
                 of = variant["results"][rule][metric]
-                text = f"{metric} {figures.metric(of['mean'])} ({figures.interval(of['low'], of['high'])})"
+                text = f"{metric} {figure_text.metric(of['mean'])} ({figure_text.interval(of['low'], of['high'])})"
                 if variant["minus_first"]:
                     d = variant["minus_first"][rule][metric]
-                    text += f", {figures.metric(d['difference'], signed=True)} ({figures.interval(d['low'], d['high'], signed=True)})"
+                    between = figure_text.interval(d["low"], d["high"], signed=True)
+                    text += f", {figure_text.metric(d['difference'], signed=True)} ({between})"
                 parts.append(text)
             lines.append(f"  {variant['name']:<{widest}}  " + "; ".join(parts))
     return lines

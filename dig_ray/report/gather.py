@@ -15,8 +15,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dig_ray.errors import UserError
+from dig_ray.evaluation.metrics_file import METRICS
 from dig_ray.report.interests import gather_interests
 from dig_ray.report.mining import gather_mining
+from dig_ray.semantic_ids.quality_file import QUALITY
+from dig_ray.training.validation_log import CURVES
 
 if TYPE_CHECKING:
     from dig_ray.catalog.dataset import Dataset
@@ -110,13 +113,13 @@ def gather(name: str, seed: int, config: Mapping[str, Any], inputs: Mapping[str,
         manifests=manifests,
         dataset=dataset,
         sids=sids,
-        quality=_json(inputs, "semantic_ids", "sid_quality.json"),
+        quality=_json(inputs, "semantic_ids", QUALITY),
         picture=None if picture is None else picture.read_bytes(),
-        curves=_json(inputs, "sft", "curves.json"),
-        rl=_json(inputs, "grpo", "curves.json"),
+        curves=_json(inputs, "sft", CURVES),
+        rl=_json(inputs, "grpo", CURVES),
         policy=_json(inputs, "sft", "policy/policy.json"),
         decoding=_json(inputs, "recommend", "decoding.json"),
-        metrics=_json(inputs, "evaluation", "metrics.json"),
+        metrics=_json(inputs, "evaluation", METRICS),
         lists=lists,
         mining=gather_mining(inputs, manifests),
         interests=gather_interests(dataset, inputs, manifests),

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dig_ray.ranking import rank_of_target
-from dig_ray.report.examples import pick
+from dig_ray.report.example_users import pick
 
 if TYPE_CHECKING:
     from dig_ray.catalog.dataset import Dataset

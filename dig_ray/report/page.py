@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from dig_ray.report import charts, figures, results
-from dig_ray.report.evidence import made_from
-from dig_ray.report.examples import examples
+from dig_ray.report import charts, figure_text, results
+from dig_ray.report.example_users import examples
 from dig_ray.report.gather import RULES, RunData
 from dig_ray.report.interests import interests_of_users
 from dig_ray.report.sid_tree import tree
+from dig_ray.report.vector_sources import made_from
 
 TEMPLATES = Path(__file__).parent / "templates"
 LONGEST_TITLE = 80  # characters; a title is a label here
@@ -53,7 +53,10 @@ def render_page(template: str, **values: Any) -> str:
         lstrip_blocks=True,
     )
     environment.filters.update(
-        metric=figures.metric, number=figures.number, percent=figures.percent, seconds=figures.seconds
+        metric=figure_text.metric,
+        number=figure_text.number,
+        percent=figure_text.percent,
+        seconds=figure_text.seconds,
     )
     style = (TEMPLATES / "page.css").read_text(encoding="utf-8")
     page = environment.get_template(template).render(**values, style=_raw(style))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dig_ray.evaluation.slices import REPEAT
-from dig_ray.report import figures
+from dig_ray.report import figure_text
 
 POLICY = "policy"
 BEFORE_RL = "policy_sft"
@@ -108,8 +108,8 @@ def accuracy_table(results: Mapping[str, Mapping[str, Any]]) -> Table:
             columns.append(
                 [
                     Cell(
-                        figures.metric(e["mean"]),
-                        figures.interval(e["low"], e["high"]),
+                        figure_text.metric(e["mean"]),
+                        figure_text.interval(e["low"], e["high"]),
                         "best" if mark else "",
                     )
                     for e, mark in zip(entries, marks, strict=True)
@@ -129,10 +129,10 @@ def gain_of_rl(metrics: Mapping[str, Any], rule: str) -> str:
     if entry is None:
         return ""
     words = {"up": "RL helped", "down": "RL hurt", "flat": "No effect of RL can be told from chance"}
-    between = figures.interval(entry["low"], entry["high"], signed=True)
+    between = figure_text.interval(entry["low"], entry["high"], signed=True)
     return (
-        f"{words[direction(entry)]}: test {name} {figures.metric(entry['a'])} before, {figures.metric(entry['b'])} after, "
-        f"{figures.metric(entry['difference'], signed=True)}, paired 95% interval {between}."
+        f"{words[direction(entry)]}: test {name} {figure_text.metric(entry['a'])} before, {figure_text.metric(entry['b'])} after, "
+        f"{figure_text.metric(entry['difference'], signed=True)}, paired 95% interval {between}."
     )
 
 
@@ -168,8 +168,8 @@ def beyond_table(results: Mapping[str, Mapping[str, Any]]) -> Table:
 def beyond_cell(name: str, value: float | None) -> Cell:
     """One of ``BEYOND`` as it is shown: shares in per cent."""
     if name in ("gini@10", "novelty@10", "short_lists"):
-        return Cell(figures.number(value, 3) if name == "gini@10" else figures.number(value))
-    return Cell(figures.percent(value))
+        return Cell(figure_text.number(value, 3) if name == "gini@10" else figure_text.number(value))
+    return Cell(figure_text.percent(value))
 
 
 def paired_table(metrics: Mapping[str, Any], rule: str) -> Table | None:
@@ -188,8 +188,8 @@ def paired_table(metrics: Mapping[str, Any], rule: str) -> Table | None:
                 entry = paired[name][rule][f"{short}@{k}"]
                 cells.append(
                     Cell(
-                        figures.metric(entry["difference"], signed=True),
-                        figures.interval(entry["low"], entry["high"], signed=True),
+                        figure_text.metric(entry["difference"], signed=True),
+                        figure_text.interval(entry["low"], entry["high"], signed=True),
                         direction(entry),
                     )
                 )
@@ -223,10 +223,14 @@ def slice_tables(results: Mapping[str, Mapping[str, Any]]) -> list[Table]:
             entries = [result["slices"][kind][i]["metrics"][name] for result in results.values()]
             marks = best_of([entry["mean"] for entry in entries])
             cells = [
-                Cell(figures.metric(e["mean"]), figures.interval(e["low"], e["high"]), "best" if mark else "")
+                Cell(
+                    figure_text.metric(e["mean"]),
+                    figure_text.interval(e["low"], e["high"]),
+                    "best" if mark else "",
+                )
                 for e, mark in zip(entries, marks, strict=True)
             ]
-            rows.append(Row(part["slice"], cells, f"{part['n']:,}, {figures.percent(part['share'], 0)}"))
+            rows.append(Row(part["slice"], cells, f"{part['n']:,}, {figure_text.percent(part['share'], 0)}"))
         if rows:
             tables.append(Table(f"{name} {heading}", [label(n) for n in results], [("", rows)]))
     return tables
@@ -253,7 +257,7 @@ def bars(results: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
             "label": label(key),
             "policy": key == POLICY,
             "best": mark,
-            "text": figures.metric(e["mean"]),
+            "text": figure_text.metric(e["mean"]),
             "width": share(e["mean"]),
             "low": None if e["low"] is None else share(e["low"]),
             "span": None if e["low"] is None else round(share(e["high"]) - share(e["low"]), 2),
@@ -269,15 +273,15 @@ def verdict(metrics: Mapping[str, Any], rule: str) -> str:
         return ""
     name = main_metric(results[POLICY])
     own = results[POLICY]["metrics"][name]
-    text = f"The policy reaches {name} {figures.metric(own['mean'])}"
+    text = f"The policy reaches {name} {figure_text.metric(own['mean'])}"
     if own["low"] is not None:
-        text += f" (95% interval {figures.interval(own['low'], own['high'])})"
+        text += f" (95% interval {figure_text.interval(own['low'], own['high'])})"
     others = {key: result for key, result in results.items() if key not in (POLICY, BEFORE_RL)}
     if not others:
         return text + "."
     rival = max(others, key=lambda key: others[key]["metrics"][name]["mean"] or 0)
     other = others[rival]["metrics"][name]["mean"] or 0.0
-    text += f"; the strongest baseline, {label(rival)}, reaches {figures.metric(other)}"
+    text += f"; the strongest baseline, {label(rival)}, reaches {figure_text.metric(other)}"
     entry = ((metrics.get("policy_minus") or {}).get(rival, {}).get(rule) or {}).get(name)
     if entry is None:
         return text + "."
@@ -286,8 +290,8 @@ def verdict(metrics: Mapping[str, Any], rule: str) -> str:
         "down": "The policy is behind",
         "flat": "The two cannot be told apart",
     }
-    gap = f"{figures.metric(entry['difference'], signed=True)}"
+    gap = f"{figure_text.metric(entry['difference'], signed=True)}"
     if entry["relative"] is not None:
-        gap += f", {'+' if entry['relative'] > 0 else ''}{figures.percent(entry['relative'])}"
-    between = figures.interval(entry["low"], entry["high"], signed=True)
+        gap += f", {'+' if entry['relative'] > 0 else ''}{figure_text.percent(entry['relative'])}"
+    between = figure_text.interval(entry["low"], entry["high"], signed=True)
     return f"{text}. {words[direction(entry)]}: {gap}, paired 95% interval {between}."

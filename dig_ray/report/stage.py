@@ -9,7 +9,7 @@ from typing import Any
 
 from dig_ray.base import Stage
 from dig_ray.redaction import redact
-from dig_ray.report import figures
+from dig_ray.report import figure_text
 from dig_ray.report.gather import gather
 from dig_ray.report.page import build_page
 
@@ -34,4 +34,4 @@ def run(run_config: Any, stage: Stage, inputs: Mapping[str, Path]) -> None:
     page = build_page(data).encode("utf-8")
     (stage.out / "report.html").write_bytes(page)
     stage.stats.update(rows=data.dataset.n_items, bytes=len(page))
-    stage.log(f"report: report.html, {figures.size(len(page))}, {time.monotonic() - started:.1f} s")
+    stage.log(f"report: report.html, {figure_text.size(len(page))}, {time.monotonic() - started:.1f} s")

@@ -238,8 +238,8 @@ def test_training_decoding_and_evaluation_are_told_too(head) -> None:
 
 @pytest.mark.slow
 def test_a_sweeps_trials_are_told_by_state(head) -> None:
-    from dig_ray.sweeps.read import read_sweep
-    from dig_ray.sweeps.run import run_sweep
+    from dig_ray.experiments.sweeps.read_sweep import read_sweep
+    from dig_ray.experiments.sweeps.run_sweep import run_sweep
 
     configs = ROOT / "jobs" / "configs"
     settings = [*TINY, f"store={head.store}", "semantic_ids.rqvae.epochs=choice(3, 4)", "include_base=false"]

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from dig_ray.compare import load_comparison, run_comparison
+from dig_ray.experiments.comparison_config import load_comparison
+from dig_ray.experiments.run_comparison import run_comparison
 
 CONFIGS = Path(__file__).parents[2] / "jobs" / "configs"
 

@@ -11,19 +11,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dig_ray.report import charts, figures, results
-from dig_ray.report.examples import pick, picture
+from dig_ray.report import charts, figure_text, results
+from dig_ray.report.example_users import pick, picture
 from dig_ray.report.gather import gather
 from dig_ray.report.sid_tree import prefix_words, tree
 from dig_ray.semantic_ids.sid_catalog import SidCatalog
 
 
 def test_figures_are_written_alike() -> None:
-    assert [figures.metric(v) for v in (0.0648, 1.0, 0.0, None)] == [".0648", "1.0000", ".0000", "–"]
-    assert figures.metric(-0.00123, signed=True) == "−.0012"
-    assert figures.metric(0.5, signed=True) == "+.5000"
-    assert figures.metric(-0.00001, signed=True) == ".0000"
-    assert figures.interval(0.1, 0.2) == ".1000–.2000" and figures.interval(None, None) == ""
+    assert [figure_text.metric(v) for v in (0.0648, 1.0, 0.0, None)] == [".0648", "1.0000", ".0000", "–"]
+    assert figure_text.metric(-0.00123, signed=True) == "−.0012"
+    assert figure_text.metric(0.5, signed=True) == "+.5000"
+    assert figure_text.metric(-0.00001, signed=True) == ".0000"
+    assert figure_text.interval(0.1, 0.2) == ".1000–.2000" and figure_text.interval(None, None) == ""
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def test_every_figure_of_the_evaluation_stands_in_the_table(metrics: dict[str, A
             for cell, k in zip(row.cells, (1, 5, 10, 20), strict=True):
                 entry = result["metrics"][f"{short}@{k}"]
                 assert float(cell.text) == pytest.approx(entry["mean"], abs=5e-5)
-                assert cell.interval == figures.interval(entry["low"], entry["high"])
+                assert cell.interval == figure_text.interval(entry["low"], entry["high"])
 
 
 def test_what_chance_decided_is_told() -> None:
