@@ -108,7 +108,7 @@ def _read_config(script: Path, arguments: list[str]) -> tuple[str, Any]:
     """(name, resolved config) of a job of ours; of another script its arguments."""
     words = [word for word in arguments if not word.startswith("-")]
     configs = script.parent / "configs"
-    if script.parent.name != "jobs" or not configs.is_dir() or not words or script.stem.startswith("bench_"):
+    if script.parent.name != "jobs" or not configs.is_dir() or not words:
         return "", arguments
     source, overrides = words[0], [word for word in words[1:] if "=" in word]
     if script.stem in SWEEPS:
@@ -163,7 +163,7 @@ def _variables(env: Sequence[str]) -> dict[str, str]:
 
 def _sources(root: Path) -> Iterator[Path]:
     """Python files and configs that go along."""
-    for folder in ("dig_ray", "jobs"):
+    for folder in ("dig_ray", "jobs", "benchmarks"):
         for path in sorted((root / folder).rglob("*")):
             if path.suffix in (".py", ".yaml") and path.is_file():
                 yield path

@@ -13,7 +13,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-SOURCES = sorted((ROOT / "dig_ray").rglob("*.py")) + sorted((ROOT / "jobs").glob("*.py"))
+SOURCES = [
+    path for folder in ("dig_ray", "jobs", "benchmarks") for path in sorted((ROOT / folder).rglob("*.py"))
+]
 
 
 def python(code: str, timeout: float = 120) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-FILES = sorted([*(ROOT / "dig_ray").rglob("*.py"), *(ROOT / "jobs").rglob("*.py")])
+FILES = sorted(path for folder in ("dig_ray", "jobs", "benchmarks") for path in (ROOT / folder).rglob("*.py"))
 LOADERS = {"SentenceTransformer", "CrossEncoder", "SparseEncoder", "pipeline"}
 WEIGHTS = ("AutoModel", "transformers.AutoModel")
 """Beginnings of the classes that read weights."""
