@@ -85,7 +85,7 @@ def test_it_would_be_seen(code: str) -> None:
 def test_the_yaml_loader_makes_plain_data_only() -> None:
     import yaml
 
-    from dig_ray.yaml_text import _Loader
+    from dig_ray.config.yaml_text import _Loader
 
     assert issubclass(_Loader, yaml.SafeLoader)
     with pytest.raises(yaml.YAMLError):
