@@ -195,7 +195,9 @@ def decoding(rows: int, folder: Path) -> Pair:
         users = decode_stage._Users(
             dataset.events, cases.start, cases.end, np.zeros(rows, bool), config.batch_size
         )
-        worker = decode_stage._Worker("evaluation", ray.put((None, users)), "", config.beam, 20, 1, False)
+        worker = decode_stage._Worker(
+            "evaluation", ray.put((None, users, False)), "", config.beam, 20, 1, False
+        )
         return sum(worker({"batch": np.array([n])})["rows"][0] for n in batches)
 
     def on_ray() -> int:

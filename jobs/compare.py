@@ -11,7 +11,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from dig_ray.cli import guarded
+from dig_ray.console.cli import guarded
 
 CONFIGS = Path(__file__).parent / "configs"
 
@@ -30,7 +30,7 @@ def main() -> int:
 
     def work() -> None:
         from dig_ray.compare import load_comparison, run_comparison
-        from dig_ray.terminal import Terminal
+        from dig_ray.console.terminal import Terminal
 
         comparison = load_comparison(args.comparison, args.overrides, CONFIGS / "comparisons")
         artifact = run_comparison(comparison, CONFIGS, Terminal().say)
