@@ -8,7 +8,6 @@ planned at once, a finished one returns in about a second, and Ray starts only i
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -29,7 +28,6 @@ from dig_ray.redaction import hide
 from dig_ray.stage_spec import StageSpec
 from dig_ray.stages import STAGES
 from dig_ray.store import Artifact, Store
-from dig_ray.summary import artifact_lines, duration, result_lines, rows_and_rate
 from dig_ray.telemetry import alive
 
 
@@ -39,6 +37,18 @@ class Step:
 
     spec: StageSpec
     recipe: Recipe
+
+
+class Outcome(dict[str, Artifact]):
+    """What a run has at its end: stage -> artifact, in the order of the run.
+
+    Attributes:
+        made: the stages that ran now; the artifacts of the others were found.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.made: set[str] = set()
 
 
 def select(
@@ -182,8 +192,8 @@ def run_pipeline(
     brief: bool = False,
     wait: bool = False,
     report: Callable[[Mapping[str, float]], None] | None = None,
-) -> dict[str, Artifact]:
-    """Run what is missing and say where everything is.
+) -> Outcome:
+    """Run what is missing, and say of each stage how it goes.
 
     Args:
         config: the run's config.
@@ -198,14 +208,13 @@ def run_pipeline(
         report: gets a training run's figures while it runs.
 
     Returns:
-        stage name -> artifact.
+        stage name -> artifact, and which of them were made now.
 
     Raises:
         UserError: see the stages, and :class:`~dig_ray.store.Store`.
     """
     voice = Voice(log or _print)
     log = voice.say
-    started = time.perf_counter()
     chosen = select(config, until, only, stages)
     for name in force:
         check_stage(name, chosen, "--force")
@@ -225,8 +234,7 @@ def run_pipeline(
         ]
         if ours and todo:
             check_before(config, todo, store, _nobody if brief else log)
-    done: dict[str, Artifact] = {}
-    made: dict[str, bool] = {}
+    done = Outcome()
     changed: set[str] = set()
     untold: list[str] = []
     with RaySession(config.ray, lambda line: log(f"      {line}")) as session:
@@ -264,26 +272,35 @@ def run_pipeline(
                 )
             if forced and artifact.manifest["files"] != before:
                 changed.add(spec.name)
-            done[spec.name], made[spec.name] = artifact, fresh
+            done[spec.name] = artifact
+            if fresh:
+                done.made.add(spec.name)
             untold.append(spec.name)
             while untold and alive():  # what was there before Ray started is told when it has
                 name = untold.pop(0)
-                tell(done[name], made[name])
+                tell(done[name], name in done.made)
             if fresh or not brief:
-                log(
-                    f"{head} {'done in ' + duration(artifact) if fresh else 'found'}{rows_and_rate(artifact, fresh)}"
-                )
+                log(f"{head} {_came_about(artifact, fresh)}")
             if ours and spec.name == "catalog":
                 check_fit(config, artifact.stats, todo, _nobody if brief else log)
-    if brief:
-        return done
-    results = result_lines(done["evaluation"]) if "evaluation" in done else []
-    for line in ["", *artifact_lines(done, made), "", *results, *([""] if results else [])]:
-        log(line)
-    if "report" in done:
-        log(f"report: {done['report'].path / 'report.html'}")
-    log(f"{config.name}: {len(done)} stages, {sum(made.values())} run, {time.perf_counter() - started:.1f} s")
     return done
+
+
+def duration(artifact: Artifact) -> str:
+    """How long a stage took when it was made: ``"12.0 s"``, or ``"3.5 min"`` from two minutes on."""
+    seconds = float(artifact.manifest["seconds"])
+    return f"{seconds:.1f} s" if seconds < 120 else f"{seconds / 60:.1f} min"
+
+
+def _came_about(artifact: Artifact, fresh: bool) -> str:
+    """``"done in 9.8 s, 12,101 rows (1,234 rows/s)"``; no rows for a stage that counts none, no rate for one that was found."""
+    how = f"done in {duration(artifact)}" if fresh else "found"
+    rows = artifact.stats.get("rows")
+    if not isinstance(rows, int):
+        return how
+    rate = rows / max(float(artifact.manifest["seconds"]), 1e-3)
+    shown = f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}"
+    return f"{how}, {rows:,} rows" + (f" ({shown} rows/s)" if fresh else "")
 
 
 def check_before(config: Any, todo: Sequence[str], store: Store, log: Callable[[str], None]) -> None:

@@ -11,7 +11,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from dig_ray.cli import guarded
+from dig_ray.console.cli import guarded
 
 CONFIGS = Path(__file__).parent / "configs"
 
@@ -29,9 +29,9 @@ def main() -> int:
     args = parser.parse_intermixed_args()
 
     def work() -> None:
+        from dig_ray.console.terminal import Terminal
         from dig_ray.experiments.comparison_config import load_comparison
         from dig_ray.experiments.run_comparison import run_comparison
-        from dig_ray.terminal import Terminal
 
         comparison = load_comparison(args.comparison, args.overrides, CONFIGS / "comparisons")
         artifact = run_comparison(comparison, CONFIGS, Terminal().say)

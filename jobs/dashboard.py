@@ -13,7 +13,7 @@ import os
 import sys
 from pathlib import Path
 
-from dig_ray.cli import guarded
+from dig_ray.console.cli import guarded
 
 TOKEN = Path("~/.ray/auth_token")
 

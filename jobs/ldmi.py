@@ -10,7 +10,7 @@ What it needs is run first, unless it is published already: users' items in clus
 import sys
 from pathlib import Path
 
-from dig_ray.cli import run_job
+from dig_ray.console.cli import run_job
 
 if __name__ == "__main__":
     sys.exit(run_job(__doc__, stage="multi_interest", configs=Path(__file__).parent / "configs"))

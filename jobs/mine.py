@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from dig_ray.cli import can_run, run_job
+from dig_ray.console.cli import can_run, run_job
 
 
 def asked(config: Any, stage: str) -> bool:
@@ -22,20 +22,20 @@ def asked(config: Any, stage: str) -> bool:
 
 def dry_run(config: Any) -> None:
     from dig_ray.catalog.dataset import Dataset
+    from dig_ray.console.summary import cost_lines, run_and_tell
     from dig_ray.mining.costs import estimate
     from dig_ray.multi_interest.cluster_stage import latest_items, read_crowd
-    from dig_ray.pipeline import find_published, run_pipeline
+    from dig_ray.pipeline import find_published
     from dig_ray.store import Store
-    from dig_ray.summary import cost_lines
 
-    catalog = run_pipeline(config, only="catalog")["catalog"]
+    catalog = run_and_tell(config, only="catalog")["catalog"]
     clustered = {}
     if asked(config, "user_clusters"):
         clustered["user"] = latest_items(
             Dataset.load(catalog.path), config.mining.cluster_items, config.multi_interest.hold_out
         )
     if asked(config, "crowd_clusters"):
-        clustered["crowd"] = read_crowd(run_pipeline(config, only="crowd")["crowd"].path)
+        clustered["crowd"] = read_crowd(run_and_tell(config, only="crowd")["crowd"].path)
     names = ("item_interests", "captions", "pictures")
     items, captions, pictures = (find_published(config, name) for name in names)
     found = estimate(

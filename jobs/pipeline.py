@@ -9,7 +9,7 @@ What is published already is not run again.
 import sys
 from pathlib import Path
 
-from dig_ray.cli import run_job
+from dig_ray.console.cli import run_job
 
 if __name__ == "__main__":
     sys.exit(run_job(__doc__, configs=Path(__file__).parent / "configs"))

@@ -3,15 +3,15 @@
     python jobs/scale.py items=1e6 users=1e8 gpu_hour=2.5 mining_parameters=1.5e9
 
 Unit costs of cores and bytes were measured, those of GPUs and prices are assumptions: docs/SCALE.md. Any field of
-dig_ray.scale.ScaleConfig is a setting. No hardware, no Ray, no file; half a second.
+dig_ray.console.scale.ScaleConfig is a setting. No hardware, no Ray, no file; half a second.
 """
 
 from __future__ import annotations
 
 import sys
 
+from dig_ray.console.scale import costs, parse, table
 from dig_ray.errors import UserError
-from dig_ray.scale import costs, parse, table
 
 if __name__ == "__main__":
     try:

@@ -9,7 +9,7 @@ What it needs is run first, unless it is published already.
 import sys
 from pathlib import Path
 
-from dig_ray.cli import run_job
+from dig_ray.console.cli import run_job
 
 if __name__ == "__main__":
     sys.exit(run_job(__doc__, stage="semantic_ids", configs=Path(__file__).parent / "configs"))

@@ -12,8 +12,8 @@ import os
 import sys
 from pathlib import Path
 
-from dig_ray.cli import guarded
-from dig_ray.submission import DEFAULT_ADDRESS, connect, follow, plan_submission, submit
+from dig_ray.console.cli import guarded
+from dig_ray.console.submission import DEFAULT_ADDRESS, connect, follow, plan_submission, submit
 
 
 def main() -> int:

@@ -10,7 +10,7 @@ A killed sweep goes on with the same command; a finished one is found. Other ``k
 import sys
 from pathlib import Path
 
-from dig_ray.cli import sweep_job
+from dig_ray.console.cli import sweep_job
 
 if __name__ == "__main__":
     sys.exit(sweep_job(__doc__, Path(__file__).parent / "configs"))

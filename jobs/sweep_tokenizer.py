@@ -11,7 +11,7 @@ variance plus the share of items whose code is shared, our choice); the finalist
 import sys
 from pathlib import Path
 
-from dig_ray.cli import sweep_job
+from dig_ray.console.cli import sweep_job
 
 if __name__ == "__main__":
     sys.exit(sweep_job(__doc__, Path(__file__).parent / "configs", target="semantic_ids"))

@@ -13,7 +13,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-SOURCES = sorted((ROOT / "dig_ray").rglob("*.py")) + sorted((ROOT / "jobs").glob("*.py"))
+SOURCES = [
+    path for folder in ("dig_ray", "jobs", "benchmarks") for path in sorted((ROOT / folder).rglob("*.py"))
+]
 
 
 def python(code: str, timeout: float = 120) -> str:
@@ -35,7 +37,7 @@ def test_import_is_quick() -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["dig_ray", "dig_ray.config", "dig_ray.store", "dig_ray.pipeline", "dig_ray.cli"]
+    "module", ["dig_ray", "dig_ray.config", "dig_ray.store", "dig_ray.pipeline", "dig_ray.console.cli"]
 )
 def test_light_modules_load_nothing_heavy(module: str) -> None:
     heavy = {"torch", "transformers", "ray", "pandas", "sklearn", "matplotlib", "datasets", "trl", "pyarrow"}

@@ -15,14 +15,14 @@ from typing import Any
 import pytest
 
 from dig_ray.base import Stage
-from dig_ray.cli import guarded
 from dig_ray.cluster import RayConfig, find_user_error, init_settings
 from dig_ray.config import RunConfig, known_keys
+from dig_ray.console.cli import guarded
+from dig_ray.console.summary import result_lines, run_and_tell
 from dig_ray.errors import UserError
 from dig_ray.pipeline import STAGES, StageSpec, plan, run_pipeline, select
 from dig_ray.stage_spec import always, never
 from dig_ray.store import Store
-from dig_ray.summary import result_lines
 
 ROOT = Path(__file__).parent.parent
 ran: list[str] = []
@@ -67,7 +67,7 @@ def quiet(line: str) -> None:
 
 def test_runs_in_order_and_then_not_again(tmp_path: Path) -> None:
     lines: list[str] = []
-    done = run_pipeline(config(tmp_path), stages=LINE, log=lines.append)
+    done = run_and_tell(config(tmp_path), stages=LINE, log=lines.append)
     assert ran == ["catalog", "embedding", "semantic_ids", "baselines"]
     assert (done["semantic_ids"].path / "text").read_text() == "((catalog)((catalog)embedding)semantic_ids)"
     assert done["semantic_ids"].manifest["split_hash"] == "ab12"
@@ -262,7 +262,7 @@ def test_a_workers_user_error_is_found_behind_rays_wrappers() -> None:
 SCRIPT = """
 import sys, time
 sys.path.insert(0, {root!r})
-from dig_ray.cli import guarded
+from dig_ray.console.cli import guarded
 from dig_ray.config import RunConfig
 from dig_ray.errors import UserError
 from dig_ray.pipeline import StageSpec, run_pipeline
@@ -416,7 +416,7 @@ def test_the_results_are_printed_best_first(tmp_path: Path) -> None:
 
     lines: list[str] = []
     stage = StageSpec("evaluation", run, asked=always, code=("dig_ray.ranking",), on_ray=never)
-    done = run_pipeline(config(tmp_path), stages=(stage,), log=lines.append)
+    done = run_and_tell(config(tmp_path), stages=(stage,), log=lines.append)
     text = "\n".join(" ".join(line.split()) for line in lines)
     assert "test users 2,000, items 500, split leave_last_out ab12cd34ef56" in text
     assert text.index("policy 0.0400 0.0400 0.0390 - 0.0410") < text.index("item_knn 0.0300")

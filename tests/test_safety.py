@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-FILES = sorted([*(ROOT / "dig_ray").rglob("*.py"), *(ROOT / "jobs").rglob("*.py")])
+FILES = sorted(path for folder in ("dig_ray", "jobs", "benchmarks") for path in (ROOT / folder).rglob("*.py"))
 LOADERS = {"SentenceTransformer", "CrossEncoder", "SparseEncoder", "pipeline"}
 WEIGHTS = ("AutoModel", "transformers.AutoModel")
 """Beginnings of the classes that read weights."""
@@ -85,7 +85,7 @@ def test_it_would_be_seen(code: str) -> None:
 def test_the_yaml_loader_makes_plain_data_only() -> None:
     import yaml
 
-    from dig_ray.yaml_text import _Loader
+    from dig_ray.config.yaml_text import _Loader
 
     assert issubclass(_Loader, yaml.SafeLoader)
     with pytest.raises(yaml.YAMLError):

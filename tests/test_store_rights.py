@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 BUILD = """
 import sys
 from pathlib import Path
-from dig_ray.cli import guarded
+from dig_ray.console.cli import guarded
 from dig_ray.manifest import Recipe
 from dig_ray.store import Store
 

@@ -23,6 +23,7 @@ from dig_ray.catalog.pictures import picture_stage as pictures
 from dig_ray.catalog.read import read_raw
 from dig_ray.catalog.stage import make_catalog as run_catalog
 from dig_ray.config import RunConfig
+from dig_ray.console.summary import run_and_tell
 from dig_ray.errors import UserError
 from dig_ray.pipeline import plan, run_pipeline, select
 from dig_ray.store import Store
@@ -307,5 +308,5 @@ def test_the_demo_world_through_the_pipeline(tmp_path: Path, missing: str) -> No
     world = pq.read_table(done["catalog"].path / "items.parquet")
     assert table["item_id"].to_pylist() == world["item_id"].to_pylist()
     assert table["image"].to_pylist() == world["image_bytes"].to_pylist()  # small ones are kept as they are
-    again = run_pipeline(run_config(tmp_path, missing=missing), only="pictures", log=lines.append)
+    again = run_and_tell(run_config(tmp_path, missing=missing), only="pictures", log=lines.append)
     assert again["pictures"].path == done["pictures"].path and "0 run" in lines[-1]

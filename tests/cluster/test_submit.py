@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from dig_ray.console.submission import pinned_requirements, plan_submission
 from dig_ray.errors import UserError
-from dig_ray.submission import pinned_requirements, plan_submission
 from tests.cluster.conftest import ROOT
 from tests.end_to_end.test_ray_job import make_config
 

@@ -78,7 +78,7 @@ def test_sigterm_in_the_catalogue_and_a_second_one_at_once(tmp_path: Path) -> No
 def test_a_second_signal_does_not_wait_for_the_first(tmp_path: Path) -> None:
     stubborn = (
         "import sys, time\n"
-        "from dig_ray.cli import guarded\n"
+        "from dig_ray.console.cli import guarded\n"
         "def work():\n"
         "    try:\n"
         "        print('begun', flush=True); time.sleep(60)\n"

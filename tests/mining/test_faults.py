@@ -18,7 +18,7 @@ ANSWER = '{{"descriptors": [{{"descriptor": "use of {}", "confidence": 0.5}}]}}'
 
 MINE = """
 import sys
-from dig_ray.cli import guarded
+from dig_ray.console.cli import guarded
 from dig_ray.config import load_config
 from dig_ray.pipeline import run_pipeline
 

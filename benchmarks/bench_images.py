@@ -1,6 +1,6 @@
 """Bench: the image path against its encoder alone, its memory from 1,000 to 50,000 pictures, and fusion for 100,000 items.
 
-    python jobs/bench_images.py [--pictures 768] [--most 50000]
+    python benchmarks/bench_images.py [--pictures 768] [--most 50000]
 
 1. The memory of all processes (proportional set size, Ray's own and its object store among them) at its highest, for 1,000 and for 50,000
    pictures: opening and checking them, and encoding them with a tiny tower, so that decoding is what takes the time. Each in a Ray that
@@ -31,9 +31,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from common import conclude, family_memory
 
 from dig_ray.base import Stage
-from dig_ray.bench import conclude, family_memory
 from dig_ray.errors import UserError
 
 TARGETS = {  # figure: (direction, limit)

@@ -1,6 +1,6 @@
 """Bench: residual k-means against faiss's ResidualQuantizer, and the health of Semantic IDs on Amazon Beauty.
 
-    pip install faiss-cpu && python jobs/bench_sid.py [--rows 100000] [--rounds 3]
+    pip install faiss-cpu && python benchmarks/bench_sid.py [--rows 100000] [--rounds 3]
 
 All figures are ratios within one run (2 CPU cores are enough, about 3 minutes): fitting and encoding 100,000 x 384
 hierarchical unit-norm vectors into 3 x 256 codes, ours and faiss by turns; the floor is the bare matrix product of the
@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from common import conclude
 
-from dig_ray.bench import conclude
 from dig_ray.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 
-from dig_ray.bench import conclude, family_cpu_seconds, family_memory
+from benchmarks.common import conclude, family_cpu_seconds, family_memory
 
 TARGETS = {"speedup": (">=", 5.0), "difference": ("<=", 1e-5)}
 

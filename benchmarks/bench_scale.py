@@ -1,6 +1,6 @@
 """Bench: a generated catalogue of 1,000,000 items and 5,000,000 interactions through the real stages.
 
-    python jobs/bench_scale.py [--items 1000000] [--interactions 5000000] [--levels 4] [--users 512] [--folder DIR]
+    python benchmarks/bench_scale.py [--items 1000000] [--interactions 5000000] [--levels 4] [--users 512] [--folder DIR]
 
 Catalogue, vectors brought along, Semantic IDs, prefix table, training documents and constrained decoding with an untrained policy, each in
 a process of its own, so that its seconds, CPU seconds and peak memory are its own (the import of its libraries is in them). Popularity is
@@ -22,7 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from dig_ray.bench import Target, conclude
+from common import Target, conclude
 
 DIMENSIONS, SIZE, BEAM, BATCH, LATEST = 64, 256, 20, 32, 20
 WORDS = (

@@ -1,6 +1,6 @@
 """Bench: constrained beam search against transformers' generate with prefix_allowed_tokens_fn, and its physical floor.
 
-    python jobs/bench_decode.py [--rounds 4] [--threads 1]
+    python benchmarks/bench_decode.py [--rounds 4] [--threads 1]
 
 One model (Llama, 4 layers of width 128, 1.1 M parameters), 3 x 256 codes, prompts of 61 tokens, beam 20; both sides give their
 lists by turns. On one thread (the default) the clock is the process's CPU time, which is wall time on an idle machine and blind to
@@ -21,8 +21,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-
-from dig_ray.bench import conclude
+from common import conclude
 
 SIZES = (256, 256, 256)
 BEAM, ITEMS_OF_HISTORY = 20, 20

@@ -6,7 +6,7 @@ import io
 import os
 import pty
 
-from dig_ray.terminal import Terminal
+from dig_ray.console.terminal import Terminal
 
 
 def test_on_a_terminal_one_line_is_written_over(monkeypatch) -> None:

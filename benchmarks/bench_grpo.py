@@ -1,6 +1,6 @@
 """Bench: a GRPO step against TRL's stock GRPOTrainer that generates under a prefix constraint, and what it is made of.
 
-    python jobs/bench_grpo.py [--steps 4] [--threads 1]
+    python benchmarks/bench_grpo.py [--steps 4] [--threads 1]
 
 One model (Phi-3 architecture, 4 layers of width 128), 3 x 256 codes, 10,000 items, 8 prompts a step of 61 or 151 tokens (20 or 50 items),
 8 or 16 rollouts each. The stock trainer gets the same prompts, draws its completions with a callback that lists each prefix's continuations
@@ -27,8 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-from dig_ray.bench import conclude
+from common import conclude
 
 SIZES = (256, 256, 256)
 N_ITEMS, PROMPTS = 10_000, 8

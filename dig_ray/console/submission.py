@@ -39,10 +39,10 @@ class Submission:
     """What is submitted.
 
     Attributes:
-        stem: the id without its attempt.
-        entrypoint: the command on the cluster.
-        runtime_env: what goes along; plain to see on the dashboard.
-        metadata: what the dashboard shows beside it.
+        stem: the job's id without the number of its attempt.
+        entrypoint: the command that runs on the cluster.
+        runtime_env: files, variables and packages that go along, as Ray takes them; plain to see on the dashboard.
+        metadata: what the dashboard shows beside the job: its name, its config's name, and the hashes of config and code.
     """
 
     stem: str
@@ -108,7 +108,7 @@ def _read_config(script: Path, arguments: list[str]) -> tuple[str, Any]:
     """(name, resolved config) of a job of ours; of another script its arguments."""
     words = [word for word in arguments if not word.startswith("-")]
     configs = script.parent / "configs"
-    if script.parent.name != "jobs" or not configs.is_dir() or not words or script.stem.startswith("bench_"):
+    if script.parent.name != "jobs" or not configs.is_dir() or not words:
         return "", arguments
     source, overrides = words[0], [word for word in words[1:] if "=" in word]
     if script.stem in SWEEPS:
@@ -163,7 +163,7 @@ def _variables(env: Sequence[str]) -> dict[str, str]:
 
 def _sources(root: Path) -> Iterator[Path]:
     """Python files and configs that go along."""
-    for folder in ("dig_ray", "jobs"):
+    for folder in ("dig_ray", "jobs", "benchmarks"):
         for path in sorted((root / folder).rglob("*")):
             if path.suffix in (".py", ".yaml") and path.is_file():
                 yield path
@@ -224,10 +224,10 @@ def submit(client: Any, address: str, what: Submission, again: bool, log: Callab
     """The id of the job: of the one that runs or has succeeded already, or of a new one.
 
     Args:
-        client: of ``connect``.
-        address: of the cluster, for messages.
-        what: is submitted.
-        again: also where it has succeeded.
+        client: the job server's client, of :func:`connect`.
+        address: the cluster's address, as messages show it.
+        what: what is submitted.
+        again: submit it once more although it has succeeded.
         log: prints one line.
 
     Raises:
@@ -297,10 +297,10 @@ def follow(client: Any, address: str, job: str, write: Callable[[str], None]) ->
     A connection that breaks is opened again where it was.
 
     Args:
-        client: of ``connect``.
-        address: of the cluster, for messages.
-        job: submission id.
-        write: takes text as it comes.
+        client: the job server's client, of :func:`connect`.
+        address: the cluster's address, as messages show it.
+        job: the job's submission id.
+        write: takes the log's text as it comes.
 
     Raises:
         UserError: the cluster is gone.

@@ -80,13 +80,13 @@ def run_job(
         if dry_run is not None and args.dry_run:
             dry_run(config)
             return
-        from dig_ray.pipeline import run_pipeline
+        from dig_ray.console.summary import run_and_tell
 
         if stage is None:
-            run_pipeline(config, until=args.until, force=args.force)
+            run_and_tell(config, until=args.until, force=args.force)
             return
         chosen = [name for name in named if (asked or can_run)(config, name)] or named[:1]
-        run_pipeline(config, only=chosen, force=chosen if args.force else [])
+        run_and_tell(config, only=chosen, force=chosen if args.force else [])
 
     return guarded(work)
 
@@ -121,9 +121,9 @@ def sweep_job(
 
     def work() -> None:
         from dig_ray.config import to_yaml
+        from dig_ray.console.terminal import Terminal
         from dig_ray.experiments.sweeps.read_sweep import read_sweep
         from dig_ray.experiments.sweeps.run_sweep import run_sweep
-        from dig_ray.terminal import Terminal
 
         sweep = read_sweep(args.sweep, args.settings, configs, target, args.samples, args.search)
         if args.print_config:

@@ -18,23 +18,26 @@ class ScaleConfig(Config):
     """What is computed for whom, with which models, at which prices.
 
     Attributes:
-        items, users: how many.
-        events_per_user: mean length of a history.
-        captioned: share of items whose picture a VLM describes.
-        caption_parameters, caption_tokens_in, caption_tokens_out: of the VLM; pictures count as tokens.
-        mining_parameters, mining_tokens_in, mining_tokens_out: of one miner, per item.
-        miners: how many of them.
-        text_parameters, text_tokens, dimensions: of the text encoder.
-        levels, codebook: of the Semantic IDs.
-        policy_parameters, epochs, latest: of the policy; ``latest`` items of a history are read.
-        beam: of decoding.
+        items, users: how many items the catalogue has, and how many users have a history and get lists.
+        events_per_user: mean length of a history, in events.
+        captioned: share of items, from 0 to 1, whose picture a VLM describes.
+        caption_parameters, caption_tokens_in, caption_tokens_out: parameters of the VLM, and tokens per picture; a picture itself is
+            counted in the tokens that go in.
+        mining_parameters, mining_tokens_in, mining_tokens_out: parameters of one miner's LLM, and its tokens per item.
+        miners: how many miners answer for each item.
+        text_parameters, text_tokens, dimensions: parameters of the text encoder, tokens per item, and width of its vectors.
+        levels, codebook: levels of the Semantic IDs, and codes at each level.
+        policy_parameters, epochs: parameters of the policy, and epochs of its training.
+        latest: how many of a history's latest items the policy reads.
+        beam: width of the beam in decoding.
         gpu_flops, utilisation: peak of a GPU in FLOP/s, and the share of it that is reached.
-        gpu_hour, core_hour: US dollars.
-        catalog_us_per_event, catalog_us_per_item, sid_us_per_item, trie_us_per_item: CPU microseconds on one core; SIDs of 64 dimensions.
+        gpu_hour, core_hour: price of an hour of a GPU and of a core, in US dollars.
+        catalog_us_per_event, catalog_us_per_item: CPU microseconds on one core that the catalogue takes.
+        sid_us_per_item, trie_us_per_item: CPU microseconds on one core for the Semantic IDs, at 64 dimensions, and for the prefix table.
         ray_us_per_text, ray_us_per_answer, ray_us_per_user: CPU microseconds that Ray Data adds, per row of embedding, mining, decoding.
-        item_bytes, event_bytes: of the catalogue's artifact; of the plain items and of an event.
-        answer_bytes: of a mined answer as it is kept.
-        trie_bytes_per_item: of the prefix table in memory.
+        item_bytes, event_bytes: bytes of the catalogue's artifact for an item without what is mined, and for an event.
+        answer_bytes: bytes of a mined answer as it is kept.
+        trie_bytes_per_item: bytes of the prefix table in memory.
     """
 
     items: float = Field(1e6, ge=1)
@@ -75,7 +78,7 @@ class ScaleConfig(Config):
 
 
 class StageCost(Config):
-    """One stage of a run. Bytes go in and out of the store; ``money`` is of GPUs and cores together, in US dollars."""
+    """What one stage of a run takes: bytes in and out of the store, FLOPs, hours, and the US dollars of GPUs and cores together."""
 
     bytes_in: float
     bytes_out: float
@@ -86,7 +89,7 @@ class StageCost(Config):
 
 
 def costs(config: ScaleConfig) -> dict[str, StageCost]:
-    """Stage -> what it takes, in the order of a run."""
+    """What each stage takes, by its name, in the order of a run."""
     c = config
     events = c.users * c.events_per_user
     sid_tokens = c.levels + 1  # a suffix or what stands for none
@@ -192,7 +195,7 @@ def parse(arguments: list[str]) -> ScaleConfig:
 
 
 def table(found: Mapping[str, StageCost]) -> list[str]:
-    """Lines for the terminal, the sum last."""
+    """Lines for the terminal: a head, one row for each stage of :func:`costs`, and their sum."""
     head = ("stage", "in", "out", "FLOPs", "GPU-hours", "core-hours", "US$")
     lines = ["{:<13} {:>9} {:>9} {:>9} {:>11} {:>11} {:>12}".format(*head)]
     for name, one in found.items():

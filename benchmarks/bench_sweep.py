@@ -1,6 +1,6 @@
 """Bench: what a sweep costs beside its training, against a bare loop over the same configs.
 
-    python jobs/bench_sweep.py [--trials 8] [--epochs 40]
+    python benchmarks/bench_sweep.py [--trials 8] [--epochs 40]
 
 RQ-VAEs of the demo world with 2,000 items, two at a time on one thread each: as a sweep on Ray Tune, from nothing to its page, and as two
 processes that have loaded everything and call one trial after the other. Both find the shared stages made. A trial's start is from the end
@@ -21,9 +21,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dig_ray.bench import conclude
+from common import conclude
 
-CONFIGS = Path(__file__).parent / "configs"
+CONFIGS = Path(__file__).resolve().parents[1] / "jobs" / "configs"
 AT_ONCE = 2
 TARGETS = {"overhead": ("<=", 0.15), "same_codes": (">=", 1.0)}
 

@@ -1,8 +1,8 @@
 """Time mining: the openai engine against a bare client and Ray Data's HTTP processor, vLLM through our stage against plain vLLM,
 validation to table, and a resume with nothing to do.
 
-    python jobs/bench_mining.py                    # everything but vLLM, whose figure then counts as missed
-    python jobs/bench_mining.py --vllm MODEL_DIR   # also vLLM, with a local model
+    python benchmarks/bench_mining.py                    # everything but vLLM, whose figure then counts as missed
+    python benchmarks/bench_mining.py --vllm MODEL_DIR   # also vLLM, with a local model
 
 Two cores, no GPU: about 3 minutes, 6 with vLLM. Requests are timed at the server, from the first one in to the last one out, so that
 neither side pays for starting. Ends in one line of JSON; exit code 1 where a target is missed.
@@ -21,7 +21,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-from dig_ray.bench import Target, conclude
+from common import Target, conclude
 
 ENDPOINT = {
     "openai_over_bare_client": (">=", 0.9),

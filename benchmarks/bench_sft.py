@@ -1,6 +1,6 @@
 """Bench: packed against padded histories, and SFT through Ray Train and TRL against a bare PyTorch loop.
 
-    python jobs/bench_sft.py [--steps 12] [--threads 1]
+    python benchmarks/bench_sft.py [--steps 12] [--threads 1]
 
 Histories are Amazon Beauty's training events ($DIG_RAY_DATA or ../shared/data), or generated ones of the same lengths. Packed rows of 256
 tokens and rows padded to 50 items go through the same model and loss by turns; the trainer and the bare loop take the same batch one
@@ -21,8 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-from dig_ray.bench import conclude
+from common import conclude
 
 ROOT = Path(__file__).resolve().parents[1]
 SIZES = (256, 256, 256)

@@ -1,50 +1,89 @@
-"""What a run prints at its end: its artifacts with their places, and the table of results."""
+"""A run for people to read: what it prints at its end, and the table of what mining would cost."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from dig_ray.console.terminal import Terminal
+from dig_ray.pipeline import Outcome, duration, run_pipeline
+from dig_ray.stage_spec import StageSpec
+from dig_ray.stages import STAGES
 from dig_ray.store import Artifact
 
 SHOWN = ("HR@5", "HR@10", "NDCG@5", "NDCG@10")
 RULES = {"seen": "seen items allowed", "unseen": "seen items left out"}
 
 
-def duration(artifact: Artifact) -> str:
-    """How long a stage took when it was made."""
-    seconds = float(artifact.manifest["seconds"])
-    return f"{seconds:.1f} s" if seconds < 120 else f"{seconds / 60:.1f} min"
+def run_and_tell(
+    config: Any,
+    until: str | None = None,
+    only: str | Sequence[str] | None = None,
+    force: Sequence[str] = (),
+    stages: Sequence[StageSpec] = STAGES,
+    log: Callable[[str], None] | None = None,
+) -> Outcome:
+    """Run the pipeline, and say at the end where everything is, what came out of it and how long it took.
+
+    Args:
+        config: the run's config.
+        until, only, force, stages: which stages run, as of :func:`dig_ray.pipeline.run_pipeline`.
+        log: prints one line; by default to standard output, at once.
+
+    Raises:
+        UserError: as of :func:`dig_ray.pipeline.run_pipeline`.
+    """
+    started = time.perf_counter()
+    log = log or Terminal().say
+    done = run_pipeline(config, until, only, force, stages, log)
+    for line in closing_lines(config.name, done, time.perf_counter() - started):
+        log(line)
+    return done
 
 
-def rows_and_rate(artifact: Artifact, fresh: bool) -> str:
-    """``", 12,101 rows (1,234 rows/s)"``; empty for a stage that counts no rows, no rate for one that was found."""
-    rows = artifact.stats.get("rows")
-    if not isinstance(rows, int):
-        return ""
-    rate = rows / max(float(artifact.manifest["seconds"]), 1e-3)
-    shown = f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}"
-    return f", {rows:,} rows" + (f" ({shown} rows/s)" if fresh else "")
+def closing_lines(name: str, done: Outcome, seconds: float) -> list[str]:
+    """A run's last lines: its artifacts, its results, its page, and one line that counts its stages.
+
+    Args:
+        name: of the run.
+        done: what it has at its end.
+        seconds: that it took.
+    """
+    results = result_lines(done["evaluation"]) if "evaluation" in done else []
+    return [
+        "",
+        *artifact_lines(done),
+        "",
+        *results,
+        *([""] if results else []),
+        *([f"report: {done['report'].path / 'report.html'}"] if "report" in done else []),
+        f"{name}: {len(done)} stages, {len(done.made)} run, {seconds:.1f} s",
+    ]
 
 
-def artifact_lines(done: Mapping[str, Artifact], made: Mapping[str, bool]) -> list[str]:
+def artifact_lines(done: Outcome) -> list[str]:
     """A table of the artifacts: stage, what happened, rows, time when it was made, place."""
     table = [("stage", "", "rows", "took", "where")]
     for name, artifact in done.items():
         rows = artifact.stats.get("rows")
         count = f"{rows:,}" if isinstance(rows, int) else "-"
-        table.append((name, "run" if made[name] else "found", count, duration(artifact), artifact.location))
+        how = "run" if name in done.made else "found"
+        table.append((name, how, count, duration(artifact), artifact.location))
     return _aligned(table, "<<>><")
 
 
 def result_lines(evaluation: Artifact) -> list[str]:
-    """The table of results with 95% intervals at the last metric, best NDCG@10 first; [] if there is none to read."""
+    """The tables of results, seen items allowed and left out, with 95% intervals at the last metric and the best NDCG@10 first.
+
+    Empty where the evaluation's ``metrics.json`` cannot be read: a run does not fail for its last words.
+    """
     try:
         report = json.loads((evaluation.path / "metrics.json").read_text())
         return _result_lines(report)
     except (OSError, ValueError, KeyError, TypeError):
-        return []  # the page and the file have it all; a run does not fail for its last words
+        return []  # the page and the file have it all
 
 
 def _result_lines(report: Mapping[str, Any]) -> list[str]:

@@ -1,6 +1,6 @@
 """Bench: multi-interest models and the covering of users.
 
-    python jobs/bench_ldmi.py [--users 1000000] [--only step,cover,retrieval]
+    python benchmarks/bench_ldmi.py [--users 1000000] [--only step,cover,retrieval]
 
 step: our training step, all prefixes of a history in one pass, over the same model in plain PyTorch, which pads every prefix to the same
 length and routes it on its own, as public code does; the same targets, weights and AdamW (ours in one pass), and the losses are compared;
@@ -23,8 +23,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
-
-from dig_ray.bench import Target, conclude
+from common import Target, conclude
 
 TARGETS: dict[str, Target] = {
     "step_over_plain": (">=", 0.9),

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.slow
 def test_twenty_thousand_items_go_through_all_stages(tmp_path) -> None:
-    command = [sys.executable, "jobs/bench_scale.py", "--items", "20000", "--interactions", "100000"]
+    command = [sys.executable, "benchmarks/bench_scale.py", "--items", "20000", "--interactions", "100000"]
     done = subprocess.run(
         [*command, "--users", "64", "--folder", str(tmp_path)],
         cwd=ROOT,
@@ -37,7 +37,7 @@ def test_twenty_thousand_items_go_through_all_stages(tmp_path) -> None:
 
 def test_sizes_that_make_no_catalogue_are_refused(tmp_path) -> None:
     done = subprocess.run(
-        [sys.executable, "jobs/bench_scale.py", "--items", "5"],
+        [sys.executable, "benchmarks/bench_scale.py", "--items", "5"],
         cwd=ROOT,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         capture_output=True,

@@ -1,6 +1,6 @@
 """Bench: what Ray Data itself takes per row, in each stage that runs on it, with the work made free.
 
-    python jobs/bench_ray_data.py [--scale 1.0]
+    python benchmarks/bench_ray_data.py [--scale 1.0]
 
 Encoders give zeros, pictures decode to zeros of their real size, phrases are there, the policy ranks nothing: what is left is moving rows,
 blocks, tasks and results. The same functions run over the same rows in a plain loop. Each side takes n and 4 n rows twice, of which the
@@ -23,7 +23,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dig_ray.bench import Target, conclude, family_cpu_seconds
+from common import Target, conclude, family_cpu_seconds
+
 from dig_ray.cluster import RayConfig, set_environment
 
 STAGES = ("embedding", "image_embedding", "mining", "decoding")

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from dig_ray.console.scale import ScaleConfig, costs, parse, table
 from dig_ray.errors import UserError
-from dig_ray.scale import ScaleConfig, costs, parse, table
 
 ROOT = Path(__file__).parent.parent
 

@@ -1,6 +1,6 @@
 """Bench: the embedding stage on 1, 10 and 50 logical nodes of one machine: does the driver's part per row stay flat?
 
-    python jobs/bench_cluster.py [--nodes 1 10 50] [--rows 40960] [--actors 20]
+    python benchmarks/bench_cluster.py [--nodes 1 10 50] [--rows 40960] [--actors 20]
 
 Each node is a raylet of its own with its agents, one CPU and a small object store (``ray.cluster_utils.Cluster``); encoders give zeros and
 sleep 0.2 seconds a part of 512 texts, as if a GPU worked. The stage runs over N rows and then over 4 N others. What grows with the rows in
@@ -28,7 +28,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from dig_ray.bench import Target, conclude, family_cpu_seconds, family_memory
+from common import Target, conclude, family_cpu_seconds, family_memory
+
 from dig_ray.cluster import RayConfig, set_environment
 
 TARGETS: dict[str, Target] = {

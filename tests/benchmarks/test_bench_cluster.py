@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from dig_ray.bench import family_memory
+from benchmarks.common import family_memory
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.slow
 
 
@@ -30,7 +30,7 @@ def figures(*command: str) -> dict[str, Any]:
 
 def test_the_stage_runs_on_one_node_and_on_three() -> None:
     before = family_memory()
-    found = figures("jobs/bench_cluster.py", "--nodes", "1", "3", "--rows", "5120")
+    found = figures("benchmarks/bench_cluster.py", "--nodes", "1", "3", "--rows", "5120")
     for nodes in (1, 3):
         assert found[f"{nodes}_nodes_cluster"]["nodes"] == nodes
         assert found[f"{nodes}_nodes_4n"]["rows"] == 4 * found[f"{nodes}_nodes_n"]["rows"] == 20_480
@@ -44,7 +44,7 @@ def test_the_stage_runs_on_one_node_and_on_three() -> None:
 
 
 def test_what_ray_data_adds_is_measured_for_every_stage_that_runs_on_it() -> None:
-    found = figures("jobs/bench_ray_data.py", "--scale", "0.01")
+    found = figures("benchmarks/bench_ray_data.py", "--scale", "0.01")
     for stage in ("embedding", "image_embedding", "mining", "decoding"):
         assert found[stage]["rows"] >= 2_048
         assert found[f"{stage}_ms_per_row"] < 50

@@ -1,6 +1,6 @@
 """Bench: what a second worker brings, where a worker is one process with one thread, on two cores.
 
-    python jobs/bench_workers.py [--scale 1.0] [--only mining,embedding,evaluation]
+    python benchmarks/bench_workers.py [--scale 1.0] [--only mining,embedding,evaluation]
 
 Mining asks a local endpoint that replays an answer after it has thought for a while, 8 requests in flight a worker. Embedding runs the
 demo's text encoder over texts of 100 words. Evaluation decodes the catalogue's lists with a policy of random weights. Each is run
@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from bench_mining import rate, requests_of, serve
+from common import Target, conclude
 
-from dig_ray.bench import Target, conclude
 from dig_ray.cluster import RayConfig, set_environment
 
 STAGES = ("mining", "embedding", "evaluation")

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from dig_ray.config import RunConfig, known_keys, load_config, nearest_key, parse_yaml, to_yaml
 from dig_ray.errors import UserError
 
-CONFIGS = Path(__file__).parents[1] / "jobs" / "configs"
+CONFIGS = Path(__file__).parents[2] / "jobs" / "configs"
 
 
 def write(folder: Path, name: str, text: str) -> Path:
