@@ -67,7 +67,9 @@ def _model_epochs(config: Any) -> int:
 
 
 def _baseline_epochs(config: Any) -> int:
-    return int(config.baselines.sasrec.max_epochs) if "sasrec" in config.baselines.run else 1
+    from dig_ray.baselines.stage import most_epochs
+
+    return most_epochs(config.baselines)
 
 
 def _one_baseline(config: Any) -> str:
