@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from dig_ray.artifact_tables import write_table
 from dig_ray.base import Inputs, Stage
 from dig_ray.catalog.dataset import Dataset
 from dig_ray.errors import UserError
 from dig_ray.mining.config import MiningConfig
 from dig_ray.mining.evidence import Evidence, item_evidence, json_string
-from dig_ray.mining.interest_tables import quarantine_table, read_answers, write_table
+from dig_ray.mining.interest_tables import quarantine_table, read_answers
 from dig_ray.mining.item_quality import item_quality
 from dig_ray.mining.miner import ask, plan
 from dig_ray.mining.prompts import checked_prompt

@@ -1,7 +1,8 @@
 """What every engine takes and gives.
 
 An engine is a module with settings derived from ``settings.EngineConfig`` and one function ``run(job, requests)``: it answers every request
-of the table and writes each answer into the job's answer log before it returns. What it raises ends the miner, not the others; rows answered before are kept.
+of the table and writes each answer into the job's answer log before it returns. What it raises ends the miner, not the others; rows
+answered before are kept.
 """
 
 from __future__ import annotations
