@@ -88,7 +88,7 @@ def embed(rows: int, first: int, actors: int, folder: Path) -> dict[str, float]:
 
     from dig_ray.base import Stage
     from dig_ray.embedding.config import TextEmbeddingConfig
-    from dig_ray.embedding.stage import run
+    from dig_ray.embedding.stage import embed_items
 
     place = folder / f"run-{first}"
     (place / "out").mkdir(parents=True)
@@ -101,7 +101,7 @@ def embed(rows: int, first: int, actors: int, folder: Path) -> dict[str, float]:
     stage = Stage("embedding", "bench", 0, place / "out", str(place / "work"), log=lambda line: None)
     cpu, everything, wall = time.process_time(), family_cpu_seconds(), time.perf_counter()
     with Highest() as highest:
-        run(TextEmbeddingConfig(fields=("title",), num_actors=actors), stage, place)
+        embed_items(TextEmbeddingConfig(fields=("title",), num_actors=actors), stage, place)
     spent = time.process_time() - cpu
     if pq.read_metadata(place / "out" / "embeddings.parquet").num_rows != rows:
         raise RuntimeError("rows are missing")

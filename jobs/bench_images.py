@@ -103,7 +103,7 @@ def run_stage(config: Any, folder: Path, out: Path) -> float:
     stage = Stage("image_embedding", "bench", 0, out, str(out / "work"), log=lambda line: None)
     image_stage.write_part = timed  # type: ignore[assignment]
     try:
-        image_stage.run(config, stage, folder, folder)
+        image_stage.embed_pictures(config, stage, folder, folder)
     finally:
         image_stage.write_part = write
     return sum(rows for _, rows in times[1:]) / (times[-1][0] - times[0][0])

@@ -42,7 +42,7 @@ def free_the_work() -> None:
     import numpy as np
 
     from dig_ray.embedding import image_stage, stage
-    from dig_ray.evaluation import decode_stage
+    from dig_ray.evaluation import decode_on_ray
     from dig_ray.mining.engines import keyphrase
 
     class Nobody:
@@ -62,7 +62,7 @@ def free_the_work() -> None:
         (image_stage, "encode", lambda pixels, *rest: np.zeros((len(pixels), 1024), np.float32)),
         (keyphrase, "extract", lambda model, texts, *rest: [phrases for _ in texts]),
         (keyphrase.Extractor, "_load", lambda self: None),
-        (decode_stage.Decoder, "load", staticmethod(lambda *args: Nobody())),
+        (decode_on_ray.Decoder, "load", staticmethod(lambda *args: Nobody())),
     )
     for owner, name, value in changes:
         setattr(owner, name, value)
@@ -174,7 +174,7 @@ def decoding(rows: int, folder: Path) -> Pair:
     import ray
 
     from dig_ray.catalog.dataset import Dataset
-    from dig_ray.evaluation import decode_stage
+    from dig_ray.evaluation import decode_on_ray
     from dig_ray.evaluation.config import EvaluationConfig
 
     config = EvaluationConfig(unconstrained=False)
@@ -191,14 +191,16 @@ def decoding(rows: int, folder: Path) -> Pair:
     nobody: Any = None
 
     def plain() -> int:
-        users = decode_stage._Users(
+        users = decode_on_ray.UserBatches(
             dataset.events, cases.start, cases.end, np.zeros(rows, bool), config.batch_size
         )
-        worker = decode_stage._Worker("evaluation", ray.put((None, users)), "", config.beam, 20, 1, False)
+        worker = decode_on_ray.DecodeWorker(
+            "evaluation", ray.put((None, users, False)), "", config.beam, 20, 1, False
+        )
         return sum(worker({"batch": np.array([n])})["rows"][0] for n in batches)
 
     def on_ray() -> int:
-        found = decode_stage._decode_on_ray(
+        found = decode_on_ray.decode_on_ray(
             config, "evaluation", dataset, cases, nobody, folder, order, batches, 20
         )
         return sum(len(arrays["items_seen"]) for _, arrays in found)

@@ -145,21 +145,21 @@ def catalog(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
 def embedding(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     """The embedding stage with vectors brought along."""
     from dig_ray.embedding.config import TextEmbeddingConfig
-    from dig_ray.embedding.stage import run
+    from dig_ray.embedding.stage import embed_items
 
     stage = _stage("embedding", folder)
-    run(TextEmbeddingConfig(path=str(folder / "vectors.parquet")), stage, folder / "catalog")
+    embed_items(TextEmbeddingConfig(path=str(folder / "vectors.parquet")), stage, folder / "catalog")
     return {"dimensions": stage.stats["dimensions"]}
 
 
 def semantic_ids(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     """The semantic_ids stage: residual k-means, suffixes, the quality report and its picture."""
     from dig_ray.semantic_ids.config import SemanticIdConfig
-    from dig_ray.semantic_ids.stage import run
+    from dig_ray.semantic_ids.stage import make_semantic_ids
 
     stage = _stage("semantic_ids", folder)
     config = SemanticIdConfig(levels=args.levels, codebook_size=min(SIZE, args.items // 8))
-    run(config, stage, folder / "embedding" / "embeddings.parquet", folder / "catalog")
+    make_semantic_ids(config, stage, folder / "embedding" / "embeddings.parquet", folder / "catalog")
     return {"collision_rate": stage.stats["collisions"]["collision_rate"], "tokens": stage.stats["n_tokens"]}
 
 
@@ -214,7 +214,7 @@ def decoding(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     import numpy as np
 
     from dig_ray.catalog.dataset import Dataset
-    from dig_ray.evaluation.decode_stage import Decoder
+    from dig_ray.evaluation.policy_decoder import Decoder
     from dig_ray.recommender.backbone import build_policy, build_tokenizer
     from dig_ray.recommender.config import RecommenderConfig
     from dig_ray.semantic_ids.prefix_table import build_prefix_table

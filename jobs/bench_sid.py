@@ -127,7 +127,7 @@ def beauty_health(limit: int | None) -> dict[str, Any]:
     import pyarrow.parquet as pq
 
     from dig_ray.embedding.config import TextEmbeddingConfig
-    from dig_ray.embedding.text import embed_texts
+    from dig_ray.embedding.text_encoder import embed_texts
     from dig_ray.semantic_ids.quality import quality_report
     from dig_ray.semantic_ids.residual_kmeans import encode, fit_residual_kmeans
     from dig_ray.semantic_ids.sid_catalog import SidCatalog

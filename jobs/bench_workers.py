@@ -92,7 +92,7 @@ def embedding(folder: Path, url: str) -> Run:
 
 def untrained(sids: Any) -> Any:
     """A decoder of the default policy, not trained: the same arithmetic."""
-    from dig_ray.evaluation.decode_stage import Decoder
+    from dig_ray.evaluation.policy_decoder import Decoder
     from dig_ray.recommender.backbone import build_policy, build_tokenizer
     from dig_ray.recommender.config import RecommenderConfig
     from dig_ray.semantic_ids.prefix_table import build_prefix_table
@@ -109,7 +109,7 @@ def prepare_worker() -> None:
     """Ray calls it in every worker that starts: torch computes on one thread whatever it is asked for, and policies need no file."""
     import torch
 
-    from dig_ray.evaluation.decode_stage import Decoder
+    from dig_ray.evaluation.policy_decoder import Decoder
 
     set_threads = torch.set_num_threads
     torch.set_num_threads = lambda nthreads: set_threads(1)
@@ -121,7 +121,7 @@ def evaluation(folder: Path, url: str) -> Run:
     import pyarrow as pa
 
     from dig_ray.catalog.dataset import Dataset
-    from dig_ray.evaluation import decode_stage
+    from dig_ray.evaluation import decode_on_ray
     from dig_ray.evaluation.config import EvaluationConfig
     from dig_ray.semantic_ids.sid_catalog import SidCatalog
 
@@ -140,7 +140,7 @@ def evaluation(folder: Path, url: str) -> Run:
         )
         config = EvaluationConfig(unconstrained=False, num_actors=workers, batch_size=32)
         batches = list(range(-(-rows // config.batch_size)))
-        found = decode_stage._decode_on_ray(
+        found = decode_on_ray.decode_on_ray(
             config, "evaluation", dataset, dataset.cases("test"), sids, folder, np.arange(rows), batches, 20
         )
         return clocked(len(arrays["items_seen"]) for _, arrays in found)

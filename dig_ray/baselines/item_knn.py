@@ -13,15 +13,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dig_ray import ranking
+from dig_ray.baselines.baseline import Baseline, Fitted, Material
 from dig_ray.baselines.config import ItemKnnConfig
 from dig_ray.baselines.lists import Lists, rank_all
 from dig_ray.baselines.popularity import filler, popularity_scores
-from dig_ray.evaluation.histories import histories, train_counts
+from dig_ray.evaluation.case_histories import histories, train_counts
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
     from dig_ray.catalog.dataset import Cases, Dataset
+
 DEFAULT = ItemKnnConfig()
 
 
@@ -120,3 +122,17 @@ def recommend(
         return scores
 
     return rank_all(score, dataset, cases, k, exclude_seen, places)
+
+
+def fit(material: Material) -> Fitted:
+    """Count once what follows what, for the lists of all cases."""
+    dataset, settings, places = material.dataset, material.config.item_knn, material.places
+    table = similarity(dataset, settings, places)
+
+    def best(cases: Cases, exclude_seen: bool) -> Lists:
+        return recommend(dataset, cases, material.config.top_k, exclude_seen, settings, table, places)
+
+    return Fitted(best)
+
+
+BASELINE = Baseline(fit)

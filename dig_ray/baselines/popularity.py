@@ -1,4 +1,4 @@
-"""Two baselines without a model: the most frequent items, and the user's own latest items again."""
+"""A baseline without a model: the most frequent items, and what fills up the lists of others."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from dig_ray.baselines.baseline import Baseline, Fitted, Material
 from dig_ray.baselines.config import PopularityConfig
 from dig_ray.baselines.lists import Lists, rank_all
-from dig_ray.evaluation.histories import histories
 
 if TYPE_CHECKING:
     from dig_ray.catalog.dataset import Cases, Dataset
@@ -53,25 +53,16 @@ def recommend_popular(
     return rank_all(score, dataset, cases, k, exclude_seen, places)
 
 
-def recommend_repeat_last(
-    dataset: Dataset,
-    cases: Cases,
-    k: int,
-    exclude_seen: bool,
-    config: PopularityConfig = DEFAULT,
-    places: np.ndarray | None = None,
-) -> Lists:
-    """The items of the history, newest first, each once, then the popular ones.
+def fit(material: Material) -> Fitted:
+    """Nothing to fit: items are counted when lists are asked for."""
+    config, places = material.config, material.places
 
-    With ``exclude_seen`` nothing of the history is left, and it equals popularity. Scores of repeated items are
-    ``1 / (1 + age)``.
-    """
-    base = filler(popularity_scores(dataset, config))
+    def recommend(cases: Cases, exclude_seen: bool) -> Lists:
+        return recommend_popular(
+            material.dataset, cases, config.top_k, exclude_seen, config.popularity, places
+        )
 
-    def score(low: int, high: int) -> np.ndarray:
-        scores = np.repeat(base[None], high - low, axis=0)
-        row, item, age = histories(dataset.events, cases, low, high)
-        scores[row[::-1], item[::-1]] = (1.0 / (1.0 + age[::-1])).astype(np.float32)  # the newest wins
-        return scores
+    return Fitted(recommend)
 
-    return rank_all(score, dataset, cases, k, exclude_seen, places)
+
+BASELINE = Baseline(fit)

@@ -8,6 +8,7 @@ count. Early stop watches NDCG@10 over every validation case and the full catalo
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -18,17 +19,19 @@ import numpy as np
 from dig_ray import ranking
 from dig_ray.base import nobody
 from dig_ray.baselines import checkpoint
-from dig_ray.baselines.config import SASRecConfig
+from dig_ray.baselines.baseline import Baseline, Fitted, Material
+from dig_ray.baselines.config import BaselinesConfig, SASRecConfig
 from dig_ray.baselines.lists import Lists, rank_all
 from dig_ray.catalog.windows import windows
 from dig_ray.errors import UserError
-from dig_ray.evaluation.histories import without_seen
+from dig_ray.evaluation.case_histories import without_seen
 
 if TYPE_CHECKING:
     from dig_ray.baselines.sasrec_model import SASRecModel
     from dig_ray.catalog.dataset import Cases, Dataset
 
 PAD_DOCUMENT = -1
+MOST_THREADS = 8  # at this size it gains little from more
 
 
 def epoch_figures(row: Mapping[str, float]) -> dict[str, float]:
@@ -302,3 +305,41 @@ def recommend(
         return found
 
     return rank_all(score, dataset, cases, k, exclude_seen, places, chunk)
+
+
+def fit(material: Material) -> Fitted:
+    """Train, or go on from the checkpoint among the stage's work; the figures are the best epoch's number and all epochs.
+
+    Raises:
+        UserError: as :func:`train`.
+    """
+    dataset, config = material.dataset, material.config
+    trained = train(dataset, config.sasrec, material.seed, material.work, material.log, material.report)
+
+    def best(cases: Cases, exclude_seen: bool) -> Lists:
+        return recommend(trained.model, dataset, cases, config.top_k, exclude_seen, places=material.places)
+
+    return Fitted(best, {"best_epoch": trained.best_epoch, "epochs": trained.epochs})
+
+
+def resources(config: BaselinesConfig) -> dict[str, float]:
+    """A GPU where there is one and ``device`` allows it, else CPUs of one machine; never more than a node has, or it would wait for ever.
+
+    Raises:
+        UserError: ``device`` is cuda and the cluster has no GPU.
+    """
+    import ray
+
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    if config.sasrec.device != "cpu" and any(node.get("GPU", 0) >= 1 for node in nodes):
+        return {"num_cpus": 1, "num_gpus": 1}
+    if config.sasrec.device == "cuda":
+        raise UserError(
+            "baselines.sasrec.device is 'cuda' but the Ray cluster has no GPU; use 'auto' or 'cpu'"
+        )
+    most = max(int(node.get("CPU", 1)) for node in nodes)
+    wanted = config.sasrec.num_cpus or min(MOST_THREADS, os.cpu_count() or 1)
+    return {"num_cpus": max(1, min(wanted, most))}
+
+
+BASELINE = Baseline(fit, epochs=lambda config: config.sasrec.max_epochs, resources=resources)

@@ -1,7 +1,7 @@
 """The baselines stage: each baseline is one Ray task that returns its lists; the driver writes them.
 
-Small baselines take one CPU for seconds and run side by side; SASRec takes a GPU where there is one, else the CPUs of
-one machine, and goes on from its last epoch after a kill. Without Ray everything runs in this process, one after the
+Small baselines take one CPU for seconds and run side by side; trained ones take a GPU where there is one, else the CPUs of
+one machine, and go on from their last epoch after a kill. Without Ray everything runs in this process, one after the
 other, with the same result for the same number of threads.
 """
 
@@ -14,22 +14,28 @@ from pathlib import Path
 from typing import Any
 
 from dig_ray import ranking
-from dig_ray.base import Stage
-from dig_ray.baselines import item_knn, popularity
+from dig_ray.base import Inputs, Stage
+from dig_ray.baselines.baseline import Material, find_baseline
 from dig_ray.baselines.config import BaselinesConfig
 from dig_ray.baselines.lists import Lists
 from dig_ray.cluster import beside_the_driver, teller
 from dig_ray.errors import UserError
 from dig_ray.evaluation.recommendations import EXCLUDES_SEEN, write_recommendations
 
-MOST_THREADS = 8  # SASRec at this size gains little from more
+WORTH_SAYING = 0.005
+"""Share of test cases with a tied target from which a line says so."""
 
 
-def run(config: BaselinesConfig, stage: Stage, catalog_dir: Path) -> None:
+def run(config: Any, stage: Stage, inputs: Inputs) -> None:
+    """The stage ``baselines`` of a run."""
+    fit_lists(config.baselines, stage, inputs["catalog"])
+
+
+def fit_lists(config: BaselinesConfig, stage: Stage, catalog_dir: Path) -> None:
     """Write ``recommendations_<name>_<seen|unseen>.parquet`` for every test case and each baseline of ``config.run``.
 
     ``seen`` lists may hold items of the history, ``unseen`` ones do not. Validation metrics of both go to
-    ``stage.stats[name]``, for SASRec with its epochs.
+    ``stage.stats[name]``, for trained baselines with their epochs.
 
     Raises:
         UserError: a setting does not fit the data or the machine, or a checkpoint is damaged.
@@ -57,10 +63,6 @@ def run(config: BaselinesConfig, stage: Stage, catalog_dir: Path) -> None:
     )
 
 
-WORTH_SAYING = 0.005
-"""Share of test cases with a tied target from which a line says so."""
-
-
 def _ties(figures: Mapping[str, Any]) -> str:
     share = figures["ties"].get("unseen", 0.0)
     if share < WORTH_SAYING:
@@ -80,43 +82,25 @@ def recommend_all(
     log: Callable[[str], None],
     report: Callable[[Mapping[str, float]], None],
 ) -> Result:
-    """Train where there is something to train, and recommend for the test and the validation cases.
+    """Fit a baseline, and recommend for the test and the validation cases.
+
+    Args:
+        name: which of ``config.run``.
+        config: settings of all baselines.
+        dataset: the catalogue and its split.
+        seed: of training, and of the order of items with one score.
+        work: folder or URI for checkpoints; None keeps none.
+        log: prints one line.
+        report: gets the figures of an epoch.
 
     Returns:
         name, ``{"seen" | "unseen": lists}`` of the test cases, and figures for the manifest; ``ties`` is the share of test cases in
         which chance among items of one score decided on the target's place.
     """
     started = time.monotonic()
-    figures: dict[str, Any] = {}
-    recommend: Callable[[Any, bool], Lists]
-    k, places = config.top_k, ranking.tie_places(dataset.item_ids, seed)
-    if name == "popularity":
-
-        def recommend(cases: Any, unseen: bool) -> Lists:
-            return popularity.recommend_popular(dataset, cases, k, unseen, config.popularity, places)
-
-    elif name == "repeat_last":
-
-        def recommend(cases: Any, unseen: bool) -> Lists:
-            return popularity.recommend_repeat_last(dataset, cases, k, unseen, config.popularity, places)
-
-    elif name == "item_knn":
-        table = item_knn.similarity(dataset, config.item_knn, places)
-
-        def recommend(cases: Any, unseen: bool) -> Lists:
-            return item_knn.recommend(dataset, cases, k, unseen, config.item_knn, table, places)
-
-    elif name == "sasrec":
-        from dig_ray.baselines import sasrec
-
-        trained = sasrec.train(dataset, config.sasrec, seed, work, log, report)
-        figures.update(best_epoch=trained.best_epoch, epochs=trained.epochs)
-
-        def recommend(cases: Any, unseen: bool) -> Lists:
-            return sasrec.recommend(trained.model, dataset, cases, k, unseen, places=places)
-
-    else:
-        raise UserError(f"baselines.run: there is no baseline {name!r}")
+    places = ranking.tie_places(dataset.item_ids, seed)
+    fitted = find_baseline(name).fit(Material(dataset, config, seed, places, work, log, report))
+    recommend, figures = fitted.recommend, dict(fitted.figures)
     valid, test = dataset.cases("valid"), dataset.cases("test")
     lists = {suffix: recommend(test, unseen) for suffix, unseen in EXCLUDES_SEEN.items()}
     figures["validation"] = {
@@ -149,7 +133,7 @@ def _results(config: BaselinesConfig, dataset: Any, stage: Stage) -> Iterator[Re
             **(asked := resources(name, config)),
         )
         .remote(name, config.model_dump(), shared, stage.seed, stage.work, lines, int(asked["num_cpus"]))
-        for name in sorted(config.run, key=lambda name: name == "sasrec")  # the long one starts last
+        for name in sorted(config.run, key=_is_trained)  # what takes long starts last
     ]
     try:
         while waiting:
@@ -174,7 +158,7 @@ def _task(
     name: str, config: dict[str, Any], dataset: Any, seed: int, work: str, lines: Any, threads: int
 ) -> Result | str:
     """Runs on a Ray worker. A UserError comes back as its sentence: Ray would wrap it in a stack trace."""
-    if name == "sasrec":
+    if _is_trained(name):
         import torch
 
         torch.set_num_threads(min(threads, len(os.sched_getaffinity(0))))
@@ -185,19 +169,20 @@ def _task(
         return str(error)
 
 
-def resources(name: str, config: BaselinesConfig) -> dict[str, float]:
-    """What one task asks of the cluster; never more than a node has, or it would wait for ever."""
-    import ray
+def _is_trained(name: str) -> bool:
+    return find_baseline(name).epochs is not None
 
-    if name != "sasrec":
-        return {"num_cpus": 1}
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    if config.sasrec.device != "cpu" and any(node.get("GPU", 0) >= 1 for node in nodes):
-        return {"num_cpus": 1, "num_gpus": 1}
-    if config.sasrec.device == "cuda":
-        raise UserError(
-            "baselines.sasrec.device is 'cuda' but the Ray cluster has no GPU; use 'auto' or 'cpu'"
-        )
-    most = max(int(node.get("CPU", 1)) for node in nodes)
-    wanted = config.sasrec.num_cpus or min(MOST_THREADS, os.cpu_count() or 1)
-    return {"num_cpus": max(1, min(wanted, most))}
+
+def resources(name: str, config: BaselinesConfig) -> dict[str, float]:
+    """What the task of one baseline asks of the cluster.
+
+    Raises:
+        UserError: the cluster cannot have it.
+    """
+    return find_baseline(name).resources(config)
+
+
+def most_epochs(config: BaselinesConfig) -> int:
+    """Epochs after which every baseline of ``config.run`` has ended; 1 where none is trained."""
+    limits = (find_baseline(name).epochs for name in config.run)
+    return max((limit(config) for limit in limits if limit is not None), default=1)

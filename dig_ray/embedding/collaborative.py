@@ -11,34 +11,25 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from pydantic import Field
-
-from dig_ray.base import Config
 
 if TYPE_CHECKING:
     from dig_ray.catalog.dataset import Dataset
 
 
-class CollaborativeConfig(Config):
-    """Collaborative evidence in the vectors that are quantized.
+def collaborative_vectors(
+    dataset: Dataset, dimensions: int = 64, window: int = 8, distance_power: float = 0.5, seed: int = 0
+) -> np.ndarray:
+    """Vectors of items from the training events alone, so no validation or test target can shape one.
 
-    Attributes:
-        weight: its share beside the text, whose weight is 1; 0 leaves it out.
-        dimensions: of the collaborative vectors.
+    Args:
+        dataset: catalogue, events and split.
+        dimensions: how many numbers a vector has.
         window: how many events apart two items of one history still co-occur.
         distance_power: a pair ``d`` events apart counts ``d ** -distance_power``.
-    """
+        seed: decides the random start of the SVD.
 
-    weight: float = Field(0.0, ge=0)
-    dimensions: int = Field(64, ge=2)
-    window: int = Field(8, ge=1)
-    distance_power: float = Field(0.5, ge=0)
-
-
-def collaborative_vectors(dataset: Dataset, config: CollaborativeConfig, seed: int = 0) -> np.ndarray:
-    """float32 (N, dimensions), unit length; zero for items without a training event in company of another.
-
-    Only events of the training split are read, so no validation or test target can shape a vector.
+    Returns:
+        float32 ``(N, dimensions)``, unit length; zero for items without a training event in company of another.
     """
     import scipy.sparse as sparse
     from sklearn.utils.extmath import randomized_svd
@@ -47,18 +38,18 @@ def collaborative_vectors(dataset: Dataset, config: CollaborativeConfig, seed: i
     offsets, events = dataset.train_sequences()
     user = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
     left, right, weight = [], [], []
-    for distance in range(1, config.window + 1):
+    for distance in range(1, window + 1):
         together = user[distance:] == user[:-distance]
         a, b = events[distance:][together], events[:-distance][together]
         left += [a, b]
         right += [b, a]
-        weight.append(np.full(2 * len(a), float(distance) ** -config.distance_power))
+        weight.append(np.full(2 * len(a), float(distance) ** -distance_power))
     counts = sparse.coo_matrix(
         (np.concatenate(weight), (np.concatenate(left), np.concatenate(right))), shape=(n, n)
     ).tocsr()
     counts.setdiag(0)
     counts.eliminate_zeros()
-    out = np.zeros((n, config.dimensions), np.float32)
+    out = np.zeros((n, dimensions), np.float32)
     if counts.nnz == 0:
         return out
     total = float(counts.sum())
@@ -69,7 +60,7 @@ def collaborative_vectors(dataset: Dataset, config: CollaborativeConfig, seed: i
     information = np.log(pairs.data * total / (degree[pairs.row] * context[pairs.col]))
     keep = information > 0
     matrix = sparse.csr_matrix((information[keep], (pairs.row[keep], pairs.col[keep])), shape=(n, n))
-    rank = min(config.dimensions, n - 1)
+    rank = min(dimensions, n - 1)
     u, s, _ = randomized_svd(matrix, rank, random_state=seed, n_iter=4)
     vectors = u * np.sqrt(s)[None, :]
     norm = np.linalg.norm(vectors, axis=1, keepdims=True)

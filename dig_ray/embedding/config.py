@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from dig_ray.base import Config, InputPath
+from dig_ray.base import Config, InputPath, free
 from dig_ray.encoder import MINILM
 
 
@@ -24,7 +24,7 @@ class TextEmbeddingConfig(Config):
     """
 
     model: InputPath = MINILM
-    path: InputPath | None = Field(None, min_length=1)
+    path: InputPath | None = free(None, min_length=1)
     fields: tuple[str, ...] = ("title", "brand", "categories", "description")
     interests: Literal["all", "positive"] = "all"
     min_quality: float = Field(0.0, ge=0, le=1)
@@ -35,14 +35,14 @@ class TextEmbeddingConfig(Config):
         None, ge=8, description="tokens read per text; the model's own limit when unset"
     )
     prompt: str = Field("", description="put before every text (some encoders ask for an instruction)")
-    rows_per_part: int = Field(
+    rows_per_part: int = free(
         512, ge=1, description="rows per part file: at most this many are encoded again after a kill"
     )
-    num_actors: int = Field(1, ge=1)
-    num_cpus: float = Field(
+    num_actors: int = free(1, ge=1)
+    num_cpus: float = free(
         0.5, gt=0, description="logical CPUs per actor; a whole one each can leave none to read with"
     )
-    num_gpus: float = Field(0.0, ge=0)
+    num_gpus: float = free(0.0, ge=0)
     trust_remote_code: bool = False
 
     @field_validator("fields")
@@ -92,13 +92,13 @@ class ImageEmbeddingConfig(Config):
     pretrained: InputPath = Field("openai", min_length=1)
     feature: Literal["pooled", "projected"] = "pooled"
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    batch_size: int = Field(32, ge=1)
-    path: InputPath | None = Field(None, min_length=1)
-    cache_dir: InputPath | None = None
-    num_actors: int = Field(1, ge=1)
-    num_cpus: float = Field(0.5, gt=0)
-    num_gpus: float = Field(0.0, ge=0)
-    decode_cpus: float = Field(0.5, gt=0)
+    batch_size: int = free(32, ge=1)
+    path: InputPath | None = free(None, min_length=1)
+    cache_dir: InputPath | None = free(None)
+    num_actors: int = free(1, ge=1)
+    num_cpus: float = free(0.5, gt=0)
+    num_gpus: float = free(0.0, ge=0)
+    decode_cpus: float = free(0.5, gt=0)
 
 
 class FusionConfig(Config):

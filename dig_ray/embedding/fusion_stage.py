@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
-from dig_ray.base import Stage
+from dig_ray.base import Inputs, Stage
 from dig_ray.embedding.config import FusionConfig
 from dig_ray.embedding.fusion import cooccurrence, near_pairs, reconstruction, spread_figures, stand_in
 from dig_ray.embedding.vectors import known_vectors, load_vectors, write_vectors
 from dig_ray.errors import UserError
 
 
-def run(config: FusionConfig, stage: Stage, catalog_dir: Path, text_dir: Path, image_dir: Path) -> None:
+def run(config: Any, stage: Stage, inputs: Inputs) -> None:
+    """The stage ``fusion`` of a run: the vectors of the embedding and the features of the pictures, fused."""
+    fuse(config.fusion, stage, inputs["catalog"], inputs["embedding"], inputs["image_embedding"])
+
+
+def fuse(config: FusionConfig, stage: Stage, catalog_dir: Path, text_dir: Path, image_dir: Path) -> None:
     """Write ``embeddings.parquet`` and ``fusion.safetensors`` (``w_v``, ``w_f``).
 
     Args:

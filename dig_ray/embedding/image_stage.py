@@ -14,12 +14,12 @@ from typing import Any, cast
 
 import numpy as np
 
-from dig_ray.base import Stage
+from dig_ray.base import Inputs, Stage
 from dig_ray.cluster import actor_pool, join_ray, processors
 from dig_ray.embedding.clip import SETTING, check_weights, decode, describe, encode, load_tower, preprocessing
 from dig_ray.embedding.config import ImageEmbeddingConfig
-from dig_ray.embedding.parts import part_name, read_part, write_part
 from dig_ray.embedding.streaming import check_room
+from dig_ray.embedding.vector_parts import part_name, read_part, write_part
 from dig_ray.embedding.vectors import check_finite, known_vectors, write_vectors
 from dig_ray.errors import UserError
 from dig_ray.progress import Progress
@@ -29,7 +29,14 @@ IN_FLIGHT = 512 << 20
 """Bytes of pictures, encoded and decoded, that Ray may hold between the steps."""
 
 
-def run(config: ImageEmbeddingConfig, stage: Stage, catalog_dir: Path, pictures_dir: Path | None) -> None:
+def run(config: Any, stage: Stage, inputs: Inputs) -> None:
+    """The stage ``image_embedding`` of a run: features of the checked pictures, or vectors that are brought along."""
+    embed_pictures(config.image_embedding, stage, inputs["catalog"], inputs.get("pictures"))
+
+
+def embed_pictures(
+    config: ImageEmbeddingConfig, stage: Stage, catalog_dir: Path, pictures_dir: Path | None
+) -> None:
     """Write ``embeddings.parquet`` (item_id, vector, known) in catalogue order; a row that is not known holds zeros.
 
     Args:

@@ -15,13 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from dig_ray.base import Stage
+from dig_ray.base import Inputs, Stage
 from dig_ray.cluster import actor_pool, join_ray
 from dig_ray.embedding.config import TextEmbeddingConfig
 from dig_ray.embedding.enriched import item_texts
-from dig_ray.embedding.parts import part_name, read_part, write_part
 from dig_ray.embedding.streaming import check_room
-from dig_ray.embedding.text import (
+from dig_ray.embedding.text_encoder import (
     SETTING,
     clean_text,
     count_tokens,
@@ -30,6 +29,7 @@ from dig_ray.embedding.text import (
     load_encoder,
     spread,
 )
+from dig_ray.embedding.vector_parts import part_name, read_part, write_part
 from dig_ray.embedding.vectors import check_finite, load_vectors, write_vectors
 from dig_ray.encoder import model_path
 from dig_ray.errors import UserError
@@ -37,7 +37,19 @@ from dig_ray.progress import Progress
 from dig_ray.telemetry import named
 
 
-def run(
+def run(config: Any, stage: Stage, inputs: Inputs) -> None:
+    """The stage ``embedding`` of a run: texts are made of the catalogue and of what mining found for the fields that are read."""
+    embed_items(
+        config.embedding,
+        stage,
+        inputs["catalog"],
+        inputs.get("captions"),
+        inputs.get("item_interests"),
+        inputs.get("judgements"),
+    )
+
+
+def embed_items(
     config: TextEmbeddingConfig,
     stage: Stage,
     catalog_dir: Path,

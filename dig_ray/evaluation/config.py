@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field, field_validator
 
-from dig_ray.base import Config
+from dig_ray.base import Config, free
 
 
 class EvaluationConfig(Config):
@@ -27,9 +27,9 @@ class EvaluationConfig(Config):
     n_bootstrap: int = Field(1000, ge=0)
     seed: int = Field(0, ge=0)
     batch_size: int = Field(128, ge=1)
-    num_actors: int | None = Field(None, ge=1)
-    num_cpus: float = Field(1.0, gt=0)
-    num_gpus: float | None = Field(None, ge=0)
+    num_actors: int | None = free(None, ge=1)
+    num_cpus: float = free(1.0, gt=0)
+    num_gpus: float | None = free(None, ge=0)
     unconstrained: bool = True
 
     @field_validator("ks")

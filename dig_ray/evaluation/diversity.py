@@ -17,7 +17,7 @@ import numpy as np
 from scipy import sparse
 
 from dig_ray import ranking
-from dig_ray.evaluation.histories import histories
+from dig_ray.evaluation.case_histories import histories
 
 if TYPE_CHECKING:
     from dig_ray.catalog.dataset import Cases, Dataset

@@ -21,7 +21,7 @@ import numpy as np
 from dig_ray import ranking
 from dig_ray.errors import UserError
 from dig_ray.evaluation import diversity, intervals, slices
-from dig_ray.evaluation.histories import histories, train_counts
+from dig_ray.evaluation.case_histories import histories, train_counts
 
 if TYPE_CHECKING:
     from dig_ray.catalog.dataset import Cases, Dataset

@@ -10,22 +10,34 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dig_ray.base import Stage
+from dig_ray.base import Inputs, Stage
 from dig_ray.evaluation.config import EvaluationConfig
+from dig_ray.evaluation.metrics_file import METRICS
 
 if TYPE_CHECKING:
     import numpy as np
 
 POLICY = "policy"
+MADE_BY = ("recommend", "recommend_sft", "multi_interest", "baselines")
+"""The stages whose artifacts hold lists."""
 
 
-def run(config: EvaluationConfig, stage: Stage, catalog_dir: Path, list_dirs: list[Path]) -> None:
+def run(config: Any, stage: Stage, inputs: Inputs) -> None:
+    """The stage ``evaluation`` of a run: the lists of all recommenders that ran are scored."""
+    lists = [inputs[name] for name in MADE_BY if name in inputs]
+    score_lists(config.evaluation, stage, inputs["catalog"], lists)
+
+
+def score_lists(config: EvaluationConfig, stage: Stage, catalog_dir: Path, list_dirs: list[Path]) -> None:
     """Write ``metrics.json``: per recommender and seen-items rule all metrics, and policy minus each baseline, paired.
 
     Where some targets repeat an item of their history, ``policy_minus_new`` has the differences on the other cases alone: lists without
     seen items cannot hold a repeat, which then counts as a miss, and lists with them may owe everything to repeats.
 
     Args:
+        config: cut-offs, and resamples behind the intervals.
+        stage: the artifact that is made.
+        catalog_dir: the catalogue artifact.
         list_dirs: artifacts that hold ``recommendations_<name>_<seen|unseen>.parquet``.
     """
     from dig_ray.catalog.dataset import Dataset
@@ -85,5 +97,5 @@ def run(config: EvaluationConfig, stage: Stage, catalog_dir: Path, list_dirs: li
         "results": results,
         **paired,
     }
-    (stage.out / "metrics.json").write_text(json.dumps(report, indent=1) + "\n")
+    (stage.out / METRICS).write_text(json.dumps(report, indent=1) + "\n")
     stage.stats.update(rows=len(cases), split_name=dataset.split_name, split_hash=dataset.split_hash)

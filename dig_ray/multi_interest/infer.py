@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from dig_ray import ranking
-from dig_ray.evaluation.histories import histories, without_seen
+from dig_ray.evaluation.case_histories import histories, without_seen
 from dig_ray.exact_ranks import ranks_among_all, rows_at_once
 from dig_ray.multi_interest.model import MultiInterestModel
 from dig_ray.multi_interest.retrieval import FaissIndex, top_items, users_at_once

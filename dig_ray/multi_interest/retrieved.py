@@ -11,7 +11,7 @@ import torch
 
 from dig_ray import ranking
 from dig_ray.catalog.dataset import TRAIN
-from dig_ray.evaluation.histories import histories
+from dig_ray.evaluation.case_histories import histories
 from dig_ray.multi_interest.infer import interests_of
 from dig_ray.multi_interest.model import MultiInterestModel
 from dig_ray.multi_interest.retrieval import FaissIndex, top_items, users_at_once

@@ -86,8 +86,8 @@ def compare_variants(
     """
     from dig_ray.catalog.dataset import Dataset
     from dig_ray.evaluation import intervals
+    from dig_ray.evaluation.case_histories import train_counts
     from dig_ray.evaluation.comparison import paired
-    from dig_ray.evaluation.histories import train_counts
     from dig_ray.evaluation.metrics import beyond_accuracy, by_category, number, target_in_history
     from dig_ray.evaluation.recommendations import read_recommendations
 

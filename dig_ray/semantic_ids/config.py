@@ -6,8 +6,23 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from dig_ray.base import Config, InputPath
-from dig_ray.embedding.collaborative import CollaborativeConfig
+from dig_ray.base import Config, InputPath, free
+
+
+class CollaborativeConfig(Config):
+    """Collaborative evidence in the vectors that are quantized; see :mod:`dig_ray.embedding.collaborative`.
+
+    Attributes:
+        weight: its share beside the text, whose weight is 1; 0 leaves it out.
+        dimensions: how many numbers a collaborative vector has.
+        window: how many events apart two items of one history still co-occur.
+        distance_power: a pair ``d`` events apart counts ``d ** -distance_power``.
+    """
+
+    weight: float = Field(0.0, ge=0)
+    dimensions: int = Field(64, ge=2)
+    window: int = Field(8, ge=1)
+    distance_power: float = Field(0.5, ge=0)
 
 
 class KMeansConfig(Config):
@@ -38,7 +53,7 @@ class RQVAEConfig(Config):
     restart_after: int = Field(
         1, ge=0, description="epochs a code may go unused before it is restarted; 0 never restarts"
     )
-    checkpoint_seconds: float = Field(30.0, gt=0, description="how often training state is kept for a resume")
+    checkpoint_seconds: float = free(30.0, gt=0, description="how often training state is kept for a resume")
 
 
 class SemanticIdConfig(Config):
@@ -68,7 +83,7 @@ class SemanticIdConfig(Config):
         False,
         description="give items that would share a full code the nearest free code of the last level instead",
     )
-    path: InputPath | None = Field(None, description="method=file: the semantic_ids Parquet")
+    path: InputPath | None = free(None, description="method=file: the semantic_ids Parquet")
     codes_column: str = "codes"
     missing_items: Literal["error", "own_code"] = "error"
     neighbours: int = Field(10, ge=1, description="true neighbours per item in the quality report")

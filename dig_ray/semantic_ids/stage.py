@@ -6,13 +6,15 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from dig_ray.base import Stage
+from dig_ray.base import Inputs, Stage
 from dig_ray.errors import UserError
 from dig_ray.semantic_ids.config import SemanticIdConfig
 from dig_ray.semantic_ids.quality import draw_quality, quality_report, report_lines
+from dig_ray.semantic_ids.quality_file import QUALITY
 from dig_ray.semantic_ids.sid_catalog import NO_SUFFIX, SidCatalog, collision_suffix
 from dig_ray.telemetry import put
 
@@ -26,10 +28,27 @@ EPOCH = {
 """What the dashboard shows of an RQ-VAE's epochs: metric -> figure."""
 
 
-def run(config: SemanticIdConfig, stage: Stage, embeddings_path: Path | None, catalog_dir: Path) -> None:
+def run(config: Any, stage: Stage, inputs: Inputs) -> None:
+    """The stage ``semantic_ids`` of a run: quantized are the vectors of LDMI where they are read, else fused ones, else the text's."""
+    vectors = next(
+        (inputs[name] for name in ("multi_interest", "fusion", "embedding") if name in inputs), None
+    )
+    make_semantic_ids(
+        config.semantic_ids,
+        stage,
+        None if vectors is None else vectors / "embeddings.parquet",
+        inputs["catalog"],
+    )
+
+
+def make_semantic_ids(
+    config: SemanticIdConfig, stage: Stage, embeddings_path: Path | None, catalog_dir: Path
+) -> None:
     """Make Semantic IDs for the items of ``catalog_dir`` and write them with their report into ``stage.out``.
 
     Args:
+        config: the quantizer and its settings.
+        stage: the artifact that is made.
         embeddings_path: embeddings Parquet (item_id, vector); None is allowed with ``method=file``.
         catalog_dir: the catalogue artifact; its ``items.parquet`` gives the item order.
 
@@ -69,7 +88,7 @@ def run(config: SemanticIdConfig, stage: Stage, embeddings_path: Path | None, ca
     report = quality_report(
         catalog, vectors, reconstruction, config.neighbours, config.neighbour_sample, seed=stage.seed
     )
-    (stage.out / "sid_quality.json").write_text(json.dumps(report, indent=1), encoding="utf-8")
+    (stage.out / QUALITY).write_text(json.dumps(report, indent=1), encoding="utf-8")
     draw_quality(report, stage.out / "sid_quality.png", f"Semantic IDs ({config.method.replace('_', ' ')})")
     for line in report_lines(report):
         stage.log(line)
@@ -93,7 +112,9 @@ def with_collaborative(
     from dig_ray.embedding.collaborative import collaborative_vectors, join_evidence
 
     settings = config.collaborative
-    together = collaborative_vectors(Dataset.load(catalog_dir), settings, stage.seed)
+    together = collaborative_vectors(
+        Dataset.load(catalog_dir), settings.dimensions, settings.window, settings.distance_power, stage.seed
+    )
     alone = int((~together.any(axis=1)).sum())
     stage.log(
         f"semantic_ids: collaborative evidence of weight {settings.weight:g} joined; {alone} items have none"

@@ -4,15 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from dig_ray.base import Inputs, Stage
 from dig_ray.stage_spec import Names, StageSpec, always, never
-
-
-def run_semantic_ids(config: Any, stage: Stage, inputs: Inputs) -> None:
-    from dig_ray.semantic_ids.stage import run
-
-    made = inputs.get("multi_interest", inputs.get("fusion", inputs.get("embedding")))
-    run(config.semantic_ids, stage, made and made / "embeddings.parquet", inputs["catalog"])
 
 
 def _vectors(config: Any) -> Names:
@@ -32,13 +24,11 @@ def _settings(config: Any) -> Names:
 STAGES = (
     StageSpec(
         name="semantic_ids",
-        run=run_semantic_ids,
+        run="dig_ray.semantic_ids.stage:run",
         settings=_settings,
         needs=lambda config: ("catalog", *_vectors(config)),
         asked=always,
         on_ray=never,
         files=lambda config: {"sids": config.semantic_ids.path} if config.semantic_ids.path else {},
-        code=("dig_ray.semantic_ids.stage",),
-        ignore=("semantic_ids.path", "semantic_ids.rqvae.checkpoint_seconds"),
     ),
 )

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dig_ray import ranking
-from dig_ray.baselines import item_knn, lists, popularity
+from dig_ray.baselines import item_knn, lists, popularity, repeat_last
 from dig_ray.baselines.config import ItemKnnConfig, PopularityConfig
 
 
@@ -34,9 +34,9 @@ def test_a_half_life_favours_late_events(make_dataset):
 def test_repeat_last_is_newest_first_then_popular(make_dataset):
     world = make_dataset([[2, 1, 2, 0, 3], [4, 4, 4, 1, 5]], 6)
     cases = world.cases("test")
-    recs, _, _ = popularity.recommend_repeat_last(world, cases, 5, exclude_seen=False, places=np.arange(6))
+    recs, _, _ = repeat_last.recommend_repeat_last(world, cases, 5, exclude_seen=False, places=np.arange(6))
     assert recs.tolist() == [[0, 2, 1, 4, 3], [1, 4, 2, 0, 3]]
-    unseen = popularity.recommend_repeat_last(world, cases, 5, exclude_seen=True)[0]
+    unseen = repeat_last.recommend_repeat_last(world, cases, 5, exclude_seen=True)[0]
     np.testing.assert_array_equal(unseen, popularity.recommend_popular(world, cases, 5, exclude_seen=True)[0])
 
 
@@ -105,7 +105,7 @@ def test_the_order_of_the_catalogue_is_worth_nothing(make_dataset, name):
     cases.end[:] = cases.start + 4  # the cold item before the target would give it away to repeat_last
     recommend = {
         "popularity": popularity.recommend_popular,
-        "repeat_last": popularity.recommend_repeat_last,
+        "repeat_last": repeat_last.recommend_repeat_last,
         "item_knn": item_knn.recommend,
     }[name]
     hits = []
@@ -126,7 +126,7 @@ def test_renumbered_items_get_the_same_lists(chains):
     other = replace(
         chains, items=chains.items.take(order), events=number[chains.events].astype(np.int32), stats={}
     )
-    for recommend in (popularity.recommend_popular, popularity.recommend_repeat_last, item_knn.recommend):
+    for recommend in (popularity.recommend_popular, repeat_last.recommend_repeat_last, item_knn.recommend):
         one = recommend(chains, cases, 10, False)
         two = recommend(other, other.cases("test"), 10, False)
         equal = np.asarray(chains.item_ids)[one.items] == np.asarray(other.item_ids)[two.items]

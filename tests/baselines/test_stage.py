@@ -8,7 +8,7 @@ import pytest
 
 from dig_ray.base import Stage
 from dig_ray.baselines.config import BaselinesConfig, SASRecConfig
-from dig_ray.baselines.stage import run
+from dig_ray.baselines.stage import fit_lists
 from dig_ray.errors import UserError
 from dig_ray.evaluation.metrics import evaluate
 from dig_ray.evaluation.recommendations import read_recommendations
@@ -25,7 +25,7 @@ def run_once(root, dataset, config=CONFIG):
     out.mkdir()
     lines: list[str] = []
     stage = Stage("baselines", "f" * 16, 0, out, str(root / "work"), log=lines.append)
-    run(config, stage, catalog)
+    fit_lists(config, stage, catalog)
     return stage, lines
 
 

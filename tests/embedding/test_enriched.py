@@ -10,7 +10,7 @@ from dig_ray.base import Stage
 from dig_ray.config import RunConfig
 from dig_ray.embedding.config import TextEmbeddingConfig
 from dig_ray.embedding.enriched import item_texts
-from dig_ray.embedding.stage import run
+from dig_ray.embedding.stage import embed_items
 from dig_ray.errors import UserError
 
 FIELDS = ("title", "description", "caption", "interests")
@@ -108,13 +108,13 @@ def test_texts_longer_than_the_encoder_reads_are_counted(tmp_path):
     lines: list[str] = []
     stage = Stage("embedding", "f" * 8, 0, tmp_path / "out", str(tmp_path / "work"), log=lines.append)
     config = TextEmbeddingConfig(fields=("title",), max_seq_length=16, rows_per_part=2)
-    run(config, stage, tmp_path / "catalog")
+    embed_items(config, stage, tmp_path / "catalog")
     assert (
         stage.stats["texts_cut"] == 2 and stage.stats["token_limit"] == 16 and stage.stats["tokens_max"] == 42
     )
     assert any("2 of 4 items have more text than the 16 tokens that minilm reads" in line for line in lines)
     again = Stage("embedding", "f" * 8, 0, tmp_path / "out", str(tmp_path / "work"), log=lines.append)
-    run(config, again, tmp_path / "catalog")  # every part is there
+    embed_items(config, again, tmp_path / "catalog")  # every part is there
     assert again.stats["texts_cut"] == 2 and again.stats["resumed_texts"] == 3
 
 
@@ -128,7 +128,7 @@ def test_vectors_brought_along_take_the_encoders_place(tmp_path):
         pa.table({"item_id": ["b", "a"], "vector": [[2.0, 0.0], [1.0, 0.5]]}), tmp_path / "mine.parquet"
     )
     stage = Stage("embedding", "f" * 8, 0, tmp_path / "out", str(tmp_path / "work"), log=lambda line: None)
-    run(TextEmbeddingConfig(path=str(tmp_path / "mine.parquet")), stage, tmp_path / "catalog")
+    embed_items(TextEmbeddingConfig(path=str(tmp_path / "mine.parquet")), stage, tmp_path / "catalog")
     found = pq.read_table(stage.out / "embeddings.parquet").to_pydict()
     assert found == {"item_id": ["a", "b"], "vector": [[1.0, 0.5], [2.0, 0.0]]}
 

@@ -22,7 +22,7 @@ from dig_ray.embedding.fusion import (
     spread_figures,
     stand_in,
 )
-from dig_ray.embedding.fusion_stage import run
+from dig_ray.embedding.fusion_stage import fuse
 from dig_ray.embedding.vectors import load_vectors, write_vectors
 
 
@@ -181,7 +181,7 @@ def test_the_stage_writes_vectors_and_matrices_that_belong_together(tmp_path, mi
         write_vectors(tmp_path / name / "embeddings.parquet", ids, vectors, flag)
     (tmp_path / "out").mkdir()
     stage = Stage("fusion", "f" * 8, 0, tmp_path / "out", str(tmp_path / "work"), log=lambda line: None)
-    run(FusionConfig(missing=missing), stage, tmp_path / "catalog", tmp_path / "text", tmp_path / "image")
+    fuse(FusionConfig(missing=missing), stage, tmp_path / "catalog", tmp_path / "text", tmp_path / "image")
     fused = load_vectors(stage.out / "embeddings.parquet", ids)
     matrices = load_file(stage.out / "fusion.safetensors")
     by_hand = Fusion(matrices["w_v"], matrices["w_f"]).apply(text, stand_in(image, known, missing))

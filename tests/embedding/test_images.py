@@ -17,7 +17,7 @@ import pytest
 from dig_ray.base import Stage
 from dig_ray.embedding.clip import check_weights, decode, describe, encode, load_tower, preprocessing
 from dig_ray.embedding.config import ImageEmbeddingConfig
-from dig_ray.embedding.image_stage import run
+from dig_ray.embedding.image_stage import embed_pictures
 from dig_ray.embedding.vectors import known_vectors, load_vectors
 from dig_ray.errors import UserError
 
@@ -190,7 +190,7 @@ def test_the_stage_keeps_the_order_marks_gaps_and_goes_on_where_it_was(tower_fol
     config = tower_config(tower_folder)
     lines: list[str] = []
     stage = stage_in(tmp_path, lines)
-    run(config, stage, catalog, pictures)
+    embed_pictures(config, stage, catalog, pictures)
     ids = [f"i{n}" for n in range(19)]
     vectors, known = known_vectors(stage.out / "embeddings.parquet", ids)
     assert known.tolist() == [one is not None for one in raw]
@@ -207,7 +207,7 @@ def test_the_stage_keeps_the_order_marks_gaps_and_goes_on_where_it_was(tower_fol
     parts = sorted((tmp_path / "work").iterdir())
     parts[0].write_bytes(parts[0].read_bytes()[:-10])
     again = stage_in(tmp_path, lines)
-    run(config, again, catalog, pictures)
+    embed_pictures(config, again, catalog, pictures)
     assert 0 < again.stats["resumed_pictures"] < 11
     assert (again.out / "embeddings.parquet").read_bytes() == first
 
@@ -220,12 +220,12 @@ def test_errors_in_a_worker_arrive_as_their_sentence(tower_folder, tmp_path):
     (broken / "open_clip_config.json").write_bytes((tower_folder / "open_clip_config.json").read_bytes())
     (broken / "open_clip_model.safetensors").write_bytes(b"no weights")
     with pytest.raises(UserError, match="local-dir.*open_clip_model.safetensors is no safetensors file"):
-        run(tower_config(broken), stage_in(tmp_path, []), catalog, pictures)
+        embed_pictures(tower_config(broken), stage_in(tmp_path, []), catalog, pictures)
     with pytest.raises(UserError, match=r"image_embedding.num_cpus=1000.0: the cluster has"):
-        run(tower_config(tower_folder, num_cpus=1000.0), stage_in(tmp_path, []), catalog, pictures)
+        embed_pictures(tower_config(tower_folder, num_cpus=1000.0), stage_in(tmp_path, []), catalog, pictures)
     catalog, pictures = pictures_in(tmp_path / "d", [None, None])
     with pytest.raises(UserError, match="no item of this catalogue has a usable picture"):
-        run(tower_config(tower_folder), stage_in(tmp_path, []), catalog, pictures)
+        embed_pictures(tower_config(tower_folder), stage_in(tmp_path, []), catalog, pictures)
 
 
 def test_vectors_brought_along_need_not_cover_the_catalogue(tmp_path):
@@ -233,14 +233,14 @@ def test_vectors_brought_along_need_not_cover_the_catalogue(tmp_path):
     table = pa.table({"item_id": ["i3", "i1", "other"], "vector": [[1.0, 2.0], [3.0, 4.0], [0.0, 1.0]]})
     pq.write_table(table, tmp_path / "mine.parquet")
     stage = stage_in(tmp_path, [])
-    run(ImageEmbeddingConfig(path=str(tmp_path / "mine.parquet")), stage, catalog, None)
+    embed_pictures(ImageEmbeddingConfig(path=str(tmp_path / "mine.parquet")), stage, catalog, None)
     vectors, known = known_vectors(stage.out / "embeddings.parquet", [f"i{n}" for n in range(4)])
     assert known.tolist() == [False, True, False, True] and vectors[3].tolist() == [1.0, 2.0]
     pq.write_table(table.slice(2), tmp_path / "mine.parquet")
     with pytest.raises(UserError, match="none of its 1 item_ids is in the catalogue, whose first is 'i0'"):
-        run(ImageEmbeddingConfig(path=str(tmp_path / "mine.parquet")), stage, catalog, None)
+        embed_pictures(ImageEmbeddingConfig(path=str(tmp_path / "mine.parquet")), stage, catalog, None)
     with pytest.raises(UserError, match="no such file"):
-        run(ImageEmbeddingConfig(path=str(tmp_path / "nowhere.parquet")), stage, catalog, None)
+        embed_pictures(ImageEmbeddingConfig(path=str(tmp_path / "nowhere.parquet")), stage, catalog, None)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5])

@@ -16,7 +16,7 @@ import pytest
 
 from dig_ray.base import Stage
 from dig_ray.embedding.config import TextEmbeddingConfig
-from dig_ray.embedding.stage import run
+from dig_ray.embedding.stage import embed_items
 from dig_ray.embedding.vectors import load_vectors
 from dig_ray.errors import UserError
 
@@ -58,7 +58,7 @@ def test_catalogue_order_blank_items_and_resume(tmp_path):
     titles = [None if row % 7 == 0 else f"thing {row // 2}" for row in range(40)]
     items = catalogue(tmp_path / "catalog", titles)
     stage = stage_in(tmp_path)
-    run(CONFIG, stage, items)
+    embed_items(CONFIG, stage, items)
     vectors = load_vectors(stage.out / "embeddings.parquet", [f"i{row}" for row in range(40)])
     assert vectors.shape == (40, 384)
     assert stage.stats["items_without_text"] == 6 == int((~vectors.any(axis=1)).sum())
@@ -71,7 +71,7 @@ def test_catalogue_order_blank_items_and_resume(tmp_path):
     parts[1].write_bytes(parts[1].read_bytes()[:-10])
     lines: list[str] = []
     again = stage_in(tmp_path, lines)
-    run(CONFIG, again, items)
+    embed_items(CONFIG, again, items)
     assert 0 < again.stats["resumed_texts"] < stage.stats["distinct_texts"]
     assert (again.out / "embeddings.parquet").read_bytes() == first
     assert any("texts/s" in line for line in lines)
@@ -80,18 +80,18 @@ def test_catalogue_order_blank_items_and_resume(tmp_path):
 def test_errors_in_a_worker_arrive_as_their_sentence(tmp_path):
     items = catalogue(tmp_path / "catalog", ["a thing"] * 3)
     with pytest.raises(UserError, match=r"embedding\.model='/no/such/model': could not be loaded"):
-        run(CONFIG.model_copy(update={"model": "/no/such/model"}), stage_in(tmp_path), items)
+        embed_items(CONFIG.model_copy(update={"model": "/no/such/model"}), stage_in(tmp_path), items)
 
 
 def test_what_cannot_work_is_said_before_anything_starts(tmp_path):
     blank = catalogue(tmp_path / "blank", [None, "  ", ""])
     with pytest.raises(UserError, match="no item has any text"):
-        run(CONFIG, stage_in(tmp_path), blank)
+        embed_items(CONFIG, stage_in(tmp_path), blank)
     items = catalogue(tmp_path / "catalog", ["a thing"])
     with pytest.raises(UserError, match="none of these columns; it has item_id, title"):
-        run(CONFIG.model_copy(update={"fields": ("caption",)}), stage_in(tmp_path), items)
+        embed_items(CONFIG.model_copy(update={"fields": ("caption",)}), stage_in(tmp_path), items)
     with pytest.raises(UserError, match=r"embedding\.num_gpus=64"):
-        run(CONFIG.model_copy(update={"num_gpus": 64.0}), stage_in(tmp_path), items)
+        embed_items(CONFIG.model_copy(update={"num_gpus": 64.0}), stage_in(tmp_path), items)
 
 
 DRIVER = """
@@ -99,11 +99,11 @@ import sys
 from pathlib import Path
 from dig_ray.base import Stage
 from dig_ray.embedding.config import TextEmbeddingConfig
-from dig_ray.embedding.stage import run
+from dig_ray.embedding.stage import embed_items
 folder = Path(sys.argv[1])
 (folder / "out").mkdir(exist_ok=True)
 config = TextEmbeddingConfig(rows_per_part=8, batch_size=8, max_seq_length=16)
-run(config, Stage("embedding", "f", 42, folder / "out", str(folder / "work")), folder / "catalog")
+embed_items(config, Stage("embedding", "f", 42, folder / "out", str(folder / "work")), folder / "catalog")
 """
 
 
@@ -124,10 +124,10 @@ def test_kill_9_then_the_same_command_gives_the_same_vectors(tmp_path):
     assert not (tmp_path / "out" / "embeddings.parquet").exists()
 
     stage = stage_in(tmp_path)
-    run(CONFIG, stage, tmp_path / "catalog")
+    embed_items(CONFIG, stage, tmp_path / "catalog")
     assert stage.stats["resumed_texts"] >= 8 * done
     whole = stage_in(tmp_path / "whole")
-    run(CONFIG, whole, tmp_path / "catalog")
+    embed_items(CONFIG, whole, tmp_path / "catalog")
     assert whole.stats["resumed_texts"] == 0
     names = [f"i{row}" for row in range(480)]
     interrupted = load_vectors(stage.out / "embeddings.parquet", names)

@@ -21,7 +21,8 @@ from dig_ray.catalog.dataset import Dataset
 from dig_ray.errors import UserError
 from dig_ray.evaluation import stage as scoring
 from dig_ray.evaluation.config import EvaluationConfig
-from dig_ray.evaluation.decode_stage import Decoder, run
+from dig_ray.evaluation.decode_stage import decode_lists
+from dig_ray.evaluation.policy_decoder import Decoder
 from dig_ray.semantic_ids.sid_catalog import SidCatalog
 
 N_ITEMS = 40
@@ -94,7 +95,7 @@ def done(world, tmp_path_factory):
     if ours:
         ray.init(address="local", num_cpus=8, include_dashboard=False, log_to_driver=False)
     stage = _stage(tmp_path_factory.mktemp("done"))
-    run(CONFIG, stage, *world.paths)
+    decode_lists(CONFIG, stage, *world.paths)
     yield stage
     if ours:
         ray.shutdown()
@@ -145,7 +146,7 @@ def test_free_decoding_is_looked_at_for_the_users_asked_for(done, world):
 def test_lists_cut_short_by_seen_items_are_counted(world, tmp_path):
     stage = _stage(tmp_path)
     narrow = CONFIG.model_copy(update={"beam": 10, "unconstrained": False})
-    run(narrow, stage, *world.paths)
+    decode_lists(narrow, stage, *world.paths)
     lists = [pq.read_table(stage.out / file)["item_ids"].to_pylist() for file in LISTS]
     short = sum(len(a) < 10 or len(b) < 10 for a, b in zip(*lists, strict=True))
     assert json.loads((stage.out / "decoding.json").read_text())["short_lists"] == short
@@ -154,7 +155,7 @@ def test_lists_cut_short_by_seen_items_are_counted(world, tmp_path):
 
 def test_another_run_with_other_actors_gives_the_same_bytes(done, world, tmp_path):
     stage = _stage(tmp_path)
-    run(CONFIG.model_copy(update={"num_actors": 2, "unconstrained": False}), stage, *world.paths)
+    decode_lists(CONFIG.model_copy(update={"num_actors": 2, "unconstrained": False}), stage, *world.paths)
     for file in LISTS:
         assert (stage.out / file).read_bytes() == (done.out / file).read_bytes()
     assert "unconstrained_invalid_rate" not in json.loads((stage.out / "decoding.json").read_text())
@@ -165,12 +166,12 @@ import sys
 from pathlib import Path
 from dig_ray.base import Stage
 from dig_ray.evaluation.config import EvaluationConfig
-from dig_ray.evaluation.decode_stage import run
+from dig_ray.evaluation.decode_stage import decode_lists
 
 if __name__ == "__main__":
     root, config, *paths = sys.argv[1:]
     stage = Stage("evaluation", "f" * 16, 0, Path(root) / "out", str(Path(root) / "work"))
-    run(EvaluationConfig.model_validate_json(config), stage, *map(Path, paths))
+    decode_lists(EvaluationConfig.model_validate_json(config), stage, *map(Path, paths))
 """
 
 
@@ -197,7 +198,7 @@ def test_killed_while_decoding_the_next_run_does_only_the_rest(done, world, tmp_
     assert not list(stage.out.iterdir())
     kept[0].write_bytes(kept[0].read_bytes()[:100])  # a part that does not read back is decoded again
     times = {p.name: p.stat().st_mtime_ns for p in kept}
-    run(CONFIG, stage, *world.paths)
+    decode_lists(CONFIG, stage, *world.paths)
     assert any("users were done before" in line for line in stage.lines)
     for part in kept[1:]:
         assert part.stat().st_mtime_ns == times[part.name]
@@ -208,7 +209,7 @@ def test_killed_while_decoding_the_next_run_does_only_the_rest(done, world, tmp_
 
 def test_scoring_reads_the_lists_with_split_name_and_hash(done, world, tmp_path):
     stage = _stage(tmp_path)
-    scoring.run(CONFIG, stage, world.paths[0], [done.out])
+    scoring.score_lists(CONFIG, stage, world.paths[0], [done.out])
     report = json.loads((stage.out / "metrics.json").read_text())
     assert report["split_name"] == "leave_last_out" and report["split_hash"] == world.dataset.split_hash
     assert report["test_users"] == 60 and set(report["results"]["policy"]) == {"seen", "unseen"}
@@ -219,7 +220,7 @@ def test_a_policy_of_other_semantic_ids_is_refused(world, tmp_path):
     other = SidCatalog.from_codes(world.sids.item_ids, codes, world.sids.sizes)
     other.save(tmp_path / "semantic_ids.parquet")
     with pytest.raises(UserError, match="was trained on Semantic IDs"):
-        run(CONFIG, _stage(tmp_path), world.paths[0], tmp_path, world.paths[2])
+        decode_lists(CONFIG, _stage(tmp_path), world.paths[0], tmp_path, world.paths[2])
 
 
 def test_a_damaged_policy_is_said_before_any_decoding(world, tmp_path):
@@ -229,7 +230,7 @@ def test_a_damaged_policy_is_said_before_any_decoding(world, tmp_path):
     weights = tmp_path / "policy" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
     with pytest.raises(UserError, match="the policy's files cannot be read"):
-        run(CONFIG, _stage(tmp_path), *world.paths[:2], tmp_path / "policy")
+        decode_lists(CONFIG, _stage(tmp_path), *world.paths[:2], tmp_path / "policy")
 
 
 def test_an_empty_test_split_is_refused(world, tmp_path):
@@ -243,4 +244,4 @@ def test_an_empty_test_split_is_refused(world, tmp_path):
         split_name="x",
     ).save(tmp_path / "catalog")
     with pytest.raises(UserError, match="the test split is empty"):
-        run(CONFIG, _stage(tmp_path), tmp_path / "catalog", *world.paths[1:])
+        decode_lists(CONFIG, _stage(tmp_path), tmp_path / "catalog", *world.paths[1:])

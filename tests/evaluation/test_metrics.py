@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from dig_ray.errors import UserError
+from dig_ray.evaluation.case_histories import histories
 from dig_ray.evaluation.comparison import compare
-from dig_ray.evaluation.histories import histories
 from dig_ray.evaluation.intervals import bootstrap_means
 from dig_ray.evaluation.metrics import beyond_accuracy, evaluate
 from dig_ray.evaluation.recommendations import read_recommendations, write_recommendations

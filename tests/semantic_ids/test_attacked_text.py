@@ -9,7 +9,7 @@ from dig_ray.catalog.config import DemoConfig
 from dig_ray.catalog.demo.world import demo_world
 from dig_ray.catalog.text import item_text
 from dig_ray.embedding.config import TextEmbeddingConfig
-from dig_ray.embedding.text import embed_texts, load_encoder
+from dig_ray.embedding.text_encoder import embed_texts, load_encoder
 from dig_ray.semantic_ids.residual_kmeans import encode, fit_residual_kmeans
 from tests.mining.attacks import ATTACKS
 

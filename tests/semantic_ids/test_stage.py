@@ -17,7 +17,7 @@ from dig_ray.embedding.vectors import write_vectors
 from dig_ray.errors import UserError
 from dig_ray.semantic_ids.config import RQVAEConfig, SemanticIdConfig
 from dig_ray.semantic_ids.sid_catalog import SidCatalog
-from dig_ray.semantic_ids.stage import run, sids_from_file
+from dig_ray.semantic_ids.stage import make_semantic_ids, sids_from_file
 
 DATA = Path(os.environ.get("DIG_RAY_DATA") or Path(__file__).parents[2] / ".." / "shared" / "data")
 IDS = [f"item-{i}" for i in range(300)]
@@ -40,7 +40,7 @@ def make(tmp_path: Path, config: SemanticIdConfig, x: np.ndarray | None = None, 
     out = tmp_path / name
     out.mkdir()
     stage = Stage("semantic_ids", "f" * 8, 42, out, str(tmp_path / "work"), log=lambda line: None)
-    run(config, stage, tmp_path / "embeddings.parquet", catalog)
+    make_semantic_ids(config, stage, tmp_path / "embeddings.parquet", catalog)
     return stage
 
 

