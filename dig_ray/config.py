@@ -33,7 +33,8 @@ from dig_ray.multi_interest.config import MultiInterestConfig
 from dig_ray.recommender.config import RecommenderConfig
 from dig_ray.redaction import HIDDEN, SECRET_NAME, hide, redact
 from dig_ray.semantic_ids.config import SemanticIdConfig
-from dig_ray.training.config import GrpoConfig, SftConfig
+from dig_ray.training.config import SftConfig
+from dig_ray.training.grpo_config import GrpoConfig
 from dig_ray.yaml_text import parse_yaml, read_text
 
 COMMAND_LINE = "command line"
@@ -179,15 +180,9 @@ class RunConfig(Config):
             )
 
     def _check_rewards(self, grpo: GrpoConfig) -> None:
-        if grpo.reads_quality and self.mining.judge is None:
-            raise ValueError(
-                f"grpo.rewards.quality={grpo.rewards.quality} needs the quality of items, which a judge's labels give; set mining.judge, "
-                "or grpo.rewards.quality=none"
-            )
-        if grpo.compares_interests and not (self.mining.users and self.mining.item_miners):
-            raise ValueError(
-                "grpo.rewards.gamma compares interests of users and items; set mining.users and mining.items, or gamma to 0"
-            )
+        for one in grpo.evidence:
+            if lacking := one.lacking(self):
+                raise ValueError(lacking)
 
 
 # --- the tree of keys ------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from dig_ray.artifact_metrics import running, tell
-from dig_ray.base import Config, Inputs, Stage, is_free
+from dig_ray.base import Inputs, Stage, is_free
 from dig_ray.cluster import RaySession, in_ray_job
 from dig_ray.code_version import code_hash
 from dig_ray.config import RunConfig
@@ -143,8 +143,7 @@ def counted_settings(config: Any, keys: Sequence[str]) -> dict[str, Any]:
             value, within = config, found
             for name in above:
                 value, within = getattr(value, name), within.setdefault(name, {})
-            value = getattr(value, last)
-            within[last] = value.counted() if isinstance(value, Config) else value
+            within[last] = value.counted()[last]
     return found
 
 

@@ -17,7 +17,7 @@ ALL = ("*",)
 
 
 def when(**names: Any) -> Names:
-    """The names whose condition holds: ``when(judgements=grpo.reads_quality)`` is ``("judgements",)`` or ``()``."""
+    """The names whose condition holds: ``when(judgements=mining.judge is not None)`` is ``("judgements",)`` or ``()``."""
     return tuple(name for name, holds in names.items() if holds)
 
 
@@ -37,9 +37,9 @@ class StageSpec:
 
     Attributes:
         name: its name, directory and job.
-        run: ``module:function`` of its room, called with (config, stage, inputs); the module and all that it imports is the stage's code.
-            Also a function itself, whose module ``code`` has to name.
-        settings: dotted keys of the run's config that decide its result; ``-key`` leaves one out again. Settings marked as free never count.
+        run: ``module:function`` of its room, called with (config, stage, inputs); the module and all it imports is its code.
+            A function itself will do, too; ``code`` then has to name its module.
+        settings: dotted keys of the run's config that decide its result; ``-key`` leaves one out again. What is free never counts.
         needs: stages that have to run before it, whose artifacts it reads.
         takes: stages whose artifacts it reads where they run anyway.
         asked: whether the config itself asks for it; else it runs where a stage that runs needs it.

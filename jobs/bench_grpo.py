@@ -92,7 +92,7 @@ def peak() -> int:
 
 
 def grpo_config(groups: int, steps: int, threads: int) -> Any:
-    from dig_ray.training.config import GrpoConfig
+    from dig_ray.training.grpo_config import GrpoConfig
 
     return GrpoConfig(
         num_generations=groups,
@@ -111,7 +111,7 @@ def our_trainer(items: int, groups: int, steps: int, threads: int, folder: str) 
     from dig_ray.recommender.tasks import SidStream
     from dig_ray.semantic_ids.prefix_table import build_prefix_table
     from dig_ray.training.grpo_loop import GrpoJob, make_trainer
-    from dig_ray.training.stage import write_policy_facts
+    from dig_ray.training.publish import write_policy_facts
 
     sids = catalogue()
     tokenizer = build_tokenizer(recommender(), sids, [])

@@ -112,7 +112,7 @@ def run_stage(config: Any, folder: Path, out: Path) -> float:
 def open_pictures(folder: Path, out: Path) -> float:
     """Pictures a second of the pictures stage, its processes' start included."""
     from dig_ray.catalog.config import CatalogConfig
-    from dig_ray.catalog.pictures import run
+    from dig_ray.catalog.pictures.picture_stage import keep_pictures
 
     alone = out / "catalog"  # without the pictures artifact beside it
     alone.mkdir(parents=True)
@@ -120,7 +120,7 @@ def open_pictures(folder: Path, out: Path) -> float:
     (out / "pictures").mkdir()
     begun = time.perf_counter()
     stage = Stage("pictures", "bench", 0, out / "pictures", str(out / "pictures-work"), log=lambda line: None)
-    run(CatalogConfig(), stage, alone)
+    keep_pictures(CatalogConfig(), stage, alone)
     return float(stage.stats["pictures"]) / (time.perf_counter() - begun)
 
 

@@ -128,7 +128,7 @@ def _stage(name: str, folder: Path) -> Any:
 def catalog(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
     """The catalogue stage on plain tables: read, clean, number, sort, split, count, save."""
     from dig_ray.catalog.config import CatalogConfig
-    from dig_ray.catalog.stage import run
+    from dig_ray.catalog.stage import make_catalog as run
 
     stage = _stage("catalog", folder)
     config = CatalogConfig.model_validate(

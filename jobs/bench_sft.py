@@ -70,7 +70,7 @@ def build_job(threads: int, rows_per_step: int) -> tuple[Any, Any, str]:
     """The SFT job of the default decoder on Beauty's histories with random distinct codes, without dropout."""
     from dig_ray.recommender.config import DecoderConfig, RecommenderConfig
     from dig_ray.semantic_ids.sid_catalog import SidCatalog
-    from dig_ray.training import stage
+    from dig_ray.training import sft_stage
     from dig_ray.training.config import SftConfig
 
     dataset, source = histories()
@@ -81,7 +81,7 @@ def build_job(threads: int, rows_per_step: int) -> tuple[Any, Any, str]:
         decoder=DecoderConfig(dropout=0, embedding_dropout=0), max_history=LONGEST
     )
     sft = SftConfig(rows_per_step=rows_per_step, threads_per_worker=threads, valid_users=1, epochs=1)
-    return stage.build_job(sft, recommender, dataset, sids, seed=0), dataset, source
+    return sft_stage.build_job(sft, recommender, dataset, sids, seed=0), dataset, source
 
 
 def padded_arrays(job: Any, dataset: Any) -> dict[str, np.ndarray]:

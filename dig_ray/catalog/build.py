@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dig_ray.catalog.columns import empty_items, is_order_only, rules_of
+from dig_ray.catalog.columns.fields import empty_items, is_order_only, rules_of
 from dig_ray.catalog.config import CatalogConfig
 from dig_ray.catalog.dataset import TRAIN, Dataset
 from dig_ray.catalog.splits import global_time, in_order, k_core, leave_last_out
@@ -24,7 +24,7 @@ class Raw:
     """What a reader gives.
 
     Attributes:
-        items: house columns (see :mod:`dig_ray.catalog.columns`), or None where only ids are known.
+        items: house columns (see :mod:`dig_ray.catalog.columns.fields`), or None where only ids are known.
         interactions: house columns, rows in file order; None for a catalogue that nobody has used yet.
         notes: counts of what was mended while reading.
         items_file: for messages.

@@ -11,11 +11,11 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from dig_ray.base import Config, InputPath
+from dig_ray.base import Config, InputPath, free
+from dig_ray.catalog.readers import READERS, Reader
 
 DecimalMark = Literal["auto", "point", "comma"]
 Quoting = Literal["auto", "quoted", "plain"]
-SOURCES = ("demo", "table", "amazon14", "amazon18", "amazon23", "recbole")
 
 
 def _names(value: Any) -> Any:
@@ -47,7 +47,7 @@ class InteractionColumns(Config):
     """Which column of the interactions file is which field; a field left out takes the column of its own name, if any.
 
     ``history`` (source table, split given) says that a row is a published sample: the user's items so far in this column of lists,
-    the next item in ``item_id``, its part in ``split``. See :mod:`dig_ray.catalog.samples`.
+    the next item in ``item_id``, its part in ``split``. See :mod:`dig_ray.catalog.readers.samples`.
     """
 
     user_id: str = "user_id"
@@ -74,7 +74,7 @@ class ItemsConfig(Config):
             quoted, but in a TSV none of whose quotes makes a quoted cell, plain.
     """
 
-    path: InputPath = Field(min_length=1)
+    path: InputPath = free(min_length=1)
     columns: ItemColumns = ItemColumns()
     category_separator: str | None = Field(default=None, min_length=1)
     extra_columns: bool = True
@@ -96,7 +96,7 @@ class InteractionsConfig(Config):
         padding: an id that only fills histories up to a length (``columns.history``); it is dropped from them, and counted.
     """
 
-    path: InputPath = Field(min_length=1)
+    path: InputPath = free(min_length=1)
     columns: InteractionColumns = InteractionColumns()
     time_unit: Literal["auto", "s", "ms", "us", "ns", "each", "order"] = "auto"
     decimal_mark: DecimalMark = "auto"
@@ -117,7 +117,7 @@ class DownloadConfig(Config):
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9_]{1,60}$")
-    directory: InputPath = Field(default="downloads", min_length=1)
+    directory: InputPath = free("downloads", min_length=1)
     core: bool = True
     sha256: Mapping[str, str] = {}
     base_url: str | None = Field(default=None, pattern=r"^https?://\S+$")
@@ -150,12 +150,12 @@ class ImagesConfig(Config):
             then taken again), or ``error``.
     """
 
-    root: InputPath | None = Field(default=None, min_length=1)
-    archive: InputPath | None = Field(default=None, min_length=1)
+    root: InputPath | None = free(None, min_length=1)
+    archive: InputPath | None = free(None, min_length=1)
     fetch: bool = False
     private_hosts: tuple[str, ...] = ()
-    timeout: float = Field(default=20.0, gt=0, le=600)
-    in_flight: int = Field(default=16, ge=1, le=1024)
+    timeout: float = free(20.0, gt=0, le=600)
+    in_flight: int = free(16, ge=1, le=1024)
     max_bytes: int = Field(default=50 << 20, ge=1, le=1 << 30)
     max_pixels: int = Field(default=50_000_000, ge=1, le=89_478_485)
     min_side: int = Field(default=2, ge=1)
@@ -244,7 +244,7 @@ class CatalogConfig(Config):
         max_text_chars: longer texts are cut, and counted.
     """
 
-    source: Literal["demo", "table", "amazon14", "amazon18", "amazon23", "recbole"] = "demo"
+    source: Literal[tuple(READERS)] = "demo"  # type: ignore[valid-type]
     items: ItemsConfig | None = None
     interactions: InteractionsConfig | None = None
     download: DownloadConfig | None = None
@@ -268,7 +268,7 @@ class CatalogConfig(Config):
     @model_validator(mode="after")
     def _possible(self) -> CatalogConfig:
         files = self.items is not None or self.interactions is not None or self.download is not None
-        if self.source == "demo" and files:
+        if not self.reader.files and files:
             raise ValueError(
                 "source demo is generated and reads no file; set source or drop items, interactions, download"
             )
@@ -277,24 +277,23 @@ class CatalogConfig(Config):
                 raise ValueError(
                     f"demo settings have no effect with source {self.source}; drop them or set source: demo"
                 )
-            if not self.has_interactions and (self.source != "table" or self.items is None):
+            if not self.has_interactions and (not self.reader.items_alone or self.items is None):
                 raise ValueError(
                     f"source {self.source} needs interactions.path (or download.name for an amazon source; source table can do with "
                     "items.path alone)"
                 )
         if self.download is not None:
-            if not self.source.startswith("amazon"):
-                raise ValueError(
-                    f"download fetches amazon14, amazon18 and amazon23, not source {self.source}"
-                )
+            if not self.reader.downloads:
+                *names, last = (name for name, reader in READERS.items() if reader.downloads)
+                raise ValueError(f"download fetches {', '.join(names)} and {last}, not source {self.source}")
             if self.items is not None or self.interactions is not None:
                 raise ValueError("download and items/interactions both name the files; keep one of them")
         for part in (self.items, self.interactions):
-            if part is not None and self.source.startswith("amazon") and part.columns != type(part.columns)():
+            if part is not None and not self.reader.columns and part.columns != type(part.columns)():
                 raise ValueError(
                     f"source {self.source} knows its own columns; drop columns, or use source: table"
                 )
-            if part is not None and part.quoting != "auto" and self.source != "table":
+            if part is not None and part.quoting != "auto" and not self.reader.quoting:
                 raise ValueError(
                     f"quoting is about tables in CSV and TSV, and source {self.source} knows its own; drop quoting"
                 )
@@ -303,6 +302,11 @@ class CatalogConfig(Config):
         if not self.has_interactions:
             return self._possible_without_interactions()
         return self._possible_split()
+
+    @property
+    def reader(self) -> Reader:
+        """Of its source."""
+        return READERS[self.source]
 
     @property
     def has_interactions(self) -> bool:
@@ -329,7 +333,7 @@ class CatalogConfig(Config):
                 "split leave_last_out needs 3 events (train, valid, test); raise min_user_events to 3"
             )
         if self.split == "given":
-            if self.source not in ("table", "recbole"):
+            if not self.reader.split:
                 raise ValueError(
                     f"split given needs a split column, which source {self.source} does not have"
                 )

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from dig_ray.base import Stage
+from dig_ray.base import Inputs, Stage
 from dig_ray.catalog.build import build
 from dig_ray.catalog.config import CatalogConfig
 from dig_ray.catalog.dataset import Dataset
 from dig_ray.catalog.read import read_raw
 
 
-def run(config: CatalogConfig, stage: Stage) -> None:
+def run(config: Any, stage: Stage, inputs: Inputs) -> None:
+    """The stage ``catalog`` of a run."""
+    make_catalog(config.catalog, stage)
+
+
+def make_catalog(config: CatalogConfig, stage: Stage) -> None:
     """Build the dataset and save it to ``stage.out`` (see :meth:`dig_ray.catalog.dataset.Dataset.save`).
 
     The demo world's truth goes next to it, as ``truth_users.parquet``; where items without a picture are dropped, so do the others'
@@ -59,7 +65,7 @@ class _Opened:
         self.parts: list[tuple[str, int]] = []
 
     def __call__(self, items: pa.Table) -> np.ndarray:
-        from dig_ray.catalog import pictures
+        from dig_ray.catalog.pictures import picture_stage as pictures
 
         named = items.select([name for name in pictures.COLUMNS if name in items.column_names])
         batches = named.to_batches(max_chunksize=pictures.ROWS)
@@ -76,7 +82,7 @@ class _Opened:
 
     def save(self, dataset: Dataset) -> None:
         """Write ``stage.out/pictures.parquet``."""
-        from dig_ray.catalog import pictures
+        from dig_ray.catalog.pictures import picture_stage as pictures
 
         stayed = dataset.items["item_id"].combine_chunks()
 
@@ -86,6 +92,6 @@ class _Opened:
         pictures.write_pictures(self._tables(), self.stage.out / pictures.FILE, keep)
 
     def _tables(self) -> Iterator[pa.Table]:
-        from dig_ray.catalog import pictures
+        from dig_ray.catalog.pictures import picture_stage as pictures
 
         return pictures.read_parts(self.parts, self.stage)

@@ -3,8 +3,8 @@
 Published order (DeepInterestGR-2): title, description, caption, descriptors, joined by new lines, confidences left out. Curated interests
 are those a judge or its classifier found positive (DeepInterestGR-1).
 
-Columns of the catalogue are taken apart by :mod:`dig_ray.catalog.shapes`: ``interests`` by the shapes of interests, joined by new lines,
-all others by those of texts, lists joined by ", ". What fits neither is refused; no list or object is printed into a text.
+Columns of the catalogue are taken apart by :mod:`dig_ray.catalog.columns.shapes`: ``interests`` by the shapes of interests, joined by new
+lines, all others by those of texts, lists joined by ", ". What fits neither is refused; no list or object is printed into a text.
 """
 
 from __future__ import annotations
@@ -83,9 +83,9 @@ def _taken_apart(items: pa.Table, fields: Sequence[str], notes: Counter[str]) ->
     """
     import pyarrow as pa
 
-    from dig_ray.catalog.cells import column_of
-    from dig_ray.catalog.faults import Faults
-    from dig_ray.catalog.shapes import interests, texts
+    from dig_ray.catalog.columns.cells import column_of
+    from dig_ray.catalog.columns.faults import Faults
+    from dig_ray.catalog.columns.shapes import interests, texts
     from dig_ray.catalog.text import TEXT_FIELDS
 
     faults = Faults("embedding.fields, items of the catalogue")

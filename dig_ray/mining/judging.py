@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from dig_ray.artifact_tables import write_table
 from dig_ray.base import Stage
 from dig_ray.catalog.dataset import Dataset
 from dig_ray.errors import UserError
@@ -20,7 +21,7 @@ from dig_ray.mining.quality import item_quality
 from dig_ray.mining.read import read_captions, read_interests
 from dig_ray.mining.rldi import Rldi, assess, features, train
 from dig_ray.mining.stage import check_failures
-from dig_ray.mining.tables import model_name, quarantine_table, read_answers, write_table
+from dig_ray.mining.tables import model_name, quarantine_table, read_answers
 
 RLDI = "rldi"
 NEARLY_ALL = 0.05

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dig_ray.artifact_tables import write_table
 from dig_ray.base import Stage
 from dig_ray.catalog.dataset import Dataset
 from dig_ray.errors import UserError
@@ -33,7 +34,6 @@ from dig_ray.mining.tables import (
     quarantine_table,
     read_answers,
     without_collection,
-    write_table,
 )
 
 if TYPE_CHECKING:

@@ -10,7 +10,9 @@ from dig_ray.base import Inputs, Stage
 from dig_ray.mining.config import MEMORY_AND_SPEED, input_files
 from dig_ray.stage_spec import Names, StageSpec, always, never, when
 
-ENGINES = tuple(f"dig_ray.mining.engines.{name}" for name in ("keyphrase", "openai", "replay", "similarity", "vllm"))
+ENGINES = tuple(
+    f"dig_ray.mining.engines.{name}" for name in ("keyphrase", "openai", "replay", "similarity", "vllm")
+)
 """Modules that are imported by an engine's name."""
 HOW_MINERS_RUN = (  # where a model runs, how fast, and what it costs
     "base_url",
@@ -37,7 +39,9 @@ HOW_MINERS_RUN = (  # where a model runs, how fast, and what it costs
     "num_gpus",
 )
 OPERATIONAL = tuple(
-    f"mining.{field}.{key}" for field in ("caption", "items", "users", "judge", "clusters") for key in HOW_MINERS_RUN
+    f"mining.{field}.{key}"
+    for field in ("caption", "items", "users", "judge", "clusters")
+    for key in HOW_MINERS_RUN
 )
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dig_ray.base import Stage
+from dig_ray.artifact_tables import merged_schema
 from dig_ray.mining.answers import REASONING, Answer, AnswerError, read_answer
 from dig_ray.mining.evidence import Evidence
 from dig_ray.mining.merge import Interest, merge
@@ -45,23 +45,6 @@ def interests_schema() -> pa.Schema:
             ("cost", pa.float64()),
             ("cut", pa.list_(text)),  # fields of the evidence that were shortened
         ]
-    )
-
-
-def merged_schema() -> pa.Schema:
-    """``merged.parquet``: each subject's distinct interests, strongest first; for one miner, in its order."""
-    import pyarrow as pa
-
-    interest = pa.struct(
-        [
-            ("text", pa.string()),
-            ("confidence", pa.float64()),
-            ("support", pa.int32()),
-            ("miners", pa.list_(pa.string())),
-        ]
-    )
-    return pa.schema(
-        [("subject", pa.string()), ("subject_id", pa.string()), ("interests", pa.list_(interest))]
     )
 
 
@@ -255,10 +238,3 @@ def agreement(merged: Sequence[Sequence[Interest]], miners: Sequence[str]) -> di
             if either:
                 out[f"{miners[first]} | {miners[second]}"] = round(both / either, 4)
     return out
-
-
-def write_table(stage: Stage, name: str, table: pa.Table) -> None:
-    """``table`` as ``NAME.parquet`` of a stage's artifact."""
-    import pyarrow.parquet as pq
-
-    pq.write_table(table, stage.out / f"{name}.parquet", compression="zstd")

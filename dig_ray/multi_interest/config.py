@@ -11,16 +11,16 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from dig_ray.base import Config
+from dig_ray.on_ray.workers import WorkersConfig
 from dig_ray.schedule import ScheduleConfig
-from dig_ray.training.config import WorkersConfig
 
 
 class VectorClustersConfig(Config):
     """No LLM: a user's items grouped by their vectors, average linkage over cosine distance, cut where chance begins.
 
     Attributes:
-        quantile: of the distances between random items of the catalogue; groups whose mean distance lies above it stay apart. So how many
-            groups a user has follows from the user's items.
+        quantile: share of random pairs of the catalogue's items that lie nearer to each other than the cut; groups whose mean distance
+            lies above the cut stay apart. So how many groups a user has follows from the user's items.
     """
 
     quantile: float = Field(0.1, gt=0, lt=1)
@@ -30,8 +30,8 @@ class AlignmentConfig(Config):
     """The individual level: interests are pulled to the semantic clusters that are softly assigned to them.
 
     Attributes:
-        weight: lambda_align of the loss; 0 leaves the level out.
-        temperature: of the assignment of clusters to interests.
+        weight: lambda_align, the factor of this level in the loss; 0 leaves the level out.
+        temperature: what cosines are divided by in the softmax that assigns clusters to interests; less makes it harder.
     """
 
     weight: float = Field(0.0, ge=0)
@@ -42,14 +42,14 @@ class CrowdConfig(Config):
     """The crowd level: cliques of users who behave alike, merged into synthesized users whose clusters disentangle item vectors.
 
     Attributes:
-        weight: lambda_con of the loss; 0 leaves the level out.
-        temperature: of the contrast.
-        budget: synthesized users.
+        weight: lambda_con, the factor of this level in the loss; 0 leaves the level out.
+        temperature: what cosines of items are divided by in the contrast.
+        budget: synthesized users that are made at most.
         neighbours: users that join a user in its clique, the ones most like it (they need not be like each other).
-        users_per_item: of an item that more users have, so many are looked at for neighbours, drawn by chance.
+        users_per_item: users of one item that are looked at for neighbours; where more have it, so many are drawn by chance.
         choose: ``cover`` takes the cliques that cover most users (greedily), ``random`` any.
-        max_items: of a synthesized user, the ones most of its members have.
-        per_step: synthesized users an optimisation step contrasts.
+        max_items: items of a synthesized user at most, the ones that most of its members have.
+        per_step: synthesized users that an optimisation step contrasts, over all workers.
     """
 
     weight: float = Field(0.0, ge=0)
@@ -69,19 +69,20 @@ class MultiInterestConfig(WorkersConfig, ScheduleConfig):
 
     Attributes:
         routing: ``capsules`` routes dynamically (MIND, ComiRec-DR), ``attention`` is self-attentive (ComiRec-SA).
-        interests: K.
-        rounds: of dynamic routing.
+        interests: vectors of a user, K.
+        rounds: rounds of dynamic routing; the gradient goes through the last one only.
         agreement: factor of ``u_kj . v_k`` in the routing's logits; 1 as published, more makes an event go to fewer interests.
-        width: of items and interests.
-        hidden: units of the attention.
+        width: length of the vectors of items and of interests, D.
+        hidden: units of the attention's hidden layer.
         max_length: events of a history that are read, the latest ones.
         recency: learn a weight for each age of an event, beside what it is.
-        temperature: scores are cosines over it; dot products when unset.
-        negatives: sampled for the softmax, with log-Q correction; the whole catalogue when unset.
-        negatives_power: items are drawn by training frequency to this power.
+        temperature: scores are cosines divided by it; they are dot products when it is unset.
+        negatives: items sampled for the softmax of a step, with log-Q correction; the whole catalogue when unset.
+        negatives_power: power of its training frequency that an item is drawn by as a negative.
         search: how the top of each interest is found: ``exact``, or ``faiss``'s HNSW graph for large catalogues.
-        batch_targets: of an optimisation step, over all workers.
-        hold_out: of each user, so many latest training events are left out of clusters and of what interests stand for; the model trains on
+        top_k: items of a list.
+        batch_targets: events that an optimisation step predicts, about, over all workers.
+        hold_out: latest training events of each user that are left out of clusters and of what interests stand for; the model trains on
             them. A policy that reads the interests while it learns to predict such an event needs that.
     """
 

@@ -62,8 +62,8 @@ def neighbours(
     Args:
         offsets: int64 ``(U + 1,)``; user ``u`` has ``items[offsets[u]:offsets[u + 1]]``.
         items: int ``(E,)`` item index; one that is there twice counts once.
-        n_items: in the catalogue.
-        count: neighbours of a user.
+        n_items: items in the catalogue, N.
+        count: neighbours that each user gets.
         users_per_item: the likeness of two users over an item that more users have is left out, except to so many of them, drawn by chance:
             what everybody has says little, and costs most.
         progress: called with (users done, users).
@@ -154,10 +154,10 @@ def cliques(found: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """A set for every user: the user and its neighbours, a star of the graph rather than a clique in the strict sense.
 
     Args:
-        found: int ``(U, k)`` from ``neighbours``, padded -1.
+        found: int ``(U, k)`` as ``neighbours`` gives it, padded -1.
 
     Returns:
-        offsets int64 ``(U + 1,)`` and users int32.
+        offsets int64 ``(U + 1,)`` and members int32; set ``u`` is ``members[offsets[u]:offsets[u + 1]]``, user ``u`` first.
     """
     own = np.arange(len(found), dtype=np.int32)[:, None]
     both = np.concatenate([own, found.astype(np.int32)], axis=1)
@@ -175,8 +175,8 @@ def cover(offsets: np.ndarray, elements: np.ndarray, n_elements: int, budget: in
     Args:
         offsets: int64 ``(S + 1,)``; set ``s`` has ``elements[offsets[s]:offsets[s + 1]]``, each at most once.
         elements: int ``(E,)`` in ``[0, n_elements)``.
-        n_elements: to be covered.
-        budget: sets at most.
+        n_elements: number of elements that are to be covered.
+        budget: number of sets that are taken at most.
     """
     n_sets = len(offsets) - 1
     sizes = np.diff(offsets)
@@ -224,9 +224,9 @@ def merge_users(members: np.ndarray, offsets: np.ndarray, items: np.ndarray, max
     """The items of a synthesized user: those most of its members have, then those that come first in their histories; int32, distinct.
 
     Args:
-        members: int users.
-        offsets, items: of all users, as in ``neighbours``.
-        max_items: at most so many.
+        members: int ``(M,)``, the users that are merged.
+        offsets, items: the items of all users, as in ``neighbours``.
+        max_items: items that are kept at most.
     """
     held = [np.unique(items[offsets[user] : offsets[user + 1]]) for user in members]
     together = np.concatenate([items[offsets[user] : offsets[user + 1]] for user in members])

@@ -26,7 +26,8 @@ class Batch:
         lengths: int64 ``(S,)``.
         targets: int64 ``(S, L)``, the event after each, -1 at padding.
         labels: int64 ``(S, L)``, an event's cluster, -1 for none.
-        all_targets, all_windows: of the whole step, over all workers.
+        all_targets: targets of the whole step, over all workers.
+        all_windows: windows of the whole step, over all workers.
     """
 
     items: np.ndarray
@@ -42,9 +43,9 @@ class Examples:
     """Windows of all training histories.
 
     Attributes:
-        events: int32 ``(E,)``, training events.
+        events: int32 ``(E,)``, the item of each training event, user after user, oldest first.
         labels: int32 ``(E,)``, each event's cluster within its user, -1 for none.
-        starts, ends: int64 ``(W,)``, of the windows in ``events``.
+        starts, ends: int64 ``(W,)``; window w is ``events[starts[w]:ends[w]]``.
     """
 
     events: np.ndarray
@@ -68,9 +69,10 @@ class Examples:
         """A worker's shares of an epoch's steps, each window once.
 
         Args:
-            batch_targets: of a step, over all workers, about.
-            seed, epoch: decide the order.
-            rank, world: which worker of how many.
+            batch_targets: targets of a step, about, over all workers.
+            seed, epoch: numbers that the order of windows and steps follows from.
+            rank: number of this worker, from 0 on.
+            world: number of workers; each takes every ``world``-th window of a step.
         """
         rng = np.random.default_rng([seed, epoch])
         order = rng.permutation(len(self.starts))
@@ -84,7 +86,12 @@ class Examples:
             yield self.batch(step[rank::world], int(sizes[step].sum()), len(step))
 
     def batch(self, chosen: np.ndarray, all_targets: int, all_windows: int) -> Batch:
-        """The windows ``chosen``, padded to the longest of them."""
+        """Some windows, padded to the longest of them.
+
+        Args:
+            chosen: int ``(S,)``, numbers of windows.
+            all_targets, all_windows: as in :class:`Batch`.
+        """
         lengths = self.ends[chosen] - self.starts[chosen] - 1
         place = np.arange(int(lengths.max(initial=1)))
         real = place < lengths[:, None]
@@ -105,9 +112,10 @@ def make_examples(
     """Windows of training histories, each event but the first of a user a target once.
 
     Args:
-        offsets, events: of ``Dataset.train_sequences``.
-        max_length: events of a history that are read.
-        labels: int ``(E,)``, each event's cluster; none have one when None.
+        offsets: int64 ``(U + 1,)``, where each user's events begin and end, as ``Dataset.train_sequences`` gives it.
+        events: int32 ``(E,)``, the item of each event.
+        max_length: events of a history that are read before a target.
+        labels: int ``(E,)``, each event's cluster within its user, -1 for none; no event has one when None.
     """
     starts, ends = windows(np.asarray(offsets), max_length)
     none = np.full(len(events), -1, np.int32)
@@ -115,7 +123,7 @@ def make_examples(
 
 
 def pad_sets(sets: Sequence[Sequence[int]], fill: int) -> np.ndarray:
-    """Lists of numbers as int64 ``(U, longest)``, padded."""
+    """Lists of numbers as the rows of one int64 ``(len(sets), longest)``, padded by ``fill``."""
     out = np.full((len(sets), max((len(one) for one in sets), default=0)), fill, np.int64)
     for row, one in enumerate(sets):
         out[row, : len(one)] = one
@@ -130,7 +138,12 @@ class Crowd:
     labels: np.ndarray
 
     def steps(self, count: int, seed: int, epoch: int) -> Iterator[np.ndarray]:
-        """Rows to be contrasted, ``count`` at a time, without end; all of them once before any comes again."""
+        """Numbers of rows to be contrasted, int64 ``(count,)`` a step, without end; all of them come once before any comes again.
+
+        Args:
+            count: rows of a step, over all workers; all rows where there are fewer.
+            seed, epoch: numbers that the order follows from.
+        """
         rng = np.random.default_rng([seed, epoch, 1])
         count = min(count, len(self.items))
         order = rng.permutation(len(self.items))

@@ -22,6 +22,11 @@ def interests_of(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Interests after histories ``events[start:end]``, of which the latest ``max_length`` events are read.
 
+    Args:
+        model: in evaluation mode, else its dropout shows.
+        events: int ``(E,)``, item index of every event.
+        start, end: int ``(B,)``, where each history begins and ends in ``events``; it may be empty.
+
     Returns:
         interests float ``(B, K, D)``, zero for an empty history, and how much of each event that was read is in them, ``(B, K, L)``.
     """
@@ -56,6 +61,13 @@ def recommend(
     model: MultiInterestModel, events: np.ndarray, cases: Cases, k: int, exclude_seen: bool
 ) -> tuple[np.ndarray, np.ndarray]:
     """Lists for all cases, by the config's ``search``: items int32 ``(C, k)`` best first, padded -1, and scores float32 ``(C, k)``.
+
+    Args:
+        model: a trained model, which is put in evaluation mode.
+        events: int ``(E,)``, item index of every event.
+        cases: C cases, each with its history in ``events``.
+        k: items of a list.
+        exclude_seen: whether items of a case's history are left out of its list.
 
     Raises:
         UserError: faiss is wanted and not installed.

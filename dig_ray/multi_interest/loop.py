@@ -41,15 +41,15 @@ class MultiInterestJob:
     """All a worker needs.
 
     Attributes:
-        config: settings.
-        seed: of weights, order, dropout and negatives.
-        n_items: of the catalogue.
+        config: settings of the model and of its training.
+        seed: what weights, order, dropout and negatives are drawn from.
+        n_items: items in the catalogue, N.
         examples: windows of the training histories.
-        frequency: int64 ``(N,)``, of items in the training events.
-        crowd: synthesized users, where they are contrasted.
-        events: int32, of all users, which ``valid`` points into.
-        valid: validation cases.
-        threads: of torch in a worker.
+        frequency: int64 ``(N,)``, how often each item occurs in the training events.
+        crowd: synthesized users; None where they are not contrasted.
+        events: int32 item indices of all events of all users, which ``valid`` points into.
+        valid: validation cases, whose NDCG@10 picks the best epoch.
+        threads: threads that torch uses in a worker.
     """
 
     config: MultiInterestConfig
@@ -74,10 +74,10 @@ class Objective(nn.Module):
     """The loss of one optimisation step: recommendation + lambda_align * alignment + lambda_con * contrast.
 
     Args:
-        model: what is trained.
-        frequency: int64 ``(N,)``, of items in the training events.
-        clusters: of a user at most.
-        seed: of sampled negatives.
+        model: the model that is trained.
+        frequency: int64 ``(N,)``, how often each item occurs in the training events; negatives are drawn by it.
+        clusters: clusters that a user has at most, C of ``losses.alignment``.
+        seed: what sampled negatives are drawn from, together with the number of the step.
     """
 
     def __init__(self, model: MultiInterestModel, frequency: np.ndarray, clusters: int, seed: int) -> None:
@@ -95,7 +95,15 @@ class Objective(nn.Module):
     def forward(
         self, batch: Batch, crowd: tuple[Tensor, Tensor, int] | None, step: int, world: int
     ) -> tuple[Tensor, dict[str, float]]:
-        """This worker's part of the step's mean loss, times the number of workers, which DDP divides by; and its parts, not weighted."""
+        """This worker's part of the step's mean loss, times the number of workers, which DDP divides by; and its parts, not weighted.
+
+        Args:
+            batch: this worker's share of the step.
+            crowd: items and crowd interests of this worker's share of the synthesized users, int64 ``(U, M)`` each, and how many the step
+                contrasts over all workers; None where none are.
+            step: number of the step in the run, from 0 on.
+            world: number of workers.
+        """
         model, config = self.model, self.model.config
         device = model.items.weight.device
         items, lengths, targets, labels = (
@@ -132,9 +140,10 @@ class Training:
     """A model in training, epoch by epoch: what a worker holds, and what a checkpoint keeps.
 
     Args:
-        job: see there.
-        rank, world: which worker of how many.
-        wrap: puts the objective on its device, and on several workers in DDP.
+        job: what is trained on, and how.
+        rank: number of this worker, from 0 on.
+        world: number of workers.
+        wrap: puts the objective on its device, and in DDP where there are several workers.
     """
 
     def __init__(
@@ -256,18 +265,26 @@ class Training:
 
 def worker(config: dict[str, Any]) -> None:
     """Ray Train worker: train, report a checkpoint after every epoch, resume from the latest one."""
-    from dig_ray.training.worker import run_worker
+    from dig_ray.on_ray.worker import run_worker
 
     run_worker(config, "multi_interest", train)
 
 
 def train(job: MultiInterestJob, say: Callable[[Any], None], _: Stretch) -> None:
-    """In a worker of Ray Train: epochs until the run is over."""
+    """In a worker of Ray Train: train and report epochs until the run is over.
+
+    Args:
+        job: what is trained on, and how.
+        say: prints a line, or tells the dashboard an entry of figures.
+
+    Raises:
+        Hopeless: the loss is not finite.
+    """
     import ray.train
     import ray.train.torch
 
-    from dig_ray.training.said import doing
-    from dig_ray.training.worker import Hopeless
+    from dig_ray.on_ray.said import doing
+    from dig_ray.on_ray.worker import Hopeless
 
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()

@@ -17,14 +17,13 @@ def sampled_softmax(
     """Sum over rows of ``-log softmax`` of the target among itself and sampled items, each of these less the log of how often it is drawn.
 
     Without that correction (log-Q) the model learns what is popular to be unlikely. The target is there for certain and is not corrected,
-    and a
-    sampled item that is the target does not count: so the sum over samples is, on average, the softmax's over all other items.
+    and a sampled item that is the target does not count: so the sum over samples is, on average, the softmax's over all other items.
 
     Args:
-        queries: float ``(M, D)``.
-        keys: float ``(N, D)``.
-        targets: int64 ``(M,)``.
-        sampled: int64 ``(J,)``, shared by all rows.
+        queries: float ``(M, D)``, one vector for each event that is predicted.
+        keys: float ``(N, D)``, item vectors as they are scored.
+        targets: int64 ``(M,)``, the item of each event.
+        sampled: int64 ``(J,)``, items drawn as negatives, shared by all rows.
         log_expected: float ``(N,)``, log of the times an item is expected in ``sampled``.
     """
     own = (queries * keys[targets]).sum(-1)
@@ -37,12 +36,12 @@ def assign(clusters: Tensor, interests: Tensor, temperature: float) -> Tensor:
     """Which interests a cluster belongs to, ``P_ck = softmax_k(cos(z_c, v_k) / temperature)``.
 
     Args:
-        clusters: float ``(S, C, D)``.
-        interests: float ``(S, K, D)``.
-        temperature: of the softmax.
+        clusters: float ``(S, C, D)``, the vector z of each cluster of each user.
+        interests: float ``(S, K, D)``, the vectors v of each user.
+        temperature: what cosines are divided by in the softmax.
 
     Returns:
-        float ``(S, C, K)``.
+        P, float ``(S, C, K)``, which sums to 1 over interests.
     """
     likeness = F.normalize(clusters, dim=-1) @ F.normalize(interests, dim=-1).transpose(-1, -2)
     return (likeness / temperature).softmax(-1)
@@ -52,9 +51,9 @@ def cluster_means(events: Tensor, labels: Tensor, count: int) -> tuple[Tensor, T
     """Mean vector of each cluster's events, ``(S, C, D)``, and how many they are, ``(S, C)``.
 
     Args:
-        events: float ``(S, L, D)``.
-        labels: int64 ``(S, L)``, -1 for none.
-        count: clusters at most, C.
+        events: float ``(S, L, D)``, item vectors of histories.
+        labels: int64 ``(S, L)``, the cluster of each event, -1 for none.
+        count: clusters of a user at most, C.
     """
     member = F.one_hot(labels.clamp(min=0), count).to(events.dtype) * (labels >= 0)[..., None]
     size = member.sum(1)
@@ -71,9 +70,9 @@ def alignment(events: Tensor, labels: Tensor, interests: Tensor, count: int, tem
     Args:
         events: item vectors of histories, float ``(S, L, D)``.
         labels: int64 ``(S, L)``, an event's cluster, -1 for none and for padding.
-        interests: float ``(S, K, D)``.
+        interests: float ``(S, K, D)``, the vectors of each user.
         count: clusters of a user at most, C.
-        temperature: of the assignment.
+        temperature: as in :func:`assign`.
     """
     with torch.no_grad():
         means, size = cluster_means(events, labels, count)
@@ -90,9 +89,9 @@ def contrast(vectors: Tensor, labels: Tensor, temperature: float) -> Tensor:
     over a user's pairs, summed over users. A user with one interest, or with no two items in one, adds nothing.
 
     Args:
-        vectors: float ``(U, M, D)``.
-        labels: int64 ``(U, M)``, -1 for padding and for items of no cluster.
-        temperature: of the cosines.
+        vectors: float ``(U, M, D)``, vectors of the items of each synthesized user.
+        labels: int64 ``(U, M)``, the crowd interest of each item, -1 for padding and for items of no cluster.
+        temperature: what cosines are divided by.
     """
     unit = F.normalize(vectors, dim=-1)
     scores = unit @ unit.transpose(1, 2) / temperature  # (U, M, M)

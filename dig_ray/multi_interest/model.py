@@ -26,8 +26,8 @@ class MultiInterestModel(nn.Module):
     """Item vectors, and what turns a history into K interests.
 
     Args:
-        n_items: of the catalogue.
-        config: sizes, routing and scores.
+        n_items: items in the catalogue, N.
+        config: settings of sizes, routing and scores.
     """
 
     def __init__(self, n_items: int, config: MultiInterestConfig) -> None:

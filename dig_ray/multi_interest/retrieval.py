@@ -35,7 +35,7 @@ def top_items(
     Args:
         queries: float32 ``(B, K, D)``; an interest of NaN finds nothing.
         keys: float32 ``(N, D)``.
-        k: how many.
+        k: items that are found for each row.
         without: int ``(H, 2)``, pairs of row and item that may not be found.
 
     Returns:
@@ -98,9 +98,9 @@ def merge(
     """Lists of several interests as one: each item once with its best score, equal scores by the lower index.
 
     Args:
-        items: int ``(B, J)``, -1 where there is none.
-        scores: float32 ``(B, J)``.
-        k: how many to keep.
+        items: int ``(B, J)``, the items of all lists of a row, -1 where there is none.
+        scores: float32 ``(B, J)``, the score of each.
+        k: items that are kept of each row.
         without: as in :func:`top_items`.
     """
     rows = np.repeat(np.arange(len(items)), items.shape[1])

@@ -15,12 +15,13 @@ from dig_ray.evaluation.case_histories import histories
 from dig_ray.multi_interest.infer import interests_of
 from dig_ray.multi_interest.model import MultiInterestModel
 from dig_ray.multi_interest.retrieval import FaissIndex, top_items, users_at_once
-from dig_ray.multi_interest.users import Found, cluster_names
+from dig_ray.multi_interest.users import cluster_names
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from dig_ray.catalog.dataset import Cases, Dataset
+    from dig_ray.multi_interest.cluster_labels import Found
 
 FOUND = 10
 """Items that are written for each interest."""
@@ -42,12 +43,12 @@ def write_retrieved(
     alone, best first, seen items left out).
 
     Args:
-        path: the parquet file.
-        model: trained.
-        dataset: catalogue and split.
-        cases: whose histories are read.
-        clusters: user id -> clusters, where users were clustered.
-        labels: of ``label_events``, with ``clusters``.
+        path: the Parquet file that is written.
+        model: a trained model, which is put in evaluation mode.
+        dataset: catalogue and split, with E training events.
+        cases: the cases whose histories are read.
+        clusters: user id -> clusters; None where users were not clustered.
+        labels: int32 ``(E,)`` as ``label_events`` gives them, each training event's cluster or -1; None as ``clusters``.
 
     Raises:
         UserError: faiss is wanted and not installed.
@@ -131,6 +132,10 @@ def _rows(
 
 def read_retrieved(path: Path, cases: Sequence[int]) -> Mapping[int, list[dict[str, Any]]]:
     """Rows of some cases: number of the case -> its interests, strongest first.
+
+    Args:
+        path: a file that ``write_retrieved`` wrote.
+        cases: numbers of cases; one that the file lacks has no interests.
 
     Raises:
         UserError: the file cannot be read.

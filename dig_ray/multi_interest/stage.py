@@ -9,24 +9,38 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from dig_ray.base import Stage
+from dig_ray.artifact_tables import write_vectors
+from dig_ray.base import Inputs, Stage
 from dig_ray.catalog.dataset import Dataset
-from dig_ray.embedding.vectors import write_vectors
 from dig_ray.errors import UserError
 from dig_ray.evaluation.recommendations import EXCLUDES_SEEN, write_recommendations
-from dig_ray.multi_interest.cluster_stage import crowd_of, label_events, read_clusters
+from dig_ray.multi_interest.cluster_labels import Found, crowd_of, label_events, read_clusters
 from dig_ray.multi_interest.config import MultiInterestConfig
 from dig_ray.multi_interest.examples import make_examples
 from dig_ray.multi_interest.users import strongest_interests, write_interests
 
 
-def run(
+def run(config: Any, stage: Stage, inputs: Inputs) -> None:
+    """The multi_interest stage of a run: ``train_model`` on its catalogue and, where they are read, both kinds of clusters.
+
+    Args:
+        config: of the run; ``multi_interest`` is read.
+        stage: where to write.
+        inputs: with ``catalog``; ``user_clusters`` and ``crowd_clusters`` where the model learns from them.
+
+    Raises:
+        UserError: as ``train_model``.
+    """
+    users, crowd = inputs.get("user_clusters"), inputs.get("crowd_clusters")
+    train_model(config.multi_interest, stage, inputs["catalog"], users, crowd)
+
+
+def train_model(
     config: MultiInterestConfig,
     stage: Stage,
     catalog_dir: Path,
@@ -37,11 +51,11 @@ def run(
     ``merged.parquet`` and ``retrieved.parquet``.
 
     Args:
-        config: of the model.
-        stage: where to write.
+        config: settings of the model and of its training.
+        stage: where to write, and whose seed everything is drawn from.
         catalog_dir: the catalogue's artifact.
-        user_clusters_dir: clusters of users' items, for the alignment.
-        crowd_clusters_dir: clusters of synthesized users' items, for the contrast.
+        user_clusters_dir: the artifact of users' items in clusters, for the alignment.
+        crowd_clusters_dir: the artifact of synthesized users' items in clusters, for the contrast.
 
     Raises:
         UserError: the data gives nothing to learn from, or a setting does not fit it.
@@ -52,7 +66,7 @@ def run(
     from dig_ray.multi_interest.loop import new_model, read_state, worker
     from dig_ray.multi_interest.retrieval import need_faiss
     from dig_ray.multi_interest.retrieved import write_retrieved
-    from dig_ray.training.ray_train import fit
+    from dig_ray.on_ray.fit import fit
 
     if config.search == "faiss":
         need_faiss()  # before hours of training
@@ -108,16 +122,16 @@ def build_job(
     dataset: Dataset,
     seed: int,
     labels: np.ndarray | None = None,
-    crowd: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
+    crowd: Found | None = None,
 ) -> Any:
     """A ``MultiInterestJob``: windows, clusters, synthesized users and validation cases.
 
     Args:
-        config: of the model.
-        dataset: catalogue and split.
-        seed: of everything that is drawn.
-        labels: of ``label_events``, where users are aligned.
-        crowd: id of a synthesized user -> clusters, where they are contrasted.
+        config: settings of the model and of its training.
+        dataset: catalogue and split, with E training events.
+        seed: what weights, order, dropout and negatives are drawn from.
+        labels: int32 ``(E,)`` as ``label_events`` gives them, each event's cluster or -1; None where users are not aligned.
+        crowd: id of a synthesized user -> clusters; None where no crowd is contrasted.
 
     Raises:
         UserError: nobody has two training events, there is no validation case, or no cluster is left to learn from.

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dig_ray.base import Inputs, Stage
 from dig_ray.mining.config import input_files
 from dig_ray.mining.stages import ENGINES, OPERATIONAL
 from dig_ray.stage_spec import Names, StageSpec, never, when
@@ -15,52 +14,6 @@ WHO = tuple(
     f"multi_interest.crowd.{key}" for key in ("budget", "neighbours", "users_per_item", "choose", "max_items")
 )
 """Settings that decide who the synthesized users are."""
-
-
-def run_user_clusters(config: Any, stage: Stage, inputs: Inputs) -> None:
-    from dig_ray.multi_interest.cluster_stage import run_user_clusters
-
-    run_user_clusters(
-        config.mining,
-        config.multi_interest.vector_clusters,
-        stage,
-        inputs["catalog"],
-        inputs.get("item_interests"),
-        inputs.get("embedding"),
-        config.multi_interest.hold_out,
-    )
-
-
-def run_crowd(config: Any, stage: Stage, inputs: Inputs) -> None:
-    from dig_ray.multi_interest.cluster_stage import run_crowd
-
-    run_crowd(config.multi_interest.crowd, stage, inputs["catalog"])
-
-
-def run_crowd_clusters(config: Any, stage: Stage, inputs: Inputs) -> None:
-    from dig_ray.multi_interest.cluster_stage import run_crowd_clusters
-
-    run_crowd_clusters(
-        config.mining,
-        config.multi_interest.vector_clusters,
-        stage,
-        inputs["catalog"],
-        inputs["crowd"],
-        inputs.get("item_interests"),
-        inputs.get("embedding"),
-    )
-
-
-def run_model(config: Any, stage: Stage, inputs: Inputs) -> None:
-    from dig_ray.multi_interest.stage import run
-
-    run(
-        config.multi_interest,
-        stage,
-        inputs["catalog"],
-        inputs.get("user_clusters"),
-        inputs.get("crowd_clusters"),
-    )
 
 
 def by_llm(config: Any) -> bool:
@@ -72,16 +25,19 @@ def _cluster_files(config: Any) -> Mapping[str, str | Path]:
     return input_files(config.mining, "clusters") if by_llm(config) else {}
 
 
-def clustered(
-    name: str, run: Callable[[Any, Stage, Inputs], None], needs: Names = (), settings: Names = ()
-) -> StageSpec:
-    """A stage that allocates subjects' items to clusters; ``settings`` change its result, too."""
+def clustered(name: str, needs: Names = (), settings: Names = ()) -> StageSpec:
+    """A stage that allocates subjects' items to clusters.
+
+    Args:
+        name: of the stage; ``run_NAME`` of ``cluster_stage`` runs it.
+        needs: stages whose artifacts it reads beside the catalogue and what clusters are made from.
+        settings: dotted keys that change its result beside those of every such stage.
+    """
 
     def counted(config: Any) -> Names:
-        read = ("mining.clusters", "mining.cluster_items", "multi_interest.vector_clusters", *settings)
-        if by_llm(config):
-            return (*read, "mining.cluster_prompt", "mining.evidence_tokens", "-multi_interest.vector_clusters")
-        return read
+        asks = ("mining.cluster_prompt", "mining.evidence_tokens")
+        read = asks if by_llm(config) else ("multi_interest.vector_clusters",)
+        return ("mining.clusters", "mining.cluster_items", *read, *settings)
 
     def inputs(config: Any) -> Names:
         interests = by_llm(config) and bool(config.mining.items)
@@ -89,13 +45,13 @@ def clustered(
 
     return StageSpec(
         name=name,
-        run=run,
+        run=f"dig_ray.multi_interest.cluster_stage:run_{name}",
         settings=counted,
         needs=inputs,
         seeded=never,
         on_ray=by_llm,
         files=_cluster_files,
-        code=("dig_ray.multi_interest.cluster_stage", *ENGINES),
+        code=ENGINES,
         uses_interactions=True,
         ignore=OPERATIONAL,
     )
@@ -118,26 +74,23 @@ def _model_needs(config: Any) -> Names:
 
 
 STAGES = (
-    clustered("user_clusters", run_user_clusters, settings=("multi_interest.hold_out",)),
+    clustered("user_clusters", settings=("multi_interest.hold_out",)),
     StageSpec(
         name="crowd",
-        run=run_crowd,
+        run="dig_ray.multi_interest.crowd:run",
         settings=WHO,
         needs=("catalog",),
         seeded=lambda config: config.multi_interest.crowd.choose == "random",
         on_ray=never,
-        code=("dig_ray.multi_interest.cluster_stage",),
         uses_interactions=True,
     ),
-    clustered("crowd_clusters", run_crowd_clusters, needs=("crowd",)),
+    clustered("crowd_clusters", needs=("crowd",)),
     StageSpec(
         name="multi_interest",
-        run=run_model,
+        run="dig_ray.multi_interest.stage:run",
         settings=_model_settings,
         needs=_model_needs,
         asked=lambda config: config.multi_interest is not None,
-        code=("dig_ray.multi_interest.stage", "dig_ray.multi_interest.loop"),
         uses_interactions=True,
-        ignore=tuple(f"multi_interest.{key}" for key in ("cpus_per_worker", "max_failures", "hang_seconds", "nodes")),
     ),
 )

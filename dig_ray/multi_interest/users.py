@@ -7,21 +7,21 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dig_ray.artifact_tables import merged_schema, write_table
 from dig_ray.base import Stage
 
 if TYPE_CHECKING:
     from dig_ray.catalog.dataset import Dataset
+    from dig_ray.multi_interest.cluster_labels import Found
     from dig_ray.multi_interest.model import MultiInterestModel
-
-Found = Mapping[str, Sequence[Mapping[str, Any]]]
 
 
 def cluster_names(labels: np.ndarray, found: Sequence[Mapping[str, Any]]) -> list[str]:
     """What the clusters of some events of a user are called, those of most events first.
 
     Args:
-        labels: int ``(E,)`` cluster of each event, -1 where it has none.
-        found: the user's clusters.
+        labels: int ``(E,)``, the number of each event's cluster in ``found``, -1 where it has none.
+        found: the user's clusters, each with ``name``.
     """
     inside, often = np.unique(labels[labels >= 0], return_counts=True)
     return [str(found[label]["name"]) for label in inside[np.argsort(-often, kind="stable")].tolist()]
@@ -31,6 +31,11 @@ def strongest_interests(
     model: MultiInterestModel, dataset: Dataset, hold_out: int = 0
 ) -> tuple[np.ndarray, float]:
     """Which interest each training event is strongest in, after all training events of its user but the last ``hold_out``.
+
+    Args:
+        model: a trained model, which is put in evaluation mode.
+        dataset: catalogue and split, with E training events.
+        hold_out: latest training events of each user that are left out; one is always kept.
 
     Returns:
         int32 ``(E,)``, -1 for events before the latest ``max_length`` of these and for the last ``hold_out``; and the mean cosine of two
@@ -71,17 +76,15 @@ def write_interests(
 
     Args:
         stage: where to write.
-        dataset: catalogue and split.
-        strongest: of ``strongest_interests``.
-        clusters: user id -> clusters, where users were clustered.
-        labels: of ``label_events``, with ``clusters``.
+        dataset: catalogue and split, with E training events.
+        strongest: int32 ``(E,)`` as ``strongest_interests`` gives it, each event's interest; events at -1 are left out.
+        clusters: user id -> clusters; None where users were not clustered.
+        labels: int32 ``(E,)`` as ``label_events`` gives them, each event's cluster or -1; None as ``clusters``.
 
     Returns:
-        means over users with such events: ``clusters`` that these are in, and interests ``used``.
+        means over users with an event that is not left out: ``clusters`` that such events are in, and interests ``used``.
     """
     import pyarrow as pa
-
-    from dig_ray.mining.tables import merged_schema, write_table
 
     offsets, events = dataset.train_sequences()
     if labels is None:

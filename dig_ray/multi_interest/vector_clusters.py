@@ -1,7 +1,7 @@
 """A user's items grouped without an LLM: average linkage over the cosine distance of their vectors, cut where chance begins.
 
 What it finds is likeness of vectors, never a reason to want things: what runs where there is no model, and the ablation "no LLM". All of
-    it is our choice, and every table names it "no LLM".
+it is our choice, and every table names it "no LLM".
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ def chance_distance(vectors: np.ndarray, quantile: float, seed: int = 0) -> floa
     """The ``quantile`` of the cosine distance between two different random items.
 
     Args:
-        vectors: float32 ``(N, D)`` of unit length.
-        quantile: in (0, 1).
-        seed: of the pairs.
+        vectors: float32 ``(N, D)``, item vectors of unit length.
+        quantile: share of pairs in (0, 1) that lie nearer to each other than what is returned.
+        seed: what the pairs are drawn from.
     """
     if len(vectors) < 2:
         return 0.0
@@ -36,7 +36,9 @@ def chance_distance(vectors: np.ndarray, quantile: float, seed: int = 0) -> floa
 def group(vectors: np.ndarray, distance: float) -> np.ndarray:
     """Clusters of a few vectors, numbered in the order in which they first come: int64 ``(n,)``.
 
-    Two groups are joined while the mean distance between their members is at most ``distance``.
+    Args:
+        vectors: float32 ``(n, D)``, item vectors of unit length.
+        distance: cosine distance; two groups are joined while the mean distance between their members is at most that.
     """
     if len(vectors) == 1:
         return np.zeros(1, np.int64)
@@ -59,11 +61,11 @@ def group_items(
     """Clusters of every subject's items.
 
     Args:
-        subjects: id -> distinct item ids, at least one.
+        subjects: subject id -> distinct item ids, at least one.
         row_of: item id -> its row in ``vectors``.
-        vectors: float32 ``(N, D)``; a zero vector stays alone.
-        names: of the items; a cluster is called after the item nearest to its mean.
-        quantile: see :func:`chance_distance`.
+        vectors: float32 ``(N, D)``, item vectors; a zero vector stays alone.
+        names: N names of the items; a cluster is called after the item nearest to its mean.
+        quantile: where the cut is taken, as in :func:`chance_distance`.
     """
     length = np.linalg.norm(vectors, axis=1, keepdims=True)
     unit = vectors / np.maximum(length, 1e-12)

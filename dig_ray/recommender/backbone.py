@@ -62,6 +62,9 @@ def build_tokenizer(
 
     From scratch: special tokens, SID tokens, then byte-pair tokens learnt on ``texts`` (only if a text task is on). For a pretrained
     model: its own tokenizer with the SID tokens added.
+
+    Raises:
+        UserError: the pretrained tokenizer cannot be loaded, or knows some of the SID tokens already.
     """
     names = sids.token_strings
     if config.backbone != "decoder":
@@ -107,7 +110,14 @@ def build_policy(
     """A fresh policy on the CPU: random weights from scratch, or the pretrained model with new SID rows (and LoRA if asked).
 
     Args:
+        config: backbone, sizes, LoRA and types.
+        sids: the catalogue's Semantic IDs, whose tokens the policy speaks.
+        tokenizer: of ``build_tokenizer`` under the same config and Semantic IDs.
+        seed: of all random weights and of LoRA's.
         codebooks: per level, (K_l, D) vectors behind the SID tokens; the from-scratch decoder's tokens start from them.
+
+    Raises:
+        UserError: the pretrained model cannot be loaded, or has no such layers as ``recommender.lora.target_modules`` names.
     """
     import torch
     from transformers import set_seed
@@ -145,6 +155,7 @@ def token_id(tokenizer: PreTrainedTokenizerBase, token: str) -> int:
 
 
 def policy_of(model: Any, tokenizer: PreTrainedTokenizerBase, sid_start: int, n_sid: int) -> SidPolicy:
+    """The model with the vocabulary ids of its SID tokens and of what begins and pads a history."""
     bos = tokenizer.bos_token_id
     if bos is None:  # Qwen has none; its end-of-text token opens a document as well
         bos = tokenizer.eos_token_id
@@ -266,12 +277,15 @@ def load_policy(
     """Read a policy back in eval mode and in the types it was trained in, refusing one trained on another SID catalogue.
 
     Args:
-        directory: of the policy.
-        sids: the catalogue it is to speak.
-        trainable: leave an adapter ready to train on.
+        directory: where the policy was saved, with ``policy.json`` in it.
+        sids: the catalogue's Semantic IDs; they must be those that the policy was trained on.
+        trainable: leave an adapter's weights ready to train on, instead of frozen.
         trust_remote_code: run code that comes with it or with an adapter's base; never taken from the policy's own files.
 
-    Returns the policy, its tokenizer and the content of ``policy.json``.
+    Returns the policy on the CPU, its tokenizer and the content of ``policy.json``.
+
+    Raises:
+        UserError: no saved policy, one of other Semantic IDs, files that cannot be read, or a base model that cannot be loaded.
     """
     from transformers import AutoTokenizer
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from dig_ray.base import Config, InputPath
+from dig_ray.base import Config, InputPath, free
 
 TASKS = (
     "next_sid",
@@ -81,7 +81,7 @@ class RecommenderConfig(Config):
         "float32",
         description="of the backbone's weights and arithmetic; see recommender.backbone for what trains",
     )
-    trust_remote_code: bool = Field(
+    trust_remote_code: bool = free(
         False, description="run Python code that comes with the backbone, as the user who runs this"
     )
     max_history: int = Field(20, ge=1, description="items of history the policy reads, the latest ones")

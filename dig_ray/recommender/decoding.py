@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from dig_ray.recommender.decoder.slim_weights import SlimWeights
+from dig_ray.recommender.decoder.tree_cache import TreeCache
 from dig_ray.recommender.policy import SidPolicy, sid_logits
-from dig_ray.recommender.slim_weights import SlimWeights
-from dig_ray.recommender.tree_cache import TreeCache
 from dig_ray.recommender.trie import Trie
 from dig_ray.semantic_ids.prefix_table import PrefixTable
 
@@ -77,7 +77,9 @@ class BeamSearcher:
 
         Args:
             prompts: int64 (B, P), vocabulary ids, padded on the right.
-            lengths: int64 (B,), real length of each prompt, at least 1.
+            lengths: int64 (B,), real tokens of each prompt, at least 1.
+
+        Returns up to ``beam`` items of each prompt, the likeliest first.
         """
         return self.search_both(prompts, lengths, None)[0]
 
@@ -85,7 +87,9 @@ class BeamSearcher:
         """Rank items with seen ones allowed, and again without them, for the price of one search.
 
         Args:
-            seen: int64 (B, S), item indices the second ranking leaves out, padded with -1.
+            prompts: int64 (B, P), vocabulary ids, padded on the right.
+            lengths: int64 (B,), real tokens of each prompt, at least 1.
+            seen: int64 (B, S), item indices the second ranking leaves out, padded with -1; None leaves out nothing.
         """
         import torch
 

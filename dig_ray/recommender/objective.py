@@ -25,8 +25,8 @@ class SidLoss:
 
     Args:
         table: the catalogue's prefixes.
-        normalizer: ``head`` or ``trie``.
-        label_smoothing: mass spread evenly over the allowed continuations.
+        normalizer: ``head`` or ``trie``, see ``decoding.Normalizer``.
+        label_smoothing: share of a target's probability, in [0, 1), that is spread evenly over the allowed continuations.
     """
 
     def __init__(
@@ -52,6 +52,7 @@ class SidLoss:
                 self._forbidden.append(None if allowed.all() else torch.from_numpy(~allowed))
 
     def to(self, device: torch.device) -> SidLoss:
+        """Move its tables to a device; returns itself."""
         self._parents = self._parents.to(device)
         self._forbidden = [None if f is None else f.to(device) for f in self._forbidden]
         return self
@@ -61,10 +62,12 @@ class SidLoss:
 
         Args:
             hidden: (n, d) states that predict the targets.
-            rows: (n_sid, d) head rows.
-            token: int64 (n,) SID token of each target (0-based SID numbering).
-            item: int64 (n,) the item each target belongs to.
-            depth: int64 (n,) its place in that item's SID.
+            rows: (n_sid, d), the head's rows of the SID tokens.
+            token: int64 (n,), SID token of each target, numbered from 0.
+            item: int64 (n,), the item that each target belongs to.
+            depth: int64 (n,), the target's place in that item's SID, from 0.
+
+        Returns a scalar, differentiable in ``hidden`` and ``rows``; 0 where there is no target.
         """
         from torch.nn.functional import cross_entropy
 

@@ -47,6 +47,7 @@ class SidPolicy:
 
     @property
     def device(self) -> torch.device:
+        """Where its weights are."""
         return next(self.causal_lm.parameters()).device
 
     def hidden(self, **inputs: Any) -> Any:

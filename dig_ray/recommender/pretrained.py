@@ -137,10 +137,10 @@ def load_causal_lm(name: str, revision: str | None, dtype: Any, trust_remote_cod
     """The model on the CPU, its weights in one type, from safetensors alone.
 
     Args:
-        name: directory or hub id.
-        revision: of a hub's model.
-        dtype: torch's, or ``"auto"`` for the type it is stored in.
-        trust_remote_code: run code that comes with it.
+        name: directory of the model, or its id on the hub.
+        revision: commit, branch or tag of a model on the hub; None for its newest.
+        dtype: a type of torch, such as ``torch.bfloat16``, or ``"auto"`` for the type it is stored in.
+        trust_remote_code: run Python code that comes with the model.
 
     Raises:
         ValueError: some of its weights are no numbers, or not in the files; transformers would draw those at random.
@@ -208,8 +208,11 @@ def check_targets(model: Any, config: RecommenderConfig) -> None:
     """Refuse LoRA modules that the model has not; PEFT would leave out one of several without a word.
 
     Args:
-        model: the backbone; its weights are not looked at.
-        config: with ``lora``.
+        model: the backbone; its weights are not looked at, so it may be on torch's device ``meta``.
+        config: settings whose ``lora`` is not None.
+
+    Raises:
+        UserError: a name or a pattern in ``recommender.lora.target_modules`` fits no layer; the sentence says which there are.
     """
     import torch
 

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dig_ray.recommender.decoder.prompt_pass import PromptPass, PromptRows, reads_of
+from dig_ray.recommender.decoder.read_states import read_more, read_states
 from dig_ray.recommender.objective import item_parents
-from dig_ray.recommender.prompt_pass import PromptPass, PromptRows, reads_of
-from dig_ray.recommender.read_states import read_more, read_states
 from dig_ray.recommender.trie import TrieDistribution
 from dig_ray.semantic_ids.prefix_table import STAY, PrefixTable
 
@@ -31,7 +31,7 @@ class RolloutTrees:
     """B prompts with G rollouts each, laid out for one forward pass: the columns of ``PromptRows``, then those of the prefixes.
 
     Attributes:
-        prompt_columns: of T, how many are the prompts'.
+        prompt_columns: how many of the T columns, the first ones, are the prompts'.
         input_ids, position_ids, document: int64 (R, T); document -1 is padding.
         in_prompt: bool (R, T), the tokens that all later ones of their document see.
         ancestors: int64 (R, T, A), columns of a prefix's own ancestors, itself where it has fewer.
@@ -39,7 +39,7 @@ class RolloutTrees:
         places, nodes: per depth, int64 (n_d,): which of the R * Q reads that depth's token is chosen from, and at which prefix.
         places_after: the same, of the prompts' B ends and then all R * K columns of prefixes.
         choice: int64 (B * G, D), which of a depth's choices a rollout makes; -1 where it has none.
-        slot: int64 (B * G, D), and which continuation it takes.
+        slot: int64 (B * G, D), which continuation of that choice's prefix it takes, from 0.
         real: bool (B * G, D), whether the rollout has a token at that depth.
     """
 
@@ -75,7 +75,7 @@ class TreeBuilder:
     """Lays out rollouts of one catalogue.
 
     Args:
-        table: its prefixes.
+        table: the catalogue's prefixes.
         sid_start: vocabulary id of SID token 0.
         pad: vocabulary id of padding.
     """
@@ -201,9 +201,9 @@ def tree_states(decoder: Any, tree: dict[str, Any], known: PromptPass | None = N
     """Last hidden states, dropout off: ``states`` (n, d), and ``places`` in them by depth.
 
     Args:
-        decoder: a Hugging Face decoder stack.
-        tree: ``RolloutTrees.tensors``.
-        known: the tree's prompts, where the decoder has read them.
+        decoder: a Hugging Face decoder stack, its dropout off.
+        tree: what ``RolloutTrees.tensors`` gives.
+        known: what the decoder made of the tree's prompts, where it has read them; None reads them now.
     """
     import torch
 
@@ -229,11 +229,11 @@ def tree_log_probs(
     """Each rollout's log-probabilities and entropies, (B * G, D) each; 0 where there is no choice.
 
     Args:
-        trie: the catalogue's.
-        read: of ``tree_states``.
-        rows: (n_sid, d) head rows.
-        tree: ``RolloutTrees.tensors``.
-        temperature: logits are divided by it.
+        trie: distributions over the catalogue's prefixes.
+        read: what ``tree_states`` gives for this tree.
+        rows: (n_sid, d), the head's rows of the SID tokens.
+        tree: what ``RolloutTrees.tensors`` gives.
+        temperature: logits are divided by it; above 0.
     """
     import torch
 

@@ -14,27 +14,27 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from dig_ray.recommender.decoder.slim_weights import SlimWeights
+from dig_ray.recommender.decoder.tree_cache import TreeCache
 from dig_ray.recommender.policy import SidPolicy
-from dig_ray.recommender.slim_weights import SlimWeights
-from dig_ray.recommender.tree_cache import TreeCache
 from dig_ray.recommender.trie import TrieDistribution
 from dig_ray.semantic_ids.prefix_table import PrefixTable
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from dig_ray.recommender.prompt_pass import PromptPass
+    from dig_ray.recommender.decoder.prompt_pass import PromptPass
 
 Method = Literal["sample", "beam", "mixed", "independent"]
 
 
 @dataclass(frozen=True)
 class Rollouts:
-    """Of B prompts, G each.
+    """G rollouts of each of B prompts.
 
     Attributes:
-        items: int64 (B, G).
-        log_probs: float64 (B, G), of each under the distribution it was drawn from.
+        items: int64 (B, G), the item that each rollout is.
+        log_probs: float64 (B, G), natural logarithm of each rollout's probability under the distribution it was drawn from.
     """
 
     items: np.ndarray
@@ -50,8 +50,11 @@ class RolloutSampler:
         groups: rollouts of a prompt, G; at most the catalogue's items.
         method: ``sample``: without duplicates; ``independent``: with. ``beam``: the G likeliest. ``mixed``: half beams, the rest drawn
             without duplicates from what the beams left.
-        temperature: logits are divided by it.
-        seed: of all noise.
+        temperature: logits are divided by it; above 0.
+        seed: the first part of what seeds each prompt's noise, beside the round and the prompt's number.
+
+    Raises:
+        ValueError: more rollouts of a prompt than the catalogue has items.
     """
 
     def __init__(
@@ -81,11 +84,11 @@ class RolloutSampler:
         """Rollouts of a batch of histories.
 
         Args:
-            prompts: int64 (B, P) vocabulary ids, padded on the right.
-            lengths: int64 (B,).
-            rows: int64 (B,), what tells the prompts apart.
-            round_number: what tells this draw from others of the same prompts.
-            known: these prompts, where the policy has read them.
+            prompts: int64 (B, P), vocabulary ids, padded on the right.
+            lengths: int64 (B,), real tokens of each prompt, at least 1.
+            rows: int64 (B,), a number of each prompt that no other has; its noise depends on it.
+            round_number: a number that tells this draw from others of the same prompts, such as the step.
+            known: what the policy made of these prompts, where it has read them; None reads them now.
         """
         import torch
 

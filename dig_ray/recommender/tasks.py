@@ -29,8 +29,14 @@ class TaskInputs:
     """What tasks are made of.
 
     Attributes:
-        sid_start, bos, eos: vocabulary ids.
-        item_interests, user_interests: mined interest text per item / user index (None or "" where there is none).
+        dataset: catalogue, events and split; only its training events are read.
+        sids: Semantic IDs of the same items, in the same order.
+        tokenizer: the policy's.
+        config: tasks with their weights, and how long histories and texts may be.
+        sid_start: vocabulary id of SID token 0.
+        bos, eos: vocabulary ids of the tokens that begin and end a document.
+        item_interests, user_interests: one text for each item and each user, None or "" where nothing was mined; None where nothing was
+            mined for anybody.
     """
 
     dataset: Dataset
@@ -45,7 +51,16 @@ class TaskInputs:
 
 
 def check_same_items(sids: SidCatalog, dataset: Dataset, where: object) -> None:
-    """Refuse Semantic IDs that are not, row by row, those of the dataset's items."""
+    """Refuse Semantic IDs that are not, row by row, those of the dataset's items.
+
+    Args:
+        sids: one Semantic ID for each item.
+        dataset: the catalogue.
+        where: what the sentence begins with, such as the directory of the Semantic IDs.
+
+    Raises:
+        UserError: they are of other items or in another order.
+    """
     if len(sids.item_ids) == dataset.n_items and bool((np.asarray(sids.item_ids) == dataset.item_ids).all()):
         return
     missing = sorted(set(dataset.item_ids.tolist()) - set(np.asarray(sids.item_ids).tolist()))
@@ -56,7 +71,12 @@ def check_same_items(sids: SidCatalog, dataset: Dataset, where: object) -> None:
 
 
 class SidStream:
-    """Item indices to the flat stream of their SID tokens, vectorised."""
+    """Item indices to the flat stream of their SID tokens, vectorised.
+
+    Args:
+        sids: the catalogue's Semantic IDs.
+        sid_start: vocabulary id of SID token 0.
+    """
 
     def __init__(self, sids: SidCatalog, sid_start: int) -> None:
         table = sids.token_table.astype(np.int64)
@@ -68,7 +88,7 @@ class SidStream:
     def flat(
         self, items: NDArray[np.integer]
     ) -> tuple[NDArray[np.int32], NDArray[np.int8], NDArray[np.int64]]:
-        """(tokens, depth of each token, number of the item in ``items`` each token belongs to)."""
+        """The SIDs of items (n,), one after the other: vocabulary ids, each token's depth, and the number in ``items`` of whose it is."""
         count = self.lengths[items]
         owner = np.repeat(np.arange(len(items)), count)
         at = np.arange(int(count.sum())) - np.repeat(np.cumsum(count) - count, count)

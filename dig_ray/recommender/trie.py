@@ -27,8 +27,8 @@ class Trie:
     """A catalogue's prefixes on a device.
 
     Args:
-        table: what to put there.
-        device: where the states are.
+        table: the catalogue's prefixes, on the CPU.
+        device: torch's device of the states that it is asked with.
 
     Attributes:
         tokens: per depth, int64, the token that leads to each prefix of the next.
@@ -68,11 +68,11 @@ class TrieDistribution(Trie):
         """Log-probabilities (n, M) of the continuations of ``node`` (n,), in their order, -inf where there is none.
 
         Args:
-            depth: of the token to be chosen.
-            hidden: (n, d) states that predict it.
-            rows: (n_sid, d) head rows.
-            node: int64 (n,) prefixes of that depth.
-            temperature: logits are divided by it.
+            depth: place of the token to be chosen in its SID, from 0.
+            hidden: (n, d), states that predict it.
+            rows: (n_sid, d), the head's rows of the SID tokens.
+            node: int64 (n,), the prefix of that depth that each token follows.
+            temperature: logits are divided by it; above 0.
         """
         import torch
 
@@ -83,7 +83,14 @@ class TrieDistribution(Trie):
         return logits.masked_fill(missing, -torch.inf).log_softmax(1)
 
     def outside(self, depth: int, hidden: Tensor, rows: Tensor, node: Tensor) -> Tensor:
-        """Share of an unmasked step's probability, over all SID tokens, that would leave the catalogue, (n,)."""
+        """Share of an unmasked step's probability, over all SID tokens, that would leave the catalogue, (n,) in [0, 1].
+
+        Args:
+            depth: place of the token to be chosen in its SID, from 0.
+            hidden: (n, d), states that predict it.
+            rows: (n_sid, d), the head's rows of the SID tokens.
+            node: int64 (n,), the prefix of that depth that each token follows.
+        """
         import torch
 
         _, token, missing = self.children(depth, node)

@@ -59,7 +59,7 @@ def read_item_ids(table: pa.Table, what: str, rows: np.ndarray) -> np.ndarray:
     Raises:
         UserError: something is no id.
     """
-    from dig_ray.catalog.id_cells import every_id
+    from dig_ray.catalog.columns.id_cells import every_id
 
     return np.asarray(every_id(table, "item_id", what, rows), dtype=object)
 
@@ -70,7 +70,7 @@ def read_suffixes(table: pa.Table, what: str, rows: np.ndarray) -> np.ndarray | 
     Raises:
         UserError: something is no whole number from 0.
     """
-    from dig_ray.catalog.cells import column_of, distinct, is_missing
+    from dig_ray.catalog.columns.cells import column_of, distinct, is_missing
 
     if "suffix" not in table.column_names:
         return None
@@ -98,7 +98,7 @@ def read_codes(table: pa.Table, name: str, what: str, skip_uncoded: bool) -> tup
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    from dig_ray.catalog.cells import column_of, is_list, is_text
+    from dig_ray.catalog.columns.cells import column_of, is_list, is_text
 
     column = column_of(table, name)
     lists = _written(column.cells.to_pylist(), name, what) if is_text(column.kind) else column.cells
@@ -196,8 +196,8 @@ def _written(texts: Sequence[str | bytes | None], name: str, what: str) -> pa.Ar
 
 def _one(text: str | bytes | None) -> list[Any] | str | None:
     """A cell's codes, None where it is empty, "" where it is no list of codes."""
-    from dig_ray.catalog.cells import NAN_WORDS
-    from dig_ray.catalog.literals import read_literal
+    from dig_ray.catalog.columns.cells import NAN_WORDS
+    from dig_ray.catalog.readers.literals import read_literal
 
     text = text.decode("utf-8", "replace") if isinstance(text, bytes) else text
     if text is None or not text.strip() or text.strip() in NAN_WORDS:

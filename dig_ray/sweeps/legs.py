@@ -86,7 +86,7 @@ def _train(
         stage = Stage(
             target, name, step.recipe.seed, Path(out), leg.folder, log=log, stretch=Stretch(leg.end, start)
         )
-        step.spec.run(config, stage, {name: inputs[name].path for name in step.recipe.inputs})
+        step.spec.start(config, stage, {name: inputs[name].path for name in step.recipe.inputs})
     return stage.stats
 
 

@@ -25,11 +25,11 @@ from dig_ray.data_fit import look
 from dig_ray.errors import UserError, raise_all
 from dig_ray.folders import read_bytes, write_bytes
 from dig_ray.manifest import hash_json
+from dig_ray.on_ray.said import GOES_ON
 from dig_ray.pipeline import plan, run_pipeline, select
 from dig_ray.store import NO_SPACE, Artifact, Store
 from dig_ray.sweeps.config import OBJECTIVES, TIME, SweepConfig
 from dig_ray.sweeps.space import Point, plain, setting, settings_of
-from dig_ray.training.said import GOES_ON
 
 
 @dataclass(frozen=True)

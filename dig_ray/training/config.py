@@ -1,4 +1,4 @@
-"""What can be set about training a policy: supervised fine-tuning, then GRPO."""
+"""What can be set about training a policy, and about supervised fine-tuning; GRPO's settings stand in ``grpo_config``."""
 
 from __future__ import annotations
 
@@ -7,28 +7,7 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
-from dig_ray.base import Config
-
-
-class WorkersConfig(Config):
-    """Where a model trains: Ray Train's workers."""
-
-    num_workers: int = Field(1, ge=1)
-    use_gpu: bool = False
-    cpus_per_worker: float | None = Field(
-        None, gt=0, description="logical CPUs a worker holds; its share of them when unset"
-    )
-    threads_per_worker: int | None = Field(
-        None, ge=1, description="torch threads; the machine's cores over the workers when unset"
-    )
-    max_failures: int = Field(2, ge=0, description="worker deaths survived before giving up")
-    nodes: dict[str, str] = Field(
-        {},
-        description="labels of the nodes that workers run on, such as {dig-group: gpu-train}; any when empty",
-    )
-    hang_seconds: int = Field(
-        1800, ge=1, description="a worker that waits so long for the others gives up, and all start again"
-    )
+from dig_ray.on_ray.workers import WorkersConfig
 
 
 class TrainingConfig(WorkersConfig):
@@ -81,7 +60,7 @@ class TrainingConfig(WorkersConfig):
         return self
 
     def at(self, time: int) -> Self:
-        """What holds after so many epochs (steps of RL).
+        """What holds after so many epochs (steps of RL), with all changes up to then made and none to come.
 
         Raises:
             ValidationError: a changed value is impossible.
@@ -160,133 +139,3 @@ class SftConfig(TrainingConfig):
                 f"use {max(parts, self.rows_per_step // parts * parts)}"
             )
         return self
-
-
-class RewardsConfig(Config):
-    """What a rollout is worth: a weighted sum (see ``training.rewards``; METHOD says which terms are published).
-
-    Attributes:
-        exact: weight of the hit; 1 as published.
-        lambda_valid: of being an item at all (unpublished; under constrained rollouts it cancels).
-        lambda_pref: of the shared prefix, LCP / L (unpublished).
-        alpha: of the quality term.
-        quality: ``gated`` by the hit (published), ``ungated``, ``graded`` by the prefix, or ``none``.
-        missing_quality: quality of items that have none; when unset, they are an error.
-        gamma: of DeepInterestGR-1's Interest-Aware Reward, which reads mined user interests (our formula).
-        rank_aware: of MiniOneRec's penalty for likely misses beside a hit.
-        custom: import path ``package.module:function`` -> weight.
-    """
-
-    exact: float = Field(1.0, ge=0)
-    lambda_valid: float = Field(0.2, ge=0)
-    lambda_pref: float = Field(0.3, ge=0)
-    alpha: float = Field(0.5, ge=0)
-    quality: Literal["gated", "ungated", "graded", "none"] = "none"
-    missing_quality: float | None = Field(None, ge=0, le=1)
-    gamma: float = Field(0.0, ge=0)
-    rank_aware: float = Field(0.0, ge=0)
-    custom: dict[str, float] = {}
-
-    @property
-    def reads_quality(self) -> bool:
-        """Whether items' quality decides anything."""
-        return self.quality != "none" and self.alpha > 0
-
-
-class GrpoConfig(TrainingConfig):
-    """Reinforcement learning after SFT: GRPO on Ray Train. Names are TRL's where TRL has the thing.
-
-    Attributes:
-        num_generations: rollouts of a prompt, G.
-        method: ``sample`` without duplicates, ``independent`` with, ``beam`` the likeliest, ``mixed`` half beams and half drawn.
-        add_target: the target takes the last place where it was not drawn.
-        temperature: of rollouts, and of the probabilities in ratio, KL and entropy.
-        prompts: histories before every event of the training split, before each user's last one, or before those that SFT held out
-            (``sft.hold_out``): what a policy has fitted already has little left to teach it.
-        max_prompts: at most so many, evenly spaced.
-        prompts_per_step: of an optimisation step, over all workers.
-        gradient_accumulation: parts a worker's share of a step is read in.
-        num_iterations: steps on one set of rollouts.
-        loss_type: ``published`` with whole-sequence ratios, or TRL's.
-        importance_sampling_level: of TRL's losses.
-        scale_rewards: ``published`` divides by the population standard deviation + 1e-6; else TRL's.
-        epsilon, epsilon_high: of the clip; the upper one is the lower one when unset.
-        beta: weight of the KL to the SFT policy.
-        eval_every_steps: steps between validations by decoding; a checkpoint is kept at each.
-    """
-
-    CHANGEABLE = (
-        *TrainingConfig.CHANGEABLE,
-        "temperature",
-        "epsilon",
-        "epsilon_high",
-        "beta",
-        *(
-            f"rewards.{name}"
-            for name in ("exact", "lambda_valid", "lambda_pref", "alpha", "gamma", "rank_aware")
-        ),
-    )
-    BETWEEN = "eval_every_steps"
-
-    num_generations: int = Field(8, ge=2)
-    method: Literal["sample", "independent", "beam", "mixed"] = "sample"
-    add_target: bool = False
-    temperature: float = Field(1.0, gt=0)
-    rewards: RewardsConfig = RewardsConfig()
-    prompts: Literal["all", "last", "held_out"] = "all"
-    max_prompts: int | None = Field(None, ge=1)
-    epochs: int = Field(1, ge=1)
-    prompts_per_step: int = Field(64, ge=1)
-    gradient_accumulation: int = Field(1, ge=1)
-    num_iterations: int = Field(1, ge=1)
-    loss_type: Literal["published", "grpo", "bnpo", "dr_grpo", "dapo", "luspo"] = "published"
-    importance_sampling_level: Literal["token", "sequence"] = "token"
-    scale_rewards: Literal["published", "group", "batch", "none"] = "published"
-    epsilon: float = Field(0.2, gt=0, lt=1)
-    epsilon_high: float | None = Field(None, gt=0)
-    beta: float = Field(0.001, ge=0)
-    learning_rate: float = Field(1e-4, gt=0)
-    weight_decay: float = Field(0.0, ge=0)
-    adam_beta2: float = Field(0.98, gt=0, lt=1)
-    warmup_steps: int = Field(10, ge=0)
-    schedule: Literal["cosine", "linear", "constant_with_warmup"] = "constant_with_warmup"
-    max_grad_norm: float = Field(1.0, gt=0)
-    eval_every_steps: int = Field(50, ge=1)
-
-    @model_validator(mode="after")
-    def _possible(self) -> GrpoConfig:
-        parts = self.num_workers * self.gradient_accumulation
-        if self.prompts_per_step % parts:
-            raise ValueError(
-                f"prompts_per_step={self.prompts_per_step} does not divide by num_workers x gradient_accumulation = {parts}; "
-                f"use {max(parts, self.prompts_per_step // parts * parts)}"
-            )
-        if self.eval_every_steps % self.num_iterations:
-            raise ValueError(
-                f"eval_every_steps={self.eval_every_steps} must be a multiple of num_iterations={self.num_iterations}, so that a "
-                "checkpoint never cuts a set of rollouts"
-            )
-        rewards = self.rewards
-        weights = (
-            rewards.exact,
-            rewards.lambda_pref,
-            rewards.gamma,
-            rewards.rank_aware,
-            rewards.alpha if rewards.quality != "none" else 0,
-            *rewards.custom.values(),
-        )
-        if not any(weights):
-            raise ValueError(
-                "rewards: every weight that can tell rollouts apart is 0, so nothing would be learnt"
-            )
-        return self
-
-    @property
-    def reads_quality(self) -> bool:
-        """Whether items' quality ever decides anything."""
-        return any(settings.rewards.reads_quality for settings, _ in self.parts())
-
-    @property
-    def compares_interests(self) -> bool:
-        """Whether interests of users and items are ever compared."""
-        return any(settings.rewards.gamma > 0 for settings, _ in self.parts())

@@ -7,20 +7,18 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from dig_ray.base import Stretch
+from dig_ray.on_ray.worker import run_worker
 from dig_ray.semantic_ids.prefix_table import PrefixTable
-from dig_ray.training.config import GrpoConfig, RewardsConfig
-from dig_ray.training.worker import run_worker, train_in_parts
-from dig_ray.training.worker import trainer_arguments as common_arguments
-
-if TYPE_CHECKING:
-    from dig_ray.training.rewards import Reward
+from dig_ray.training.grpo_config import GrpoConfig
+from dig_ray.training.in_parts import train_in_parts
+from dig_ray.training.in_parts import trainer_arguments as common_arguments
 
 
 @dataclass(frozen=True)
@@ -28,13 +26,17 @@ class GrpoJob:
     """All a worker needs, as plain data that travels through Ray's object store.
 
     Attributes:
+        grpo: settings.
+        seed: of rollouts and of the order of prompts.
         policy: the SFT policy's files by name; they travel along, so that workers need no path of the driver's.
-        prompt_tokens, prompt_offsets, targets, users: the training prompts, see ``Prompts``.
-        valid_prompts, valid_targets: validation histories (vocabulary ids) and targets.
-        quality: float (N,) of every item, where the rewards read it.
-        item_interests, user_interests: unit vectors of each one's interests, where the rewards read them.
-        threads: torch threads per worker.
-        trust_remote_code: run code that comes with an adapter's base.
+        table: the catalogue's prefixes.
+        sids: its Semantic IDs, a ``SidCatalog``.
+        prompt_tokens, prompt_offsets, targets, users: the training prompts, as ``grpo_trainer.Prompts`` takes them.
+        valid_prompts: C validation histories, int64 vocabulary ids each.
+        valid_targets: int64 (C,), the item that followed each.
+        threads: torch threads of each worker.
+        evidence: what the rewards read, by the names of ``reward_evidence``.
+        trust_remote_code: run Python code that comes with the base of an adapter.
     """
 
     grpo: GrpoConfig
@@ -49,9 +51,7 @@ class GrpoJob:
     valid_prompts: list[np.ndarray]
     valid_targets: np.ndarray
     threads: int
-    quality: np.ndarray | None = None
-    item_interests: Sequence[np.ndarray] | None = None
-    user_interests: Sequence[np.ndarray] | None = None
+    evidence: dict[str, Any] = field(default_factory=dict)
     trust_remote_code: bool = False
 
 
@@ -60,41 +60,8 @@ def steps_per_epoch(job: GrpoJob) -> int:
     return max(1, len(job.targets) // job.grpo.prompts_per_step) * job.grpo.num_iterations
 
 
-def reward_functions(
-    config: RewardsConfig,
-    quality: np.ndarray | None,
-    item_interests: Sequence[np.ndarray] | None,
-    user_interests: Sequence[np.ndarray] | None,
-) -> dict[str, tuple[Reward, float]]:
-    """Name -> (function, weight) of every reward that the config asks for.
-
-    Raises:
-        UserError: a custom one cannot be imported.
-    """
-    from dig_ray.training import rewards
-
-    out: dict[str, tuple[Reward, float]] = {}
-    if config.exact:
-        out["exact"] = rewards.exact, config.exact
-    if config.lambda_valid:
-        out["valid"] = rewards.valid, config.lambda_valid
-    if config.lambda_pref:
-        out["prefix"] = rewards.prefix, config.lambda_pref
-    if config.reads_quality:
-        assert quality is not None
-        out["quality"] = rewards.quality(quality, config.quality), config.alpha
-    if config.gamma:
-        assert item_interests is not None and user_interests is not None
-        out["interest"] = rewards.interest(item_interests, user_interests), config.gamma
-    if config.rank_aware:
-        out["rank"] = rewards.rank_penalty, config.rank_aware
-    for path, weight in config.custom.items():
-        out[path] = rewards.load_reward(path), weight
-    return out
-
-
 def trainer_arguments(job: GrpoJob, output: str) -> Any:
-    """The job's settings under TRL's names."""
+    """The job's settings under TRL's names; ``output`` is the folder of its checkpoints."""
     from trl import GRPOConfig as TrlGrpoConfig
 
     grpo = job.grpo
@@ -122,12 +89,22 @@ def trainer_arguments(job: GrpoJob, output: str) -> Any:
 
 
 def make_trainer(job: GrpoJob, output: str, callbacks: Sequence[Any] = ()) -> Any:
-    """Policy, rewards, prompts and trainer of one worker."""
+    """The trainer of one worker, with policy, rewards and prompts in it.
+
+    Args:
+        job: all it needs.
+        output: folder that the policy's files and the checkpoints are written to.
+        callbacks: of transformers, called after the one that stops a run that gets no better.
+
+    Raises:
+        UserError: the policy cannot be read, or a custom reward cannot be imported.
+    """
     from transformers import PrinterCallback
 
     from dig_ray.recommender.backbone import load_policy
     from dig_ray.recommender.decoding import BeamSearcher
     from dig_ray.training.grpo_trainer import Prompts, SidGrpoTrainer
+    from dig_ray.training.rewards import reward_functions
     from dig_ray.training.validation import StopWhenStale, ValidationSet
 
     start = Path(output) / "start"
@@ -142,7 +119,7 @@ def make_trainer(job: GrpoJob, output: str, callbacks: Sequence[Any] = ()) -> An
         table=job.table,
         sids=job.sids,
         prompts=Prompts(job.prompt_tokens, job.prompt_offsets, job.targets, job.users),
-        functions=reward_functions(job.grpo.rewards, job.quality, job.item_interests, job.user_interests),
+        functions=reward_functions(job.grpo.rewards, job.evidence),
         config=job.grpo,
         args=trainer_arguments(job, f"{output}/run"),
         valid=ValidationSet(job.valid_prompts, job.valid_targets, policy.pad),
@@ -164,8 +141,8 @@ def _train(job: GrpoJob, say: Callable[[Any], None], stretch: Stretch) -> None:
     import ray.train
     from ray.train.huggingface.transformers import RayTrainReportCallback, prepare_trainer
 
-    from dig_ray.training.figures import Figures
-    from dig_ray.training.said import doing
+    from dig_ray.on_ray.said import doing
+    from dig_ray.on_ray.training_figures import Figures
     from dig_ray.training.validation import ProgressLines
 
     lead = ray.train.get_context().get_world_rank() == 0

@@ -20,11 +20,14 @@ def advantages(rewards: np.ndarray, scale_rewards: str = "published") -> np.ndar
     """Advantages of each group's rollouts, float (B, G).
 
     Args:
-        rewards: float (B, G), groups of one prompt each.
+        rewards: float (B, G), what each of the G rollouts of B prompts is worth.
         scale_rewards: ``published``: ``(r - mean) / (population standard deviation + 1e-6)``. The others are TRL's: ``group`` divides by
             the sample standard deviation + 1e-4, ``batch`` by that of the whole batch, ``none`` only subtracts the mean.
 
     The whole batch must be given for ``batch``, over all workers.
+
+    Raises:
+        ValueError: another ``scale_rewards``.
     """
     centred = rewards - rewards.mean(axis=1, keepdims=True)
     if scale_rewards == "published":
@@ -43,7 +46,7 @@ def advantages(rewards: np.ndarray, scale_rewards: str = "published") -> np.ndar
 
 
 def policy_objective(ratio: Tensor, advantage: Tensor, epsilon: float, epsilon_high: float) -> Tensor:
-    """``min(rho A, clip(rho, 1 - epsilon, 1 + epsilon_high) A)`` of each sequence, in the shape of ``ratio``."""
+    """``min(rho A, clip(rho, 1 - epsilon, 1 + epsilon_high) A)`` of each sequence, (R,), from ratios (R,) and advantages (R,)."""
     import torch
 
     return torch.minimum(ratio * advantage, ratio.clamp(1 - epsilon, 1 + epsilon_high) * advantage)
@@ -67,12 +70,12 @@ def published_objective(
     """The objective to be made large, a scalar.
 
     Args:
-        log_probs: (R, C) of each rollout's tokens under the policy, 0 on padding.
-        old: the same under the policy that made the rollouts.
-        reference: the same under the reference policy; None leaves the KL out.
-        advantage: (R,).
-        beta: weight of the KL.
-        epsilon, epsilon_high: of the clip.
+        log_probs: (R, C), log-probabilities of the C tokens of R rollouts under the policy, 0 on padding.
+        old: (R, C), the same under the policy that made the rollouts.
+        reference: (R, C), the same under the reference policy; None leaves the KL out.
+        advantage: (R,), the advantage of each rollout.
+        beta: weight of the KL; 0 leaves it out.
+        epsilon, epsilon_high: ratios are clipped to ``[1 - epsilon, 1 + epsilon_high]``.
     """
     ratio = (log_probs - old).sum(1).exp()
     objective = policy_objective(ratio, advantage, epsilon, epsilon_high).mean()

@@ -9,15 +9,17 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dig_ray.base import Stage
+from dig_ray.base import Inputs, Stage
 from dig_ray.errors import UserError
 from dig_ray.subset import evenly_spaced
-from dig_ray.training.config import GrpoConfig
+from dig_ray.training.grpo_config import GrpoConfig
 
 if TYPE_CHECKING:
     from dig_ray.catalog.dataset import Dataset
@@ -25,55 +27,59 @@ if TYPE_CHECKING:
     from dig_ray.training.grpo_loop import GrpoJob
 
 
-def run(
+def run(config: Any, stage: Stage, inputs: Inputs) -> None:
+    """See ``train_by_rewards``."""
+    train_by_rewards(
+        config.grpo,
+        stage,
+        inputs["catalog"],
+        inputs["semantic_ids"],
+        inputs["sft"],
+        inputs,
+        config.embedding.model,
+        config.recommender.trust_remote_code,
+    )
+
+
+def train_by_rewards(
     grpo: GrpoConfig,
     stage: Stage,
     catalog_dir: Path,
     semantic_ids_dir: Path,
     sft_dir: Path,
-    judgements_dir: Path | None = None,
-    item_interests_dir: Path | None = None,
-    user_interests_dir: Path | None = None,
+    mined: Inputs = MappingProxyType({}),
     encoder: str = "minilm",
     trust_remote_code: bool = False,
 ) -> None:
-    """Train a policy on and write ``stage.out/policy`` and ``stage.out/curves.json``; of a stretch see ``training.stage.write_stretch``.
+    """Train a policy on and write ``stage.out/policy`` and ``stage.out/curves.json``; of a stretch see ``publish.write_stretch``.
 
     Args:
-        grpo: settings.
-        stage: the artifact that is made.
-        catalog_dir, semantic_ids_dir, sft_dir: what it starts from.
-        judgements_dir: items' quality, where the rewards read it.
-        item_interests_dir, user_interests_dir: where the rewards compare them; of an item's, those that a judge called positive.
-        encoder: of interests.
-        trust_remote_code: run code that comes with an adapter's base.
+        grpo: settings of training and of rewards.
+        stage: the artifact that is made; ``stage.stats`` gets its figures.
+        catalog_dir, semantic_ids_dir, sft_dir: directories of the artifacts that it starts from, all of the same items.
+        mined: stage -> directory of its artifact, for all that the rewards read, see ``reward_evidence``.
+        encoder: key or path of the text encoder that interests are compared by.
+        trust_remote_code: run Python code that comes with the base of an adapter.
 
     Raises:
         UserError: a policy of other Semantic IDs, no training prompts, missing quality, a reward that fails, or a loss that became NaN.
     """
     from dig_ray.catalog.dataset import Dataset
-    from dig_ray.recommender.backbone import load_policy, write_about
+    from dig_ray.on_ray.fit import best_checkpoint, fit
     from dig_ray.recommender.tasks import check_same_items
     from dig_ray.semantic_ids.sid_catalog import SidCatalog
     from dig_ray.training.grpo_loop import grpo_worker, steps_per_epoch
-    from dig_ray.training.ray_train import best_checkpoint, fit
-    from dig_ray.training.stage import copy_policy, write_stretch
+    from dig_ray.training.publish import publish, write_stretch
+    from dig_ray.training.reward_evidence import Sources
 
     started = time.monotonic()
     dataset = Dataset.load(catalog_dir)
     sids = SidCatalog.load(semantic_ids_dir / "semantic_ids.parquet")
     check_same_items(sids, dataset, semantic_ids_dir)
-    quality = read_quality(grpo, judgements_dir, dataset) if grpo.reads_quality else None
-    interests: tuple[Any, Any] = (None, None)
-    if grpo.compares_interests:
-        assert item_interests_dir is not None and user_interests_dir is not None
-        interests = interest_vectors(
-            dataset, item_interests_dir, user_interests_dir, judgements_dir, encoder, stage
-        )
+    sources = Sources(grpo.rewards, dataset, mined, encoder, stage.log)
+    evidence = {one.name: one.read(sources) for one in grpo.evidence}
     policy_dir = sft_dir / "policy"
-    job = build_job(
-        grpo, dataset, sids, policy_dir, stage.seed, quality, *interests, trust_remote_code=trust_remote_code
-    )
+    job = build_job(grpo, dataset, sids, policy_dir, stage.seed, evidence, trust_remote_code)
     steps = steps_per_epoch(job) * grpo.epochs
     stage.log(
         f"grpo: {len(job.targets):,} prompts, {grpo.num_generations} rollouts each ({grpo.method}), {steps:,} steps of "
@@ -89,17 +95,14 @@ def run(
     start = scores[0]
     top = max(scores, key=lambda h: h["eval_ndcg@10"])  # the first of equals
     helped = top is not start
+    facts = json.loads((policy_dir / "policy.json").read_text())
     if helped:
+        # it was trained under the trie's mask, whatever SFT's normalizer was, and so it is decoded
+        facts["normalizer"] = "trie"
         with best.as_directory() as directory:
-            copy_policy(Path(directory) / "checkpoint", stage.out / "policy", trust_remote_code)
+            publish(Path(directory) / "checkpoint", facts, history, sids, stage, trust_remote_code)
     else:
-        copy_policy(policy_dir, stage.out / "policy", trust_remote_code)
-    about = json.loads((policy_dir / "policy.json").read_text())
-    # it was trained under the trie's mask, whatever SFT's normalizer was, and so it is decoded
-    write_about(stage.out / "policy", about | ({"normalizer": "trie"} if helped else {}))
-    # what is published can be read back
-    load_policy(stage.out / "policy", sids, trust_remote_code=trust_remote_code)
-    (stage.out / "curves.json").write_text(json.dumps(history, indent=1))
+        publish(policy_dir, facts, history, sids, stage, trust_remote_code)
     stage.stats.update(
         prompts=len(job.targets),
         steps=max(h["step"] for h in history),
@@ -124,12 +127,18 @@ def build_job(
     sids: SidCatalog,
     policy_dir: Path,
     seed: int,
-    quality: np.ndarray | None = None,
-    item_interests: list[np.ndarray] | None = None,
-    user_interests: list[np.ndarray] | None = None,
+    evidence: Mapping[str, Any] = MappingProxyType({}),
     trust_remote_code: bool = False,
 ) -> GrpoJob:
     """Prompts, validation cases and the policy's files: everything the workers need.
+
+    Args:
+        grpo: settings of training and of rewards.
+        dataset, sids: catalogue and Semantic IDs of the same items, in the same order.
+        policy_dir: directory of the SFT policy that is trained on.
+        seed: of rollouts and of the order of prompts.
+        evidence: what the rewards read, by the names of ``reward_evidence``.
+        trust_remote_code: run Python code that comes with the base of an adapter.
 
     Raises:
         UserError: a policy of other Semantic IDs, no prompts, or larger groups than there are items.
@@ -138,7 +147,7 @@ def build_job(
     from dig_ray.recommender.tasks import SidStream
     from dig_ray.semantic_ids.prefix_table import build_prefix_table
     from dig_ray.training.grpo_loop import GrpoJob
-    from dig_ray.training.stage import validation_prompts
+    from dig_ray.training.validation import validation_prompts
 
     if grpo.num_generations > dataset.n_items:
         raise UserError(
@@ -183,9 +192,7 @@ def build_job(
         valid_prompts=valid_prompts,
         valid_targets=valid_targets,
         threads=grpo.threads_per_worker or max(1, (os.cpu_count() or 1) // grpo.num_workers),
-        quality=quality,
-        item_interests=item_interests,
-        user_interests=user_interests,
+        evidence=dict(evidence),
         trust_remote_code=trust_remote_code,
     )
 
@@ -198,8 +205,8 @@ def prompt_events(
     Args:
         dataset: only its training split is read.
         which: ``all`` events that have one before them, each user's ``last`` one, or those ``held_out`` from SFT.
-        max_history: items of a prompt, the latest ones.
-        held_out: latest events of each user that SFT did not see.
+        max_history: a prompt holds at most so many items, the latest ones.
+        held_out: how many of each user's latest training events SFT did not see.
     """
     offsets, _ = dataset.train_sequences()
     lengths = np.diff(offsets)
@@ -212,56 +219,3 @@ def prompt_events(
     end = offsets[users] + start[users] + np.arange(len(users)) - np.repeat(np.cumsum(count) - count, count)
     begin = np.maximum(offsets[users], end - max_history)
     return users.astype(np.int64), begin.astype(np.int64), end.astype(np.int64)
-
-
-def read_quality(grpo: GrpoConfig, judgements_dir: Path | None, dataset: Dataset) -> np.ndarray:
-    """float64 (N,), the quality of every item.
-
-    Raises:
-        UserError: items have none and ``grpo.rewards.missing_quality`` does not say what then.
-    """
-    from dig_ray.mining.read import read_quality as read
-
-    assert judgements_dir is not None
-    known = read(judgements_dir)
-    ids = dataset.item_ids.tolist()
-    missing = [item for item in ids if item not in known]
-    instead = grpo.rewards.missing_quality
-    if missing and instead is None:
-        raise UserError(
-            f"{judgements_dir / 'quality.parquet'}: {len(missing):,} of {len(ids):,} items have no quality (such as "
-            f"{', '.join(missing[:3])}); judge them, or set grpo.rewards.missing_quality"
-        )
-    return np.array([known.get(item, instead) for item in ids], float)
-
-
-def interest_vectors(
-    dataset: Dataset,
-    item_interests_dir: Path,
-    user_interests_dir: Path,
-    judgements_dir: Path | None,
-    encoder: str,
-    stage: Stage,
-) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Unit vectors of every item's and every user's interests, float32 (n_i, D) each; of items the positive ones, where labelled."""
-    from dig_ray.mining.read import read_interests, read_labels
-    from dig_ray.mining.vectors import encode_on_ray
-
-    labels = read_labels(judgements_dir) if judgements_dir is not None else {}
-    of_items, of_users = read_interests(item_interests_dir), read_interests(user_interests_dir)
-    texts_of_items = [
-        [one["text"] for one in of_items.get(item) or () if labels.get((item, one["text"]), 1) == 1]
-        for item in dataset.item_ids.tolist()
-    ]
-    texts_of_users = [[one["text"] for one in of_users.get(user) or ()] for user in dataset.user_ids.tolist()]
-    every = [text for texts in (*texts_of_items, *texts_of_users) for text in texts]
-    if not every:
-        raise UserError("grpo.rewards.gamma reads interests, and mining found none; set it to 0")
-    vectors = encode_on_ray(every, encoder, "embedding.model", stage.log)
-    width = len(next(iter(vectors.values())))
-
-    def rows(texts: list[str]) -> np.ndarray:
-        found: Any = [vectors[text] for text in texts]
-        return np.stack(found) if found else np.zeros((0, width), np.float32)
-
-    return [rows(texts) for texts in texts_of_items], [rows(texts) for texts in texts_of_users]

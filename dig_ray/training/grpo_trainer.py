@@ -3,6 +3,17 @@
 What stays TRL's: the sampler of prompts, accumulation and reuse of rollouts, optimizer, schedule, checkpoints, logging, and all its losses
 under their names. What is replaced: generation (``RolloutSampler``), rewards (``weighted_rewards``), the log-probabilities that every loss
 is made of (``tree_log_probs``), and ``evaluate``. The loss ``published`` is ours.
+
+One step, on each worker that ``grpo_loop.grpo_worker`` has started:
+
+1. Prompts: TRL's ``RepeatSampler`` gives their numbers, ``Prompts.take`` the histories (``_prepare_inputs``).
+2. Rollouts: ``recommender.rollouts.RolloutSampler.draw``, G items of each history, from prompts read once (``_roll_out``).
+3. Rewards: ``reward_sum.weighted_rewards`` of the functions that ``rewards.reward_functions`` made, float (B, G).
+4. Advantages: ``grpo_objective.advantages``, of each rollout within the group of its prompt.
+5. Log-probabilities: ``rollout_trees.TreeBuilder`` lays rollouts out (``_part``), ``rollout_log_probs`` reads them: policy and reference.
+6. Loss: ``grpo_objective.published_objective`` or TRL's own (``_compute_loss``); ``transformers.Trainer`` runs it backward.
+7. Optimizer: ``transformers.Trainer`` clips the gradients, ``validation.FiniteGradients`` refuses NaN, and AdamW steps.
+8. Every ``eval_every_steps``: ``validation.validate`` decodes users, and Ray Train's ``RayTrainReportCallback`` keeps the checkpoint.
 """
 
 from __future__ import annotations
@@ -18,31 +29,33 @@ from transformers import TrainerCallback
 from trl import GRPOConfig as TrlGrpoConfig
 from trl import GRPOTrainer
 
+from dig_ray.on_ray.worker import Hopeless
+from dig_ray.recommender.decoder.prompt_pass import PromptPass, PromptRows, read_prompts
+from dig_ray.recommender.decoder.read_states import can_go_on
 from dig_ray.recommender.decoding import BeamSearcher, pad_prompts
 from dig_ray.recommender.policy import SidPolicy
-from dig_ray.recommender.prompt_pass import PromptPass, PromptRows, read_prompts
-from dig_ray.recommender.read_states import can_go_on
 from dig_ray.recommender.rollout_trees import TreeBuilder, tree_states
 from dig_ray.recommender.rollouts import RolloutSampler, with_target
 from dig_ray.recommender.trie import TrieDistribution
 from dig_ray.semantic_ids.prefix_table import PrefixTable
 from dig_ray.subset import evenly_spaced
-from dig_ray.training.config import GrpoConfig
+from dig_ray.training.grpo_config import GrpoConfig
 from dig_ray.training.grpo_objective import advantages, k3, published_objective
-from dig_ray.training.rewards import Reward, RewardError, batch_of_items, weighted_rewards
+from dig_ray.training.reward_sum import RewardError, weighted_rewards
+from dig_ray.training.rewards import REWARDS
+from dig_ray.training.rollout_batch import Reward, batch_of_items
 from dig_ray.training.rollout_log_probs import Reference, attach_log_probs
 from dig_ray.training.validation import FiniteGradients, ValidationSet, validate
-from dig_ray.training.worker import Hopeless
 
 
 class Prompts:
     """Histories to roll out from, and what came next.
 
     Args:
-        tokens: int32, vocabulary ids of all prompts, one after the other.
-        offsets: int64 (P + 1,).
-        targets: int64 (P,) items.
-        users: int64 (P,).
+        tokens: int32 (T,), vocabulary ids of all P prompts, one after the other.
+        offsets: int64 (P + 1,), prompt ``i`` is ``tokens[offsets[i]:offsets[i + 1]]``.
+        targets: int64 (P,), the item that followed each prompt.
+        users: int64 (P,), the user whose history each prompt is.
     """
 
     def __init__(
@@ -64,18 +77,18 @@ class SidGrpoTrainer(GRPOTrainer):
     """See the module's docstring. ``policy.model`` is trained in place.
 
     Args:
-        policy: the SFT policy, its dropout off.
+        policy: the SFT policy; it is moved to the device of ``args``, and its dropout is switched off.
         table: the catalogue's prefixes.
-        sids: its Semantic IDs.
-        prompts: what to roll out from.
-        functions: name -> (reward, weight); a name ``quality`` is also looked at for what it changes.
-        config: ours.
-        args: TRL's, with ``beta`` 0 and TRL's nearest loss; ``config`` has the real ones.
-        valid: validation users.
-        searcher: makes the beam search that validates.
-        seed: of rollouts.
-        tokenizer: of the policy.
-        callbacks: of transformers.
+        sids: its Semantic IDs, a ``SidCatalog``.
+        prompts: the histories to roll out from, and what came next.
+        functions: name -> (reward, weight); of rows in ``REWARDS`` that say so, what they change of advantages is logged.
+        config: our settings.
+        args: the same under TRL's names, with ``beta`` 0 and TRL's nearest loss; ``config`` has the real ones.
+        valid: histories and targets of the validation users.
+        searcher: makes the beam search that decodes them, anew at each validation.
+        seed: of the noise by which rollouts are drawn.
+        tokenizer: the policy's, which is saved beside its weights.
+        callbacks: of transformers, called before our own.
     """
 
     args: Any
@@ -295,9 +308,9 @@ class SidGrpoTrainer(GRPOTrainer):
         for name in found.raw:
             figures[f"rewards/{name}/raw"] = float(found.raw[name].mean())
             figures[f"rewards/{name}/weighted"] = float(found.weighted[name].mean())
-        if "quality" in found.weighted:
-            without = self._advantages(found.total - found.weighted["quality"])
-            figures["quality/advantage_change"] = float(np.abs(advantage - without).mean())
+        for name in [row.name for row in REWARDS if row.logs_change and row.name in found.weighted]:
+            without = self._advantages(found.total - found.weighted[name])
+            figures[f"{name}/advantage_change"] = float(np.abs(advantage - without).mean())
         self._add(figures)
 
     def outside(self, rows: np.ndarray) -> float:

@@ -1,100 +1,64 @@
-"""Rewards of rolled-out Semantic IDs, as pure functions of arrays.
+"""The rewards of GRPO: what can be set about them, what each one computes, and the table ``REWARDS`` of all of them.
 
-A reward function takes a ``RolloutBatch`` and returns float (B, G). ``weighted_rewards`` sums several by their weights and keeps each one,
-raw and weighted. Anybody's own function joins them by its import path.
+A reward function takes a ``RolloutBatch`` and returns float (B, G). A new one is a function, its row in ``REWARDS`` and the field of
+``RewardsConfig`` that holds its weight, all in this file. Anybody's own function joins them by its import path, without any of these.
 
 Published (DeepInterestGR-2, QARM):
 ``r = 1[dec(s)=t] + lambda_valid * 1[s decodes] + lambda_pref * LCP(s, t) / L + alpha * q_t * 1[dec(s)=t]``.
 Our choice: the ``ungated`` and ``graded`` variants of the quality term, and the formula of DeepInterestGR-1's Interest-Aware Reward, which
 its paper names and does not print.
+
+Settings are read before anything runs, so numpy is imported where it is used.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
+from pydantic import Field
 
+from dig_ray.base import Config
 from dig_ray.errors import UserError
+from dig_ray.training.reward_evidence import INTERESTS, QUALITY, Evidence
 
 if TYPE_CHECKING:
-    from dig_ray.semantic_ids.sid_catalog import SidCatalog
+    import numpy as np
+
+    from dig_ray.training.rollout_batch import Reward, RolloutBatch
 
 
-@dataclass(frozen=True)
-class RolloutBatch:
-    """B prompts with G rollouts each.
+class RewardsConfig(Config):
+    """What a rollout is worth: a weighted sum.
 
     Attributes:
-        items: int64 (B, G), the item that each rollout decodes to, -1 where it decodes to none.
-        codes: int64 (B, G, L), its first L codes, as SID tokens; -1 where it has fewer.
-        targets: int64 (B,), the item that came next.
-        users: int64 (B,), whose histories they are.
-        rows: int64 (B,), the prompts' numbers in the training set.
-        log_probs: float (B, G), of each rollout under the policy that made it.
-        sids: the catalogue's Semantic IDs.
+        exact: weight of the hit; 1 as published.
+        lambda_valid: weight of being an item at all (unpublished; under constrained rollouts it cancels).
+        lambda_pref: weight of the shared prefix, LCP / L (unpublished).
+        alpha: weight of the quality term.
+        quality: how that is given: ``gated`` by the hit (published), ``ungated``, ``graded`` by the prefix, or ``none``.
+        missing_quality: quality, in [0, 1], of items that have none; when unset, they are an error.
+        gamma: weight of DeepInterestGR-1's Interest-Aware Reward, which reads mined interests of users and items (our formula).
+        rank_aware: weight of MiniOneRec's penalty for likely misses beside a hit.
+        custom: import path ``package.module:function`` of anybody's own reward -> its weight.
     """
 
-    items: np.ndarray
-    codes: np.ndarray
-    targets: np.ndarray
-    users: np.ndarray
-    rows: np.ndarray
-    log_probs: np.ndarray
-    sids: SidCatalog
+    exact: float = Field(1.0, ge=0)
+    lambda_valid: float = Field(0.2, ge=0)
+    lambda_pref: float = Field(0.3, ge=0)
+    alpha: float = Field(0.5, ge=0)
+    quality: Literal["gated", "ungated", "graded", "none"] = "none"
+    missing_quality: float | None = Field(None, ge=0, le=1)
+    gamma: float = Field(0.0, ge=0)
+    rank_aware: float = Field(0.0, ge=0)
+    custom: dict[str, float] = {}
 
-
-Reward = Callable[[RolloutBatch], np.ndarray]
-
-
-def batch_of_items(
-    sids: SidCatalog,
-    items: np.ndarray,
-    targets: np.ndarray,
-    users: np.ndarray | None = None,
-    rows: np.ndarray | None = None,
-    log_probs: np.ndarray | None = None,
-) -> RolloutBatch:
-    """A batch whose rollouts are items int64 (B, G), as constrained decoding gives them."""
-    targets = np.asarray(targets, np.int64)
-    nothing = np.zeros(len(targets), np.int64)
-    return RolloutBatch(
-        items=np.asarray(items, np.int64),
-        codes=np.where((items >= 0)[..., None], sids.token_table[items, : sids.levels], -1).astype(np.int64),
-        targets=targets,
-        users=nothing if users is None else users,
-        rows=nothing if rows is None else rows,
-        log_probs=np.zeros(np.shape(items)) if log_probs is None else log_probs,
-        sids=sids,
-    )
-
-
-def batch_of_tokens(
-    sids: SidCatalog, tokens: Sequence[Sequence[Sequence[int]]], targets: Sequence[int]
-) -> RolloutBatch:
-    """A batch of SID token sequences that may be anything: too short, too long, or of no item.
-
-    Args:
-        sids: the catalogue.
-        tokens: B lists of G sequences.
-        targets: B items.
-    """
-    groups = max(map(len, tokens))
-    items = np.full((len(tokens), groups), -1, np.int64)
-    codes = np.full((len(tokens), groups, sids.levels), -1, np.int64)
-    for row, group in enumerate(tokens):
-        for number, sequence in enumerate(group):
-            first = list(sequence)[: sids.levels]
-            codes[row, number, : len(first)] = first
-            with suppress(KeyError):
-                items[row, number] = sids.item_of(sequence)
-    known = np.asarray(targets, np.int64)
-    nothing = np.zeros(len(known), np.int64)
-    return RolloutBatch(items, codes, known, nothing, nothing, np.zeros(items.shape), sids)
+    @property
+    def asked(self) -> tuple[RewardRow, ...]:
+        """The rewards of the table that these settings ask for, in its order."""
+        return tuple(row for row in REWARDS if getattr(self, row.weight) and row.possible(self))
 
 
 def exact(batch: RolloutBatch) -> np.ndarray:
@@ -103,12 +67,14 @@ def exact(batch: RolloutBatch) -> np.ndarray:
 
 
 def valid(batch: RolloutBatch) -> np.ndarray:
-    """``1[s decodes to an item]``; 1 everywhere under constrained decoding, and so without effect on advantages."""
+    """``1[s decodes to an item]``, float (B, G); 1 everywhere under constrained decoding, and so without effect on advantages."""
     return (batch.items >= 0).astype(float)
 
 
 def prefix(batch: RolloutBatch) -> np.ndarray:
-    """``LCP(s, t) / L``: codes shared with the target before the first difference. The collision suffix never counts."""
+    """``LCP(s, t) / L``, float (B, G): codes shared with the target before the first difference. The collision suffix never counts."""
+    import numpy as np
+
     target = batch.sids.token_table[batch.targets, : batch.sids.levels]
     same = batch.codes == target[:, None, :]
     return np.asarray(np.logical_and.accumulate(same, axis=2).mean(axis=2))
@@ -122,6 +88,7 @@ def quality(q: np.ndarray, variant: str) -> Reward:
         variant: ``gated`` (published): the target's quality, for a hit only. ``ungated``: the quality of the item decoded to, hit or not.
             ``graded``: that times ``LCP / L``.
     """
+    import numpy as np
 
     def reward(batch: RolloutBatch) -> np.ndarray:
         if variant == "gated":
@@ -139,9 +106,11 @@ def interest(item_vectors: Sequence[np.ndarray], user_vectors: Sequence[np.ndarr
     gated on the hit.
 
     Args:
-        item_vectors: N arrays float32 (n_i, D) of unit rows.
-        user_vectors: the same for users; positive interests only.
+        item_vectors: N arrays float32 (n_i, D), one an item, of unit rows, one an interest; an item may have none.
+        user_vectors: the same for each user; positive interests only.
     """
+    import numpy as np
+
     width = max((len(v) for v in item_vectors), default=0)
     dimensions = next((v.shape[1] for v in (*item_vectors, *user_vectors) if len(v)), 1)
     padded = np.zeros((len(item_vectors), max(width, 1), dimensions), np.float32)
@@ -165,6 +134,8 @@ def rank_penalty(batch: RolloutBatch) -> np.ndarray:
 
     The miss at rank k (from 1, by log-probability) gets ``-(1 / log2(k + 1)) / sum_j 1 / log2(j + 1)``; hits and groups without one get 0.
     """
+    import numpy as np
+
     hit = exact(batch) > 0
     order = np.argsort(-batch.log_probs, axis=1, kind="stable")
     ranks = np.empty_like(order)
@@ -174,11 +145,70 @@ def rank_penalty(batch: RolloutBatch) -> np.ndarray:
     return np.asarray(np.where(hit.any(axis=1, keepdims=True) & ~hit, penalty, 0.0))
 
 
+@dataclass(frozen=True)
+class RewardRow:
+    """One reward of the platform's own.
+
+    Attributes:
+        name: under which its figures are logged, ``rewards/NAME/raw`` and ``rewards/NAME/weighted``.
+        weight: the field of ``RewardsConfig`` that holds its weight; a weight of 0 leaves it out.
+        make: the function, of the settings and the evidence that it reads (None where it reads none).
+        reads: the evidence; None where rollouts are enough.
+        possible: of the settings, whether it is computed at all where it has a weight.
+        tells_apart: whether it can differ between rollouts of a prompt, which are all items; else nothing is learnt from it alone.
+        logs_change: whether it is also logged what it changes about advantages, as ``NAME/advantage_change``.
+    """
+
+    name: str
+    weight: str
+    make: Callable[[RewardsConfig, Any], Reward]
+    reads: Evidence | None = None
+    possible: Callable[[RewardsConfig], bool] = lambda settings: True
+    tells_apart: bool = True
+    logs_change: bool = False
+
+
+REWARDS = (
+    RewardRow("exact", "exact", lambda settings, _: exact),
+    RewardRow("valid", "lambda_valid", lambda settings, _: valid, tells_apart=False),
+    RewardRow("prefix", "lambda_pref", lambda settings, _: prefix),
+    RewardRow(
+        "quality",
+        "alpha",
+        lambda settings, found: quality(found, settings.quality),
+        reads=QUALITY,
+        possible=lambda settings: settings.quality != "none",
+        logs_change=True,
+    ),
+    RewardRow("interest", "gamma", lambda settings, found: interest(*found), reads=INTERESTS),
+    RewardRow("rank", "rank_aware", lambda settings, _: rank_penalty),
+)
+
+
+def reward_functions(settings: RewardsConfig, evidence: Mapping[str, Any]) -> dict[str, tuple[Reward, float]]:
+    """Name -> (function, weight) of every reward that the settings ask for.
+
+    Args:
+        settings: weights and variants.
+        evidence: what the rewards read, by the names of ``reward_evidence``; all that these settings ask for.
+
+    Raises:
+        UserError: a custom one cannot be imported.
+    """
+    out: dict[str, tuple[Reward, float]] = {}
+    for row in settings.asked:
+        found = None if row.reads is None else evidence[row.reads.name]
+        out[row.name] = row.make(settings, found), getattr(settings, row.weight)
+    for path, weight in settings.custom.items():
+        out[path] = load_reward(path), weight
+    return out
+
+
 def load_reward(path: str) -> Reward:
     """A reward function by its import path, ``package.module:name``.
 
     Raises:
-        UserError: there is none.
+        UserError: the path has no name in it, the module or the name cannot be imported, or what is there cannot be called.
     """
     module, _, name = path.partition(":")
     if not name:
@@ -193,57 +223,3 @@ def load_reward(path: str) -> Reward:
         raise UserError(f"grpo.rewards.custom: {path} is {type(found).__name__}, not a function")
     reward: Reward = found
     return reward
-
-
-class RewardError(Exception):
-    """A reward function failed; the sentence names it and the row."""
-
-
-@dataclass(frozen=True)
-class Rewards:
-    """Rewards of a batch.
-
-    Attributes:
-        total: float (B, G), the weighted sum.
-        raw: each function's own values, float (B, G), by name.
-        weighted: those times their weights.
-    """
-
-    total: np.ndarray
-    raw: dict[str, np.ndarray]
-    weighted: dict[str, np.ndarray]
-
-
-def weighted_rewards(functions: Mapping[str, tuple[Reward, float]], batch: RolloutBatch) -> Rewards:
-    """The weighted sum of several rewards.
-
-    Args:
-        functions: name -> (function, weight).
-        batch: what they judge.
-
-    Raises:
-        RewardError: a function raised, returned another shape, or something that is no finite number; the function and the row are named.
-    """
-    raw: dict[str, np.ndarray] = {}
-    for name, (function, _) in functions.items():
-        try:
-            values = np.asarray(function(batch), float)
-        except Exception as error:
-            raise RewardError(
-                f"reward {name} raised {type(error).__name__}: {error} (training rows {batch.rows[0]} to {batch.rows[-1]} were given)"
-            ) from error
-        if values.shape != batch.items.shape:
-            raise RewardError(
-                f"reward {name} returned an array of shape {values.shape} for {batch.items.shape[0]} prompts with "
-                f"{batch.items.shape[1]} rollouts each; it must be {batch.items.shape}"
-            )
-        if not np.isfinite(values).all():
-            row, number = np.argwhere(~np.isfinite(values))[0]
-            raise RewardError(
-                f"reward {name} is {values[row, number]} for rollout {number} of training row {batch.rows[row]} (item "
-                f"{batch.sids.item_ids[batch.items[row, number]]}); it must be a finite number"
-            )
-        raw[name] = values
-    weighted = {name: raw[name] * weight for name, (_, weight) in functions.items()}
-    total = np.sum(list(weighted.values()), axis=0) if weighted else np.zeros(batch.items.shape)
-    return Rewards(total=total, raw=raw, weighted=weighted)

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from trl.trainer.utils import use_adapter
 
+from dig_ray.recommender.decoder.prompt_pass import PromptPass
 from dig_ray.recommender.policy import SidPolicy
-from dig_ray.recommender.prompt_pass import PromptPass
 from dig_ray.recommender.rollout_trees import tree_log_probs, tree_states
 from dig_ray.recommender.trie import TrieDistribution
 
@@ -38,9 +38,9 @@ class Reference:
     """The policy as it was before RL: a frozen copy, of its adapter alone where it has one.
 
     Args:
-        policy: before anything is attached to it.
-        trie: the catalogue's.
-        temperature: as for the policy.
+        policy: the policy before ``attach_log_probs``, whose weights are copied.
+        trie: distributions over the catalogue's prefixes.
+        temperature: logits are divided by it; the same as for the policy.
     """
 
     def __init__(self, policy: SidPolicy, trie: TrieDistribution, temperature: float) -> None:
@@ -71,7 +71,7 @@ class Reference:
             yield
 
     def log_probs(self, tree: dict[str, Any]) -> torch.Tensor:
-        """(B * G, D) of each rollout's tokens."""
+        """Log-probabilities of each rollout's tokens, (B * G, D), without gradients; ``tree`` is what ``RolloutTrees.tensors`` gives."""
         with torch.no_grad(), self._active():
             read = tree_states(self.policy.causal_lm.get_decoder(), tree)
             return tree_log_probs(self.trie, read, self.policy.sid_rows(), tree, self.temperature)[0]

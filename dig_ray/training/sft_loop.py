@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 
 from dig_ray.base import Stretch
+from dig_ray.on_ray.worker import run_worker
 from dig_ray.recommender.config import RecommenderConfig
 from dig_ray.semantic_ids.prefix_table import PrefixTable
 from dig_ray.training.config import SftConfig
-from dig_ray.training.worker import run_worker, train_in_parts
-from dig_ray.training.worker import trainer_arguments as common_arguments
+from dig_ray.training.in_parts import train_in_parts
+from dig_ray.training.in_parts import trainer_arguments as common_arguments
 
 
 @dataclass(frozen=True)
@@ -25,11 +26,16 @@ class SftJob:
     """All a worker needs, as plain data that travels through Ray's object store.
 
     Attributes:
-        arrays: packed batches of ``packed_arrays``.
-        valid_prompts, valid_targets: validation histories (vocabulary ids) and targets.
+        sft, recommender: settings of training and of the policy.
+        seed: of random weights, dropout and the order of rows.
+        table: the catalogue's prefixes.
+        arrays: packed documents, int64 (R, row_length) each, under the names of ``packing.packed_arrays``.
+        valid_prompts: C validation histories, int64 vocabulary ids each.
+        valid_targets: int64 (C,), the item that followed each.
+        sids: the catalogue's Semantic IDs, a ``SidCatalog``.
         texts: what a from-scratch tokenizer learns its words on, when a text task is on.
-        threads: torch threads per worker.
-        codebooks: vectors behind the SID tokens, per level, where the quantizer left any.
+        threads: torch threads of each worker.
+        codebooks: per level, (K_l, D) vectors behind the SID tokens, where the quantizer left any.
     """
 
     sft: SftConfig
@@ -46,6 +52,7 @@ class SftJob:
 
     @property
     def useful_tokens(self) -> int:
+        """How many tokens of the packed rows are no padding."""
         return int((self.arrays["document"] >= 0).sum())
 
 
@@ -55,7 +62,7 @@ def steps_per_epoch(job: SftJob) -> int:
 
 
 def trainer_arguments(job: SftJob, output: str) -> Any:
-    """The job's settings under TRL's names."""
+    """The job's settings under TRL's names; ``output`` is the folder of its checkpoints."""
     from trl import SFTConfig as TrlSftConfig
 
     sft = job.sft
@@ -77,7 +84,16 @@ def trainer_arguments(job: SftJob, output: str) -> Any:
 
 
 def make_trainer(job: SftJob, output: str, callbacks: list[Any] | None = None) -> Any:
-    """Policy, loss, data and trainer of one worker."""
+    """The trainer of one worker, with policy, loss and data in it.
+
+    Args:
+        job: all it needs.
+        output: folder that the checkpoints are written to.
+        callbacks: of transformers, called after the one that stops a run that gets no better.
+
+    Raises:
+        UserError: the backbone cannot be loaded.
+    """
     import torch
     from transformers import PrinterCallback
 
@@ -119,8 +135,8 @@ def _train(job: SftJob, say: Callable[[Any], None], stretch: Stretch) -> None:
     import ray.train
     from ray.train.huggingface.transformers import RayTrainReportCallback, prepare_trainer
 
-    from dig_ray.training.figures import Figures
-    from dig_ray.training.said import doing
+    from dig_ray.on_ray.said import doing
+    from dig_ray.on_ray.training_figures import Figures
     from dig_ray.training.validation import ProgressLines
 
     lead = ray.train.get_context().get_world_rank() == 0

@@ -4,41 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from dig_ray.base import Inputs, Stage
 from dig_ray.stage_spec import Names, StageSpec, always, when
-
-WHERE_WORKERS_RUN = ("cpus_per_worker", "max_failures", "hang_seconds", "nodes")
-
-
-def run_sft(config: Any, stage: Stage, inputs: Inputs) -> None:
-    from dig_ray.training.stage import run
-
-    run(
-        config.sft,
-        config.recommender,
-        stage,
-        inputs["catalog"],
-        inputs["semantic_ids"],
-        inputs.get("item_interests"),
-        inputs.get("multi_interest", inputs.get("user_interests")),
-    )
-
-
-def run_grpo(config: Any, stage: Stage, inputs: Inputs) -> None:
-    from dig_ray.training.grpo_stage import run
-
-    run(
-        config.grpo,
-        stage,
-        inputs["catalog"],
-        inputs["semantic_ids"],
-        inputs["sft"],
-        inputs.get("judgements"),
-        inputs.get("item_interests"),
-        inputs.get("user_interests"),
-        config.embedding.model,
-        config.recommender.trust_remote_code,
-    )
 
 
 def _tasks_need(config: Any) -> Names:
@@ -59,39 +25,30 @@ def _tasks_need(config: Any) -> Names:
 
 def _rewards_need(config: Any) -> Names:
     """What the rewards of GRPO read, beside the policy it starts from."""
-    grpo = config.grpo
-    compares = grpo.compares_interests
-    read = when(
-        judgements=grpo.reads_quality or (compares and config.mining.judge is not None),
-        item_interests=compares,
-        user_interests=compares,
-    )
-    return ("catalog", "semantic_ids", "sft", *read)
+    read = [name for one in config.grpo.evidence for name in one.stages(config)]
+    return ("catalog", "semantic_ids", "sft", *dict.fromkeys(read))
+
+
+def _rewards_count(config: Any) -> Names:
+    """GRPO's settings, and those that decide what its rewards read."""
+    return ("grpo", *(key for one in config.grpo.evidence for key in one.settings))
 
 
 STAGES = (
     StageSpec(
         name="sft",
-        run=run_sft,
+        run="dig_ray.training.sft_stage:run",
         settings=("sft", "recommender"),
         needs=_tasks_need,
         asked=always,
-        code=("dig_ray.training.stage",),
         uses_interactions=True,
-        ignore=(*(f"sft.{name}" for name in WHERE_WORKERS_RUN), "recommender.trust_remote_code"),
     ),
     StageSpec(
         name="grpo",
-        run=run_grpo,
-        settings=lambda config: (
-            "grpo",
-            "embedding.model",
-            *when(**{"-embedding.model": not config.grpo.compares_interests}),
-        ),
+        run="dig_ray.training.grpo_stage:run",
+        settings=_rewards_count,
         needs=_rewards_need,
         asked=lambda config: config.grpo is not None,
-        code=("dig_ray.training.grpo_stage",),
         uses_interactions=True,
-        ignore=tuple(f"grpo.{name}" for name in WHERE_WORKERS_RUN),
     ),
 )

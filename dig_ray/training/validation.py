@@ -5,16 +5,23 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from transformers import TrainerCallback
 
+from dig_ray.errors import UserError
+from dig_ray.on_ray.said import SECONDS, doing
+from dig_ray.on_ray.worker import LossIsNaN
 from dig_ray.ranking import ndcg, rank_of_target
 from dig_ray.recommender.decoding import BeamSearcher, pad_prompts
 from dig_ray.recommender.policy import SidPolicy
-from dig_ray.training.said import SECONDS, doing
+from dig_ray.subset import evenly_spaced
+
+if TYPE_CHECKING:
+    from dig_ray.catalog.dataset import Dataset
+    from dig_ray.recommender.tasks import SidStream
 
 TELL_EVERY = 2.0
 """Seconds between words of a worker on what it does."""
@@ -24,8 +31,9 @@ class ValidationSet:
     """Validation users as the policy reads them; equal shares for every rank.
 
     Args:
-        prompts: vocabulary ids of each history.
-        targets: int64 (C,) item to be found.
+        prompts: C histories, int64 vocabulary ids each.
+        targets: int64 (C,), the item that is to be found after each.
+        pad: vocabulary id that fills up shorter histories of a batch.
     """
 
     def __init__(self, prompts: list[np.ndarray], targets: np.ndarray, pad: int) -> None:
@@ -37,7 +45,13 @@ class ValidationSet:
         self.pad = pad
 
     def sums(self, searcher: BeamSearcher, rank: int, world: int, batch: int = 64) -> np.ndarray:
-        """float64 (3,): summed NDCG@10, summed hits@10 and count over this rank's users."""
+        """float64 (3,): summed NDCG@10, summed hits@10 and count over this rank's users.
+
+        Args:
+            searcher: the beam search, of at least ten beams.
+            rank, world: number of this rank, and of all ranks; each takes every ``world``-th batch.
+            batch: users that are decoded together.
+        """
         total = np.zeros(3)
         mine = range(rank * batch, len(self.prompts), world * batch)
         for begin in mine:
@@ -47,6 +61,36 @@ class ValidationSet:
             ranks = rank_of_target(beams.items.cpu().numpy(), self.targets[begin : begin + batch])
             total += ndcg(ranks, 10).sum(), ((ranks >= 0) & (ranks < 10)).sum(), len(ranks)
         return total
+
+
+def validation_prompts(
+    dataset: Dataset, stream: SidStream, bos: int, max_history: int, users: int | None, name: str
+) -> tuple[list[np.ndarray], np.ndarray]:
+    """Histories (vocabulary ids) and targets int64 of the validation users, or of so many of them, evenly spaced.
+
+    Args:
+        dataset, stream: events, and the SIDs of the same items.
+        bos: vocabulary id that begins a history.
+        max_history: a history holds at most so many items, the latest ones.
+        users: at most so many users; all when None.
+        name: name of the stage, which the message begins with.
+
+    Raises:
+        UserError: the validation split has no events.
+    """
+    cases = dataset.cases("valid")
+    if not len(cases.target):
+        raise UserError(
+            f"{name}: the validation split is empty, so nothing can pick the best policy; check catalog.split"
+        )
+    chosen = evenly_spaced(len(cases.target), len(cases.target) if users is None else users)
+    prompts = [
+        stream.prompt(
+            dataset.events[max(int(cases.start[i]), int(cases.end[i]) - max_history) : int(cases.end[i])], bos
+        )
+        for i in chosen.tolist()
+    ]
+    return prompts, cases.target[chosen].astype(np.int64)
 
 
 @contextmanager
@@ -78,11 +122,14 @@ def validate(
 
     Args:
         trainer: of transformers; the figures go into its log and to its callbacks.
-        policy: what is validated.
-        valid: the users.
+        policy: the policy that is validated; it is in eval mode meanwhile.
+        valid: histories and targets of the validation users; every rank decodes its share.
         searcher: makes the beam search.
-        inside: what to hold meanwhile, such as averaged weights.
+        inside: a context that is held meanwhile, such as averaged weights in place of the trained ones.
         more: further figures of this validation, without the prefix ``eval_``.
+
+    Raises:
+        RuntimeError: the ranks together did not read each user once.
     """
     args = trainer.args
     started = time.monotonic()
@@ -114,20 +161,15 @@ def validations_since_best(log_history: list[dict[str, Any]]) -> int:
     return len(scores) - 1 - int(np.argmax(scores)) if scores else 0
 
 
-class LossIsNaN(Exception):
-    """The gradients of a step are not finite; every rank raises it at the same step, before the weights are touched."""
-
-    def __init__(self, step: int, batch: dict[str, torch.Tensor]) -> None:
-        super().__init__(f"the loss became NaN at step {step}")
-        self.step, self.batch = step, batch
-
-
 class FiniteGradients(TrainerCallback):
     """Raises ``LossIsNaN`` when a step's gradients are not finite. They are averaged by then, so all ranks agree.
 
     Args:
-        model: what is trained.
-        batch: gives the latest batch, for the message.
+        model: the model that is trained.
+        batch: gives the batch that was read last, which the error carries.
+
+    Raises:
+        LossIsNaN: before the optimizer's step, on every rank.
     """
 
     def __init__(self, model: torch.nn.Module, batch: Callable[[], dict[str, torch.Tensor]]) -> None:

@@ -23,9 +23,9 @@ class WeightAverage(TrainerCallback):
     """Keeps the average of a model's trained parameters.
 
     Args:
-        model: what is trained, in place.
-        decay: share of the average that stays at each step; the first steps forget faster, (1 + step) / (10 + step), so that the start
-            does not weigh.
+        model: the model that is trained in place; what of it trains must be known by now.
+        decay: share of the average that stays at each step, in [0, 1); the first steps forget faster, (1 + step) / (10 + step), so that
+            the start does not weigh.
 
     As a callback it must come before any that hands checkpoints on.
     """

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from dig_ray.catalog.amazon import parse_literal
 from dig_ray.catalog.build import build
 from dig_ray.catalog.config import CatalogConfig
 from dig_ray.catalog.read import read_raw
+from dig_ray.catalog.readers.amazon import parse_literal
 from dig_ray.errors import UserError
 
 DAY = 86_400

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from dig_ray.catalog.tables import read_table
+from dig_ray.catalog.readers.tables import read_table
 from dig_ray.errors import UserError
 
 TEXT = st.text(st.sampled_from("ab,;\t\"' \n\ré=#"), max_size=6)

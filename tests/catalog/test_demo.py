@@ -8,8 +8,8 @@ import pytest
 
 from dig_ray.catalog.build import build
 from dig_ray.catalog.config import CatalogConfig, DemoConfig
-from dig_ray.catalog.demo import demo_world, product_list
-from dig_ray.catalog.demo_words import CATEGORIES, INTENTS
+from dig_ray.catalog.demo.demo_words import CATEGORIES, INTENTS
+from dig_ray.catalog.demo.world import demo_world, product_list
 from dig_ray.catalog.text import item_text
 from dig_ray.ranking import hit_rate, rank_of_target, top_k
 

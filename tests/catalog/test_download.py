@@ -17,8 +17,8 @@ import pytest
 
 from dig_ray.catalog.build import build
 from dig_ray.catalog.config import CatalogConfig
-from dig_ray.catalog.download import fetch, fetch_release, release_urls
 from dig_ray.catalog.read import read_raw
+from dig_ray.catalog.readers.download import fetch, fetch_release, release_urls
 from dig_ray.errors import UserError
 
 
@@ -115,7 +115,8 @@ def test_a_killed_process_is_resumed_by_the_next(site, tmp_path):
     site.files["/big.bin"] = DATA
     site.slow = 0.01
     target = tmp_path / "big.bin"
-    code = f"from pathlib import Path; from dig_ray.catalog.download import fetch; fetch({site.url + '/big.bin'!r}, Path({str(target)!r}))"
+    imports = "from pathlib import Path; from dig_ray.catalog.readers.download import fetch"
+    code = f"{imports}; fetch({site.url + '/big.bin'!r}, Path({str(target)!r}))"
     process = subprocess.Popen(
         [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     )

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from dig_ray.catalog.config import ImagesConfig
-from dig_ray.catalog.fetch import fetch_all, is_public
+from dig_ray.catalog.pictures.fetch import fetch_all, is_public
 
 
 def fetch(*addresses: str, **settings: Any) -> list[bytes | str]:

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dig_ray.catalog.faults import Faults, shown
-from dig_ray.catalog.ids import MISSING, MISSING_WORDS, add_bad_ids, bad_id, id_column, id_text
+from dig_ray.catalog.columns.faults import Faults, shown
+from dig_ray.catalog.columns.ids import MISSING, MISSING_WORDS, add_bad_ids, bad_id, id_column, id_text
 from dig_ray.errors import UserError
 
 

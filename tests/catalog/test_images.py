@@ -19,8 +19,8 @@ from PIL import Image
 from pydantic import ValidationError
 
 from dig_ray.catalog.config import ImagesConfig
-from dig_ray.catalog.demo_pictures import picture as demo_picture
-from dig_ray.catalog.images import Picture, open_archive, open_picture, read_bytes
+from dig_ray.catalog.demo.demo_pictures import picture as demo_picture
+from dig_ray.catalog.pictures.images import Picture, open_archive, open_picture, read_bytes
 from dig_ray.errors import UserError
 
 IMAGES = ImagesConfig()

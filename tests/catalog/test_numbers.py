@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dig_ray.catalog.cells import Column
-from dig_ray.catalog.faults import Faults
-from dig_ray.catalog.numbers import positions, prices, ratings
+from dig_ray.catalog.columns.cells import Column
+from dig_ray.catalog.columns.faults import Faults
+from dig_ray.catalog.columns.numbers import positions, prices, ratings
 
 NOT_ONE = ", which are not one scale"
 BOTH = "decimal point in 1 value and decimal comma in 1, each read as it tells itself"

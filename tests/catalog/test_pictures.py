@@ -15,12 +15,13 @@ import pytest
 from PIL import Image
 
 from dig_ray.base import Stage
-from dig_ray.catalog import picture_parts, pictures
 from dig_ray.catalog.build import build
 from dig_ray.catalog.config import CatalogConfig
 from dig_ray.catalog.dataset import Dataset
+from dig_ray.catalog.pictures import picture_parts
+from dig_ray.catalog.pictures import picture_stage as pictures
 from dig_ray.catalog.read import read_raw
-from dig_ray.catalog.stage import run as run_catalog
+from dig_ray.catalog.stage import make_catalog as run_catalog
 from dig_ray.config import RunConfig
 from dig_ray.errors import UserError
 from dig_ray.pipeline import plan, run_pipeline, select
@@ -62,7 +63,7 @@ def test_every_item_stands_there_once_in_order_and_a_second_run_reads_the_parts(
     raw[5] = png(5, 600)
     catalog = items(tmp_path / "catalog", image_bytes=pa.array(raw, pa.binary()))
     stage = stage_in(tmp_path)
-    pictures.run(config(), stage, catalog)
+    pictures.keep_pictures(config(), stage, catalog)
     file = pq.ParquetFile(stage.out / "pictures.parquet")
     assert file.schema_arrow.equals(picture_parts.picture_schema())
     assert [file.metadata.row_group(n).num_rows for n in range(3)] == [256, 256, 88]
@@ -86,7 +87,7 @@ def test_every_item_stands_there_once_in_order_and_a_second_run_reads_the_parts(
     assert len(parts) == 3
     parts[0].write_bytes(parts[0].read_bytes()[:1000])  # as a full disk leaves it
     again = stage_in(tmp_path, 1)
-    pictures.run(config(), again, catalog)
+    pictures.keep_pictures(config(), again, catalog)
     assert again.stats["resumed"] in (344, 512)
     name = "pictures.parquet"
     assert (again.out / name).read_bytes() == (stage.out / name).read_bytes()
@@ -96,7 +97,7 @@ def test_every_item_stands_there_once_in_order_and_a_second_run_reads_the_parts(
 
     monkeypatch.setattr(picture_parts, "join_ray", no_ray)
     third = stage_in(tmp_path, 2)
-    pictures.run(config(), third, catalog)
+    pictures.keep_pictures(config(), third, catalog)
     assert third.stats["resumed"] == 600
     assert (third.out / name).read_bytes() == (stage.out / name).read_bytes()
 
@@ -114,7 +115,7 @@ def test_paths_archives_and_addresses_in_one_table(tmp_path: Path, pages: Any, m
 
     def found(number: int, **images: Any) -> tuple[list[str], dict[str, Any]]:
         stage = stage_in(tmp_path, number)
-        pictures.run(config(**images), stage, catalog)
+        pictures.keep_pictures(config(**images), stage, catalog)
         rows = pq.read_table(stage.out / "pictures.parquet").to_pylist()
         return [row["reason"] for row in rows], rows[0]
 
@@ -145,24 +146,24 @@ def test_a_missing_picture_can_be_an_error_until_it_is_mended(tmp_path: Path) ->
     catalog = items(tmp_path / "catalog", image=[f"{n}.png" for n in range(5)])
     strict = config(root=str(tmp_path), missing="error")
     with pytest.raises(UserError, match="none of the 5 items has a usable picture: image_not_found 5"):
-        pictures.run(config(root=str(tmp_path)), stage_in(tmp_path), catalog)
+        pictures.keep_pictures(config(root=str(tmp_path)), stage_in(tmp_path), catalog)
     for number in range(4):
         (tmp_path / f"{number}.png").write_bytes(png(number))
     stage = stage_in(tmp_path, 1)
     with pytest.raises(
         UserError, match=r"1 of 5 items have no usable picture: image_not_found 1 \(such as i4\)"
     ):
-        pictures.run(strict, stage, catalog)
+        pictures.keep_pictures(strict, stage, catalog)
     (tmp_path / "4.png").write_bytes(png(4))
     stage = stage_in(tmp_path, 2)
-    pictures.run(strict, stage, catalog)
+    pictures.keep_pictures(strict, stage, catalog)
     assert stage.stats["pictures"] == 5
 
 
 def test_addresses_that_were_not_fetched_say_what_to_set(tmp_path: Path, ray_here) -> None:
     catalog = items(tmp_path / "catalog", image=["https://shop.example/a.jpg"])
     with pytest.raises(UserError, match=r"image_url 1 .*set catalog\.images\.fetch=true"):
-        pictures.run(config(), stage_in(tmp_path), catalog)
+        pictures.keep_pictures(config(), stage_in(tmp_path), catalog)
 
 
 def test_bytes_grow_parts_short_and_long_ones_stay_behind(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -230,7 +231,7 @@ def test_dropped_items_are_gone_and_the_others_pictures_are_there(shop, tmp_path
     assert stage.stats["notes"]["users_short_train_only"] == 1
     assert any("dropped without a picture: no_image 1 (such as b)" in line for line in stage.stats["lines"])
     after = stage_in(tmp_path, 1)
-    pictures.run(settings, after, stage.out)
+    pictures.keep_pictures(settings, after, stage.out)
     rows = pq.read_table(after.out / "pictures.parquet").to_pylist()
     assert [(row["item_id"], row["image"]) for row in rows] == [("a", png(1)), ("c", png(3)), ("e", png(5))]
 

@@ -12,12 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from dig_ray.catalog.columns.ids import id_text
 from dig_ray.catalog.config import CatalogConfig, InteractionsConfig
-from dig_ray.catalog.histories import read_histories
-from dig_ray.catalog.ids import id_text
-from dig_ray.catalog.literals import LONGEST
-from dig_ray.catalog.samples import samples_to_events
-from dig_ray.catalog.tables import read_table
+from dig_ray.catalog.readers.histories import read_histories
+from dig_ray.catalog.readers.literals import LONGEST
+from dig_ray.catalog.readers.samples import samples_to_events
+from dig_ray.catalog.readers.tables import read_table
 from dig_ray.errors import UserError
 
 SPLITS = ("train", "valid", "test")

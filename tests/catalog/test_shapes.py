@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dig_ray.catalog import shapes
-from dig_ray.catalog.cells import Column
-from dig_ray.catalog.faults import Faults
-from dig_ray.catalog.literals import read_literal
+from dig_ray.catalog.columns import shapes
+from dig_ray.catalog.columns.cells import Column
+from dig_ray.catalog.columns.faults import Faults
+from dig_ray.catalog.readers.literals import read_literal
 
 
 def forms(values):

@@ -5,7 +5,7 @@ import pyarrow.parquet as pq
 from dig_ray.base import Stage
 from dig_ray.catalog.config import CatalogConfig
 from dig_ray.catalog.dataset import Dataset
-from dig_ray.catalog.stage import run
+from dig_ray.catalog.stage import make_catalog
 
 
 def make_stage(tmp_path, seed=3):
@@ -17,7 +17,7 @@ def make_stage(tmp_path, seed=3):
 
 def test_demo_stage_saves_the_dataset_the_truth_and_the_figures(tmp_path):
     stage, lines = make_stage(tmp_path)
-    run(CatalogConfig(demo={"n_items": 60, "n_users": 50, "n_intents": 8}), stage)
+    make_catalog(CatalogConfig(demo={"n_items": 60, "n_users": 50, "n_intents": 8}), stage)
     dataset = Dataset.load(stage.out)
     assert stage.stats["split_hash"] == dataset.split_hash and stage.stats["users"] == 50
     assert stage.stats["rows"] == dataset.n_events and stage.stats["source"] == "demo"
@@ -32,7 +32,7 @@ def test_what_was_dropped_is_said(shop, tmp_path):
         {"user_id": ["u"] * 4, "item_id": ["a", "b", "x", "c"], "timestamp": [1, 2, 3, 4]},
     )
     stage, lines = make_stage(tmp_path)
-    run(shop.config(unknown_items="drop"), stage)
+    make_catalog(shop.config(unknown_items="drop"), stage)
     assert stage.stats["notes"] == {"interactions_with_unknown_items_dropped": 1}
     assert (
         "interactions with unknown items dropped: 1" in lines[0] and "1 of 3 items have no text" in lines[1]

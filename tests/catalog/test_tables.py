@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dig_ray.catalog.json_lines import read_json_lines
-from dig_ray.catalog.tables import read_table
+from dig_ray.catalog.readers.json_lines import read_json_lines
+from dig_ray.catalog.readers.tables import read_table
 from dig_ray.errors import UserError
 
 ROWS = [{"item_id": "007", "title": 'A "big", red\nbox'}, {"item_id": "8", "title": "naïve"}]

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dig_ray.catalog.cells import Column
-from dig_ray.catalog.faults import Faults
-from dig_ray.catalog.times import UNITS, Times, times
+from dig_ray.catalog.columns.cells import Column
+from dig_ray.catalog.columns.faults import Faults
+from dig_ray.catalog.columns.times import UNITS, Times, times
 from dig_ray.errors import UserError
 
 S = 1_600_000_000

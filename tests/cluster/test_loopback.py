@@ -47,7 +47,7 @@ if __name__ == "__main__":
         session.start()
         import ray, ray.train
         from ray.train.torch import TorchTrainer
-        from dig_ray.training.loopback import LoopbackTorchConfig
+        from dig_ray.on_ray.loopback import LoopbackTorchConfig
         url = "http://" + ray._private.worker._global_node.address_info["webui_url"]
         print("DASHBOARD", url, flush=True)
         TorchTrainer(

@@ -162,6 +162,6 @@ def in_store(tmp_path):
 def pictures_of(in_store):
     """``pictures_of(catalog)``: the directory of its pictures, opened by their stage."""
     from dig_ray.catalog.config import CatalogConfig
-    from dig_ray.catalog.pictures import run
+    from dig_ray.catalog.pictures.picture_stage import keep_pictures
 
-    return lambda catalog: in_store(lambda stage: run(CatalogConfig(), stage, catalog)).out
+    return lambda catalog: in_store(lambda stage: keep_pictures(CatalogConfig(), stage, catalog)).out

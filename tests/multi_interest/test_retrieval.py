@@ -13,7 +13,7 @@ from dig_ray.base import Stage
 from dig_ray.errors import UserError
 from dig_ray.multi_interest.config import MultiInterestConfig
 from dig_ray.multi_interest.retrieval import FaissIndex, merge, top_items, users_at_once
-from dig_ray.multi_interest.stage import run
+from dig_ray.multi_interest.stage import train_model
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 5), st.integers(1, 4), st.integers(1, 12))
@@ -52,7 +52,7 @@ def test_without_faiss_nobody_trains_for_it(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "faiss", None)
     stage = Stage("multi_interest", "x", 0, tmp_path, str(tmp_path / "work"), log=print)
     with pytest.raises(UserError, match="needs the package faiss-cpu"):
-        run(MultiInterestConfig(search="faiss"), stage, tmp_path / "nothing is read yet")
+        train_model(MultiInterestConfig(search="faiss"), stage, tmp_path / "nothing is read yet")
 
 
 def test_a_graph_finds_nearly_what_an_exact_search_does():

@@ -18,13 +18,14 @@ from dig_ray.catalog.dataset import Dataset
 from dig_ray.config import load_config
 from dig_ray.errors import UserError
 from dig_ray.evaluation.recommendations import read_recommendations
-from dig_ray.multi_interest.cluster_stage import label_events, latest_items
+from dig_ray.multi_interest.cluster_labels import label_events
+from dig_ray.multi_interest.cluster_stage import latest_items
 from dig_ray.multi_interest.retrieved import read_retrieved
+from dig_ray.on_ray.run_folder import SNAPSHOT
 from dig_ray.pipeline import plan, run_pipeline, select
 from dig_ray.report.interests import gather_interests, interests_of_users
 from dig_ray.report.page import render_page
 from dig_ray.store import Store
-from dig_ray.training.run_folder import SNAPSHOT
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "jobs" / "configs"

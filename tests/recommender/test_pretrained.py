@@ -16,7 +16,7 @@ from dig_ray.errors import UserError
 from dig_ray.recommender.backbone import build_policy, build_tokenizer, load_policy, write_about
 from dig_ray.recommender.config import LoraConfig, RecommenderConfig
 from dig_ray.recommender.pretrained import check_adapter, check_backbone, load_tokenizer, longest_text, source
-from dig_ray.training.stage import write_policy_facts
+from dig_ray.training.publish import write_policy_facts
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dig_ray.recommender.decoder.prompt_pass import PromptRows, read_prompts
+from dig_ray.recommender.decoder.read_states import can_go_on
 from dig_ray.recommender.decoding import BeamSearcher
-from dig_ray.recommender.prompt_pass import PromptRows, read_prompts
-from dig_ray.recommender.read_states import can_go_on
 from dig_ray.recommender.rollout_trees import TreeBuilder, tree_log_probs, tree_states
 from dig_ray.recommender.rollouts import Rollouts, RolloutSampler, with_target
 from dig_ray.recommender.trie import TrieDistribution

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dig_ray.catalog.config import DemoConfig
-from dig_ray.catalog.demo import demo_world
+from dig_ray.catalog.demo.world import demo_world
 from dig_ray.catalog.text import item_text
 from dig_ray.embedding.config import TextEmbeddingConfig
 from dig_ray.embedding.text_encoder import embed_texts, load_encoder

@@ -19,7 +19,8 @@ from dig_ray.base import Stage
 from dig_ray.catalog.dataset import Dataset
 from dig_ray.recommender.config import DecoderConfig, RecommenderConfig
 from dig_ray.semantic_ids.sid_catalog import SidCatalog
-from dig_ray.training.config import GrpoConfig, SftConfig
+from dig_ray.training.config import SftConfig
+from dig_ray.training.grpo_config import GrpoConfig
 
 N_ITEMS = 30
 
@@ -99,7 +100,7 @@ def settings():
 def untrained(world, tmp_path_factory):
     """Makes an SFT artifact of a recommender that has learnt nothing; an adapter is random, so that it does something."""
     from dig_ray.recommender.backbone import build_policy, build_tokenizer
-    from dig_ray.training.stage import write_policy_facts
+    from dig_ray.training.publish import write_policy_facts
 
     def make(recommender: RecommenderConfig) -> Path:
         import torch

@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from dig_ray.base import Stretch
-from dig_ray.training import grpo_stage, stage
-from dig_ray.training.config import GrpoConfig, SftConfig
+from dig_ray.training import grpo_stage, sft_stage
+from dig_ray.training.config import SftConfig
+from dig_ray.training.grpo_config import GrpoConfig
+from dig_ray.training.reward_evidence import INTERESTS, QUALITY
 
 
 @pytest.mark.parametrize(
@@ -36,8 +38,8 @@ def test_a_change_lies_where_a_checkpoint_is() -> None:
 def test_rewards_that_come_later_are_asked_for_at_the_start() -> None:
     early = GrpoConfig(rewards={"quality": "gated", "alpha": 0})
     late = GrpoConfig(rewards={"quality": "gated", "alpha": 0}, changes={50: {"rewards.alpha": 0.5}})
-    assert not early.reads_quality and late.reads_quality
-    assert GrpoConfig(changes={100: {"rewards.gamma": 0.1}}).compares_interests
+    assert QUALITY not in early.evidence and QUALITY in late.evidence
+    assert INTERESTS in GrpoConfig(changes={100: {"rewards.gamma": 0.1}}).evidence
 
 
 @given(
@@ -79,7 +81,7 @@ def test_sft_with_a_change_is_two_runs_one_after_the_other(world, settings, make
     def train(name: str, sft: SftConfig, stretch: Stretch | None = None):
         made = make_stage(name)
         made.stretch = stretch
-        stage.run(sft, settings.recommender, made, world.catalog, world.semantic_ids)
+        sft_stage.fine_tune(sft, settings.recommender, made, world.catalog, world.semantic_ids)
         return made
 
     whole = train("whole", changed)
@@ -108,7 +110,7 @@ def test_grpo_with_a_change_is_two_runs_one_after_the_other(
     def train(name: str, stretch: Stretch | None = None, **more):
         made = make_stage(name)
         made.stretch = stretch
-        grpo_stage.run(
+        grpo_stage.train_by_rewards(
             GrpoConfig.model_validate(base | more), made, world.catalog, world.semantic_ids, bad_start
         )
         return made

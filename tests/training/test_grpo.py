@@ -8,7 +8,7 @@ import torch
 
 from dig_ray.config import RunConfig
 from dig_ray.errors import UserError
-from dig_ray.training.config import GrpoConfig
+from dig_ray.training.grpo_config import GrpoConfig
 from dig_ray.training.grpo_loop import make_trainer
 from dig_ray.training.grpo_stage import build_job, prompt_events
 
@@ -66,7 +66,7 @@ def test_what_sft_does_not_see_is_what_rl_rolls_out_to(world, settings, held_out
     for split in ("valid", "test"):  # histories still hold them
         before, after = world.dataset.cases(split), seen.cases(split)
         assert (before.start == after.start).all() and (before.end == after.end).all()
-    from dig_ray.training.stage import build_job as sft_job
+    from dig_ray.training.sft_stage import build_job as sft_job
 
     job = sft_job(
         settings.sft.model_copy(update={"hold_out": held_out}),
@@ -181,7 +181,7 @@ def test_rollouts_can_be_used_several_times(trainer_of, varied) -> None:
 def test_dropout_is_off_and_figures_are_there(trainer_of, varied) -> None:
     q = np.linspace(0, 1, 30)
     rewards = {"quality": "gated", "rank_aware": 0.5}
-    trainer = trainer_of(varied(max_prompts=80, rewards=rewards, beta=0.01), quality=q)
+    trainer = trainer_of(varied(max_prompts=80, rewards=rewards, beta=0.01), evidence={"quality": q})
     trainer.train()
     log = {key for entry in trainer.state.log_history for key in entry}
     assert {

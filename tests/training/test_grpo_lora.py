@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from dig_ray.recommender.config import LoraConfig
-from dig_ray.training.config import GrpoConfig
+from dig_ray.training.grpo_config import GrpoConfig
 from dig_ray.training.grpo_loop import make_trainer
-from dig_ray.training.grpo_stage import build_job, run
+from dig_ray.training.grpo_stage import build_job, train_by_rewards
 
 
 @pytest.fixture(scope="module", params=["tied", "untied"])
@@ -63,7 +63,7 @@ def test_what_is_published_is_the_trained_adapter_alone(
 
     stage = make_stage("lora-grpo")
     grpo = GrpoConfig.model_validate(settings.grpo.model_dump() | {"beta": 0.01, "max_prompts": 240})
-    run(grpo, stage, world.catalog, world.semantic_ids, start)
+    train_by_rewards(grpo, stage, world.catalog, world.semantic_ids, start)
     assert stage.stats["helped"]
     assert not list((stage.out / "policy").rglob("*reference*"))
     policy, _, about = load_policy(stage.out / "policy", world.sids)

@@ -7,8 +7,8 @@ import time
 import pytest
 
 from dig_ray.errors import UserError
-from dig_ray.training.config import GrpoConfig
-from dig_ray.training.grpo_stage import run
+from dig_ray.training.grpo_config import GrpoConfig
+from dig_ray.training.grpo_stage import train_by_rewards
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +19,7 @@ def start(world, settings, make_stage, bad_start, ray_cluster):
         grpo = GrpoConfig.model_validate(
             settings.grpo.model_dump() | {"max_prompts": 160, "beta": 0.01} | changes
         )
-        run(grpo, stage, world.catalog, world.semantic_ids, bad_start)
+        train_by_rewards(grpo, stage, world.catalog, world.semantic_ids, bad_start)
         return stage
 
     return begin
@@ -130,7 +130,7 @@ def test_other_semantic_ids_and_missing_quality_are_refused(
     (tmp_path / "sids").mkdir()
     other.save(tmp_path / "sids" / "semantic_ids.parquet")
     with pytest.raises(UserError, match="trained on Semantic IDs"):
-        run(settings.grpo, make_stage("other"), world.catalog, tmp_path / "sids", bad_start)
+        train_by_rewards(settings.grpo, make_stage("other"), world.catalog, tmp_path / "sids", bad_start)
 
     (tmp_path / "judged").mkdir()
     ids = world.dataset.item_ids.tolist()
@@ -138,7 +138,14 @@ def test_other_semantic_ids_and_missing_quality_are_refused(
     pq.write_table(table, tmp_path / "judged" / "quality.parquet")
     gated = GrpoConfig.model_validate(settings.grpo.model_dump() | {"rewards": {"quality": "gated"}})
     with pytest.raises(UserError, match=rf"1 of 30 items have no quality \(such as {ids[4]}\)"):
-        run(gated, make_stage("unjudged"), world.catalog, world.semantic_ids, bad_start, tmp_path / "judged")
+        train_by_rewards(
+            gated,
+            make_stage("unjudged"),
+            world.catalog,
+            world.semantic_ids,
+            bad_start,
+            {"judgements": tmp_path / "judged"},
+        )
     large = GrpoConfig.model_validate(settings.grpo.model_dump() | {"num_generations": 31})
     with pytest.raises(UserError, match="num_generations=31: the catalogue has only 30 items"):
-        run(large, make_stage("large"), world.catalog, world.semantic_ids, bad_start)
+        train_by_rewards(large, make_stage("large"), world.catalog, world.semantic_ids, bad_start)

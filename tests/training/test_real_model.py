@@ -13,11 +13,13 @@ from dig_ray.recommender.backbone import load_policy
 from dig_ray.recommender.config import LoraConfig, RecommenderConfig
 from dig_ray.recommender.decoding import BeamSearcher, pad_prompts
 from dig_ray.semantic_ids.sid_catalog import SidCatalog
-from dig_ray.training.config import GrpoConfig, SftConfig
+from dig_ray.training.config import SftConfig
+from dig_ray.training.grpo_config import GrpoConfig
 from dig_ray.training.grpo_loop import make_trainer as make_grpo_trainer
 from dig_ray.training.grpo_stage import build_job as build_grpo_job
+from dig_ray.training.publish import copy_policy, write_policy_facts
 from dig_ray.training.sft_loop import make_trainer
-from dig_ray.training.stage import build_job, copy_policy, write_policy_facts
+from dig_ray.training.sft_stage import build_job
 
 ITEMS = 20
 SFT = SftConfig(

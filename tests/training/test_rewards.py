@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from dig_ray.semantic_ids.sid_catalog import SidCatalog
 from dig_ray.training import rewards as r
 from dig_ray.training.grpo_objective import advantages, k3, policy_objective, published_objective
+from dig_ray.training.reward_sum import RewardError, weighted_rewards
+from dig_ray.training.rollout_batch import RolloutBatch, batch_of_items, batch_of_tokens
 
 LAMBDA_VALID, LAMBDA_PREF, ALPHA = 0.2, 0.3, 0.5
 
@@ -23,14 +25,14 @@ def sids() -> SidCatalog:
 
 
 def qarm(sids: SidCatalog, tokens: list[int], target: int, q: np.ndarray, variant: str = "gated") -> float:
-    batch = r.batch_of_tokens(sids, [[tokens]], [target])
+    batch = batch_of_tokens(sids, [[tokens]], [target])
     functions = {
         "exact": (r.exact, 1.0),
         "valid": (r.valid, LAMBDA_VALID),
         "prefix": (r.prefix, LAMBDA_PREF),
         "quality": (r.quality(q, variant), ALPHA),
     }
-    return float(r.weighted_rewards(functions, batch).total[0, 0])
+    return float(weighted_rewards(functions, batch).total[0, 0])
 
 
 def test_the_published_rewards(sids: SidCatalog) -> None:
@@ -109,7 +111,7 @@ def test_k3_is_never_negative_and_right_on_average(a: list[float], b: list[float
 def test_likely_misses_beside_a_hit_pay_most(sids: SidCatalog) -> None:
     items = np.array([[0, 1, 2], [1, 2, 3]])
     log_probs = np.array([[-2.0, -3.0, -1.0], [-1.0, -2.0, -3.0]])
-    batch = r.batch_of_items(sids, items, np.array([0, 0]), log_probs=log_probs)
+    batch = batch_of_items(sids, items, np.array([0, 0]), log_probs=log_probs)
     found = r.rank_penalty(batch)
     share = 1 / np.log2([2, 3, 4])
     assert found[0].tolist() == pytest.approx([0, -share[2] / share.sum(), -share[0] / share.sum()])
@@ -121,22 +123,22 @@ def test_interests_that_match_the_users_are_worth_their_cosine(sids: SidCatalog)
     nothing = np.zeros((0, 3), np.float32)
     tilted = np.array([[0.6, 0.8, 0]], np.float32)
     reward = r.interest([unit[:1], tilted, -unit[:1], nothing, unit[2:]], [unit[:2], nothing])
-    batch = r.batch_of_items(sids, np.array([[0, 1, 2, 3, 4]] * 2), np.array([0, 0]), users=np.array([0, 1]))
+    batch = batch_of_items(sids, np.array([[0, 1, 2, 3, 4]] * 2), np.array([0, 0]), users=np.array([0, 1]))
     assert reward(batch)[0].tolist() == pytest.approx([1.0, 0.8, 0.0, 0.0, 0.0])
     assert reward(batch)[1].tolist() == [0.0] * 5
 
 
-def only_half(batch: r.RolloutBatch) -> np.ndarray:
+def only_half(batch: RolloutBatch) -> np.ndarray:
     return np.zeros((len(batch.items), 1))
 
 
-def not_a_number(batch: r.RolloutBatch) -> np.ndarray:
+def not_a_number(batch: RolloutBatch) -> np.ndarray:
     out = np.zeros(batch.items.shape)
     out[1, 2] = np.nan
     return out
 
 
-def broken(batch: r.RolloutBatch) -> np.ndarray:
+def broken(batch: RolloutBatch) -> np.ndarray:
     raise KeyError("price")
 
 
@@ -149,17 +151,15 @@ def broken(batch: r.RolloutBatch) -> np.ndarray:
     ],
 )
 def test_a_bad_reward_names_itself_and_the_row(sids: SidCatalog, function, words: list[str]) -> None:
-    batch = r.batch_of_items(
-        sids, np.array([[0, 1, 2], [2, 3, 4]]), np.array([0, 1]), rows=np.array([40, 41])
-    )
-    with pytest.raises(r.RewardError) as caught:
-        r.weighted_rewards({"exact": (r.exact, 1.0), "mine": (function, 1.0)}, batch)
+    batch = batch_of_items(sids, np.array([[0, 1, 2], [2, 3, 4]]), np.array([0, 1]), rows=np.array([40, 41]))
+    with pytest.raises(RewardError) as caught:
+        weighted_rewards({"exact": (r.exact, 1.0), "mine": (function, 1.0)}, batch)
     assert all(word in str(caught.value) for word in words)
 
 
 def test_every_part_is_kept_raw_and_weighted(sids: SidCatalog) -> None:
-    batch = r.batch_of_items(sids, np.array([[0, 1, 4]]), np.array([0]))
-    found = r.weighted_rewards({"exact": (r.exact, 2.0), "prefix": (r.prefix, 0.3)}, batch)
+    batch = batch_of_items(sids, np.array([[0, 1, 4]]), np.array([0]))
+    found = weighted_rewards({"exact": (r.exact, 2.0), "prefix": (r.prefix, 0.3)}, batch)
     assert found.raw["prefix"][0].tolist() == pytest.approx([1, 1 / 3, 0])
     assert found.weighted["prefix"][0].tolist() == pytest.approx([0.3, 0.1, 0])
     assert found.total[0].tolist() == pytest.approx([2.3, 0.1, 0])

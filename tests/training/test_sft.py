@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from dig_ray.errors import UserError
-from dig_ray.training.stage import run
+from dig_ray.training.sft_stage import fine_tune
 
 
 def _scores(curves):
@@ -29,7 +29,7 @@ def _losses(curves):
 @pytest.fixture(scope="module")
 def one_worker(world, settings, make_stage, ray_cluster):
     stage = make_stage("one")
-    run(settings.sft, settings.recommender, stage, world.catalog, world.semantic_ids)
+    fine_tune(settings.sft, settings.recommender, stage, world.catalog, world.semantic_ids)
     return stage
 
 
@@ -59,7 +59,7 @@ def test_what_is_published_is_the_best_validation(one_worker, world, settings):
     from dig_ray.ranking import ndcg, rank_of_target
     from dig_ray.recommender.backbone import load_policy
     from dig_ray.recommender.decoding import BeamSearcher, pad_prompts
-    from dig_ray.training.stage import build_job
+    from dig_ray.training.sft_stage import build_job
 
     job = build_job(settings.sft, settings.recommender, world.dataset, world.sids, seed=7)
     policy, _, about = load_policy(one_worker.out / "policy", world.sids)
@@ -75,7 +75,7 @@ def test_what_is_published_is_the_best_validation(one_worker, world, settings):
 def test_two_workers_of_half_the_rows_learn_the_same(one_worker, world, settings, make_stage, curves):
     stage = make_stage("two")
     sft = settings.sft.model_copy(update={"num_workers": 2})
-    run(sft, settings.recommender, stage, world.catalog, world.semantic_ids)
+    fine_tune(sft, settings.recommender, stage, world.catalog, world.semantic_ids)
     one, two = curves(one_worker), curves(stage)
     assert [s for s, _ in _losses(one)] == [s for s, _ in _losses(two)]
     np.testing.assert_allclose([v for _, v in _losses(one)], [v for _, v in _losses(two)], atol=1e-4)
@@ -88,7 +88,7 @@ def test_a_worker_that_dies_is_replaced_and_nothing_is_lost(
 ):
     stage = make_stage("death")
     with kill_a_worker_after_a_checkpoint(stage.work) as killed:
-        run(settings.sft, settings.recommender, stage, world.catalog, world.semantic_ids)
+        fine_tune(settings.sft, settings.recommender, stage, world.catalog, world.semantic_ids)
     assert killed
     assert _losses(curves(stage)) == _losses(curves(one_worker))
     assert _scores(curves(stage)) == _scores(curves(one_worker))
@@ -100,7 +100,7 @@ from pathlib import Path
 from dig_ray.base import Stage
 from dig_ray.recommender.config import RecommenderConfig
 from dig_ray.training.config import SftConfig
-from dig_ray.training.stage import run
+from dig_ray.training.sft_stage import fine_tune
 
 if __name__ == "__main__":
     catalog, sids, root, recommender, sft = sys.argv[1:]
@@ -108,7 +108,7 @@ if __name__ == "__main__":
     out = root / "out"
     out.mkdir(exist_ok=True)
     stage = Stage("sft", "f" * 16, 7, out, str(root / "work"), log=lambda line: print(line, flush=True))
-    run(SftConfig.model_validate_json(sft), RecommenderConfig.model_validate_json(recommender), stage, Path(catalog), Path(sids))
+    fine_tune(SftConfig.model_validate_json(sft), RecommenderConfig.model_validate_json(recommender), stage, Path(catalog), Path(sids))
 """
 
 
@@ -164,7 +164,7 @@ def test_a_nan_loss_stops_with_the_step_and_its_batch(world, settings, make_stag
         update={"learning_rate": 1e30, "max_grad_norm": 1e30, "num_workers": 2, "warmup_steps": 0}
     )
     with pytest.raises(UserError, match=r"the loss became NaN at step \d+ .*sft\.learning_rate"):
-        run(sft, settings.recommender, stage, world.catalog, world.semantic_ids)
+        fine_tune(sft, settings.recommender, stage, world.catalog, world.semantic_ids)
     kept = sorted(Path(stage.work).glob("sft-*/failed/batch-rank*.npz"))
     assert len(kept) == 2
     batch = np.load(kept[0], allow_pickle=False)
@@ -189,7 +189,7 @@ def test_a_language_model_with_lora_trains_its_new_tokens(
             "tasks": {"next_sid": 1.0, "title_to_sid": 1.0, "sid_to_title": 1.0},
         }
     )
-    run(settings.sft, recommender, stage, world.catalog, world.semantic_ids)
+    fine_tune(settings.sft, recommender, stage, world.catalog, world.semantic_ids)
     policy, tokenizer, about = load_policy(stage.out / "policy", world.sids)
     assert about["base_model"] == str(language_model["tied"])
     rows = policy.sid_rows().detach().numpy()
@@ -212,13 +212,13 @@ def test_sids_of_another_catalogue_are_refused(world, settings, make_stage, tmp_
     other = SidCatalog.from_codes([f"x{i}" for i in range(30)], world.sids.codes, world.sids.sizes)
     other.save(tmp_path / "semantic_ids.parquet")
     with pytest.raises(UserError, match="not those of this catalogue"):
-        run(settings.sft, settings.recommender, make_stage("other"), world.catalog, tmp_path)
+        fine_tune(settings.sft, settings.recommender, make_stage("other"), world.catalog, tmp_path)
 
 
 def test_a_row_too_short_for_a_history_is_refused(world, settings, make_stage):
     sft = settings.sft.model_copy(update={"row_length": 16})
     with pytest.raises(UserError, match=r"sft\.row_length=16: the longest document has \d+ tokens"):
-        run(sft, settings.recommender, make_stage("short"), world.catalog, world.semantic_ids)
+        fine_tune(sft, settings.recommender, make_stage("short"), world.catalog, world.semantic_ids)
 
 
 def test_a_history_longer_than_the_model_reads_is_refused(
@@ -231,10 +231,10 @@ def test_a_history_longer_than_the_model_reads_is_refused(
     with pytest.raises(
         UserError, match=r"recommender\.max_history=8: the longest document has \d+ tokens, and .* reads 16"
     ):
-        run(settings.sft, recommender, make_stage("short"), world.catalog, world.semantic_ids)
+        fine_tune(settings.sft, recommender, make_stage("short"), world.catalog, world.semantic_ids)
 
 
 def test_a_backbone_that_cannot_be_loaded_is_one_sentence(world, settings, make_stage, tmp_path):
     recommender = settings.recommender.model_copy(update={"backbone": str(tmp_path / "nothing")})
     with pytest.raises(UserError, match=r"recommender\.backbone=.*could not be loaded"):
-        run(settings.sft, recommender, make_stage("absent"), world.catalog, world.semantic_ids)
+        fine_tune(settings.sft, recommender, make_stage("absent"), world.catalog, world.semantic_ids)

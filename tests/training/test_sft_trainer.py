@@ -7,10 +7,10 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from dig_ray.on_ray.worker_failures import leave_sentence, read_sentence
 from dig_ray.training.config import SftConfig
-from dig_ray.training.failures import leave_sentence, read_sentence
 from dig_ray.training.sft_loop import make_trainer, steps_per_epoch
-from dig_ray.training.stage import build_job
+from dig_ray.training.sft_stage import build_job
 from dig_ray.training.validation import LossIsNaN, gathered, validations_since_best
 
 

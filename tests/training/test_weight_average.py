@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from dig_ray.training.config import SftConfig
 from dig_ray.training.sft_loop import make_trainer
-from dig_ray.training.stage import build_job
+from dig_ray.training.sft_stage import build_job
 from dig_ray.training.weight_average import WeightAverage
 
 

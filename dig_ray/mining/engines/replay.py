@@ -58,9 +58,9 @@ def read_recorded(path: str, id_column: str, answer_column: str, form: str = "js
     Raises:
         UserError: see ``run``.
     """
-    from dig_ray.catalog.cells import Column, column_of, distinct, is_missing, is_text
-    from dig_ray.catalog.id_cells import every_id, places_once
-    from dig_ray.catalog.tables import read_table
+    from dig_ray.catalog.columns.cells import Column, column_of, distinct, is_missing, is_text
+    from dig_ray.catalog.columns.id_cells import every_id, places_once
+    from dig_ray.catalog.readers.tables import read_table
     from dig_ray.catalog.text import as_strings
 
     table = read_table(path, Counter())
@@ -91,8 +91,8 @@ def read_recorded(path: str, id_column: str, answer_column: str, form: str = "js
 
 def _written(value: Any, form: str, json_cell: bool) -> str | None:
     """A cell as the JSON text that is judged, None where nothing was recorded."""
-    from dig_ray.catalog.cells import NAN_WORDS
-    from dig_ray.catalog.literals import is_container_text, read_literal
+    from dig_ray.catalog.columns.cells import NAN_WORDS
+    from dig_ray.catalog.readers.literals import is_container_text, read_literal
 
     if isinstance(value, str):
         if value.strip() in NAN_WORDS:

@@ -1,0 +1,1 @@
+"""The items' pictures: found, fetched, opened once under limits, and kept in one file."""
