@@ -30,8 +30,18 @@ DEFAULT = ItemKnnConfig()
 def cooccurrence(
     offsets: np.ndarray, events: np.ndarray, n_items: int, window: int, power: float
 ) -> csr_matrix:
-    """``C[i, j]``: how often j comes 1 to ``window`` events after i in one sequence, each pair weighted by
-    ``distance ** -power``; float32 ``(N, N)``."""
+    """``C[i, j]``: how often j comes 1 to ``window`` events after i in one sequence, each pair weighted by ``distance ** -power``.
+
+    Args:
+        offsets: int64 ``(U + 1,)``, where each user's training sequence begins in ``events``.
+        events: int ``(E,)`` item indices.
+        n_items: N, items of the catalogue.
+        window: events apart at most.
+        power: how fast a pair counts less with its distance; 0 counts all alike.
+
+    Returns:
+        sparse float32 ``(N, N)``.
+    """
     from scipy.sparse import coo_matrix, csr_matrix
 
     user = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
@@ -101,9 +111,9 @@ def recommend(
         cases: whom to recommend to.
         k: length of the lists.
         exclude_seen: leave out what is in the history.
-        config: settings.
-        item_similarity: from :func:`similarity`, to count only once for several calls.
-        places: who comes first of equals, see :func:`rank_all`.
+        config: how pairs are counted, weighed by frequency and aged; see :func:`similarity`.
+        item_similarity: sparse float32 ``(N, N)`` from :func:`similarity`, to count only once for several calls.
+        places: int ``(N,)``, which of items with one score comes first, see :func:`rank_all`.
     """
     from scipy.sparse import csr_matrix
 

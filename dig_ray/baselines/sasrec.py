@@ -68,8 +68,18 @@ def pack(lengths: np.ndarray, width: int) -> list[list[int]]:
 
 
 def layout(events: np.ndarray, starts: np.ndarray, ends: np.ndarray, width: int) -> dict[str, np.ndarray]:
-    """Packed arrays of sequences ``events[start:end]``: items, positions and documents, int64 ``(R, width)``, and
-    ``last``, the flat place of the last event of each sequence, int64 ``(S,)``."""
+    """Sequences packed into rows, as the model reads them.
+
+    Args:
+        events: int ``(E,)`` item indices.
+        starts, ends: int64 ``(S,)``, sequence s is ``events[starts[s]:ends[s]]``, at most ``width`` events.
+        width: places of a row.
+
+    Returns:
+        int64 ``items``, ``positions`` (within a sequence) and ``documents`` (which sequence, -1 at padding), each ``(R, T)`` with T the
+        places that are used, at most ``width``; ``last``, the flat place of each sequence's last event, ``(S,)``; and ``places``, the
+        flat places of all events, ``(sum of lengths,)``, sequence by sequence.
+    """
     lengths = ends - starts
     rows = pack(lengths, width)
     items = np.zeros(len(rows) * width, np.int64)
@@ -110,7 +120,11 @@ def batches(
 
 
 def pick_device(wanted: str) -> str:
-    """``auto`` means CUDA where there is one."""
+    """The torch device: ``auto`` is CUDA where there is one.
+
+    Raises:
+        UserError: CUDA is wanted and there is none.
+    """
     import torch
 
     if wanted == "auto":
@@ -121,7 +135,11 @@ def pick_device(wanted: str) -> str:
 
 
 def new_model(n_items: int, config: SASRecConfig, seed: int) -> SASRecModel:
-    """A model with weights drawn from ``seed``, on the CPU; the global generator is left alone."""
+    """A model with weights drawn from ``seed``, on the CPU; the global generator is left alone.
+
+    Raises:
+        UserError: the width is no multiple of the heads.
+    """
     import torch
 
     from dig_ray.baselines.sasrec_model import SASRecModel
@@ -161,8 +179,16 @@ def validate(
     chunk: int | None = None,
     places: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Exact 0-based rank of each target among all items, or among those that are not in its history (``left_out``), equal ones by
-    ``places``; int64 ``(C,)``."""
+    """Exact 0-based rank of each target, int64 ``(C,)``.
+
+    Args:
+        model: on the device on which scores are computed.
+        dataset: the catalogue and its events.
+        cases: whose targets are ranked.
+        valid_seen: ``allowed`` ranks among all items, ``left_out`` among those that are not in the case's history.
+        chunk: cases scored together; by default as many as fit. Ranks do not depend on it.
+        places: int ``(N,)``, which of items with one score comes first; by default ``ranking.tie_places`` of seed 0.
+    """
     from dig_ray.exact_ranks import ranks_among_all, rows_at_once
 
     model.eval()
@@ -188,13 +214,13 @@ def train(
     Args:
         dataset: the catalogue and its split.
         config: model and optimiser settings; ``device`` picks CPU or GPU.
-        seed: weights, order and dropout.
+        seed: decides the first weights, the order of sequences and what dropout leaves out.
         work: directory (path or URI) for the checkpoint after every epoch; None keeps none.
         log: gets one line per epoch.
         report: gets ``epoch_figures`` of each epoch.
 
     Raises:
-        UserError: no user has two training events.
+        UserError: no user has two training events, a setting does not fit, or the loss is not finite.
     """
     import torch
 

@@ -168,9 +168,9 @@ def load_tower(
     """The frozen image tower in eval mode, and its preprocessing as plain data (see ``preprocessing``).
 
     Args:
-        config: which.
-        device: a GPU when torch sees one, by default.
-        threads: of torch in this process from now on, no more than the machine has processors.
+        config: which tower, with which weights.
+        device: where torch computes; by default a GPU where it sees one.
+        threads: how many torch takes in this process from now on, no more than the machine has processors; None leaves it alone.
 
     Returns:
         (module: float pictures (n, 3, side, side) -> (n, D), preprocessing).
@@ -300,7 +300,7 @@ def decode(raw: Sequence[bytes], settings: dict[str, Any]) -> np.ndarray:
 
     Args:
         raw: JPEG, PNG or WebP each; pictures that were checked before.
-        settings: of ``preprocessing``.
+        settings: what ``preprocessing`` says of the tower.
 
     Raises:
         OSError: bytes are no picture.
@@ -322,9 +322,9 @@ def encode(pixels: np.ndarray, tower: Any, settings: dict[str, Any], batch_size:
 
     Args:
         pixels: uint8 (n, side, side, 3).
-        tower: of ``load_tower``.
-        settings: of ``preprocessing``: mean and standard deviation of each colour.
-        batch_size: pictures at once.
+        tower: the module that ``load_tower`` gives.
+        settings: what ``preprocessing`` says of the tower; its mean and standard deviation of each colour are read.
+        batch_size: how many pictures go through the tower at once.
     """
     import torch
 

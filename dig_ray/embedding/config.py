@@ -78,7 +78,7 @@ class ImageEmbeddingConfig(Config):
             a control; every report then says so.
         feature: ``pooled`` is what the tower gives before the projection into the space shared with text, as published (1,024 numbers for
             ViT-L/14); ``projected`` is after it (768).
-        dtype: of weights and arithmetic; vectors are stored as float32.
+        dtype: in which the tower keeps its weights and computes; vectors are stored as float32.
         batch_size: pictures encoded together.
         path: vectors brought along instead, a Parquet file with ``item_id`` and ``vector``; items it lacks count as without a picture.
         cache_dir: where downloaded weights are kept; open_clip's own place when unset.
@@ -107,14 +107,14 @@ class FusionConfig(Config):
     Attributes:
         target: ``reconstruction`` keeps as much of both vectors as the dimensions allow; ``cooccurrence`` goes on from there and pulls
             items together that stand near each other in training histories.
-        dimensions: of the fused vector; the text's when unset.
+        dimensions: how many numbers a fused vector has; as many as the text's when unset.
         missing: what stands in for the image feature of an item without a picture: ``text`` the mean of all others, so that its
             text alone sets it apart; ``zero`` a vector of zeros, so that such items also resemble each other.
         image_weight: share of the picture beside the text, whose weight is 1.
         steps: of training towards ``cooccurrence``, at most; it stops earlier when held-out pairs get no better.
         batch_size: pairs in a step; each pair's other items are its negatives.
-        learning_rate: of Adam.
-        temperature: of the contrast.
+        learning_rate: Adam's, relative to how large a matrix's entries are.
+        temperature: by what cosines are divided in the contrast.
         window: how many events apart two items of one history still make a pair.
     """
 

@@ -32,7 +32,7 @@ def item_texts(
 
     Args:
         items: the catalogue's table; its columns ``caption`` and ``interests`` step aside for mined ones.
-        config: fields and curation.
+        config: which fields are read, and which interests.
         captions_dir: the captions artifact.
         interests_dir: the item_interests artifact.
         judgements_dir: the judgements artifact; read where interests are curated.
@@ -109,7 +109,7 @@ def curated_interests(
     """Item id -> the interests that are read, in the order of mining.
 
     Args:
-        config: which are.
+        config: whether only positive ones are, and how good an item's have to be.
         interests_dir: the item_interests artifact.
         judgements_dir: the judgements artifact, where they are curated.
         notes: raised by what was left out.

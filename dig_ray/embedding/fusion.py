@@ -36,8 +36,8 @@ class Fusion:
     """The two matrices, float32.
 
     Attributes:
-        w_v: (d_text, d_vis).
-        w_f: (d, 2 d_text).
+        w_v: (d_text, d_vis), from an image feature to the text's dimensions.
+        w_f: (d, 2 d_text), from both side by side to the fused vector.
     """
 
     w_v: np.ndarray
@@ -53,8 +53,11 @@ def stand_in(image: np.ndarray, known: np.ndarray, missing: str) -> np.ndarray:
 
     Args:
         image: float32 (N, d_vis).
-        known: bool (N,).
-        missing: ``text``: the mean of the known ones; ``zero``: zeros.
+        known: bool (N,), which of them are there.
+        missing: ``text`` puts the mean of the known ones in their place, ``zero`` zeros.
+
+    Returns:
+        float32 (N, d_vis).
     """
     out = np.array(image, np.float32)
     out[~known] = image[known].mean(axis=0) if missing == "text" and known.any() else 0.0
@@ -67,7 +70,7 @@ def reconstruction(text: np.ndarray, image: np.ndarray, dimensions: int, image_w
     Args:
         text: float32 (N, d_text).
         image: float32 (N, d_vis), without gaps.
-        dimensions: of the fused vector, d.
+        dimensions: d, how many numbers a fused vector has.
         image_weight: share of the picture beside the text's 1.
 
     Returns:
@@ -106,7 +109,7 @@ def near_pairs(
     """Pairs of different items at most ``window`` events apart in one training history, in random order; int32 (P,) each.
 
     Args:
-        offsets: int64 (U + 1,).
+        offsets: int64 (U + 1,), where each user's events begin.
         events: int32 (E,) item numbers of the training split.
         window: events apart at most.
         rng: draws which pairs stay where there are more than fit, and their order.
@@ -135,12 +138,12 @@ def cooccurrence(
     """Go on from ``start`` until pairs are told from other items; the best matrices on held-out pairs, and figures.
 
     Args:
-        start: where to begin.
+        start: the matrices to begin with.
         text: float32 (N, d_text).
-        image: float32 (N, d_vis).
-        pairs: of ``near_pairs``; one in twenty is held out.
-        config: steps, batch, learning rate, temperature.
-        seed: of the batches.
+        image: float32 (N, d_vis), without gaps.
+        pairs: int32 (P,) twice, as ``near_pairs`` draws them; one in twenty is held out.
+        config: steps, batch size, learning rate and temperature are read.
+        seed: decides which pairs a step draws.
         say: prints one line.
 
     Returns:

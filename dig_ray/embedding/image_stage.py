@@ -40,7 +40,7 @@ def embed_pictures(
     """Write ``embeddings.parquet`` (item_id, vector, known) in catalogue order; a row that is not known holds zeros.
 
     Args:
-        config: the tower.
+        config: which tower sees the pictures, on which actors.
         stage: the artifact that is made.
         catalog_dir: the catalogue artifact.
         pictures_dir: the pictures artifact; None is allowed where ``config.path`` brings vectors along.

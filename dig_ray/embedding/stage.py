@@ -65,6 +65,14 @@ def embed_items(
     An item without text gets a zero vector and is counted in ``stage.stats["items_without_text"]``; a text that is longer than the encoder
     reads in ``texts_cut``.
 
+    Args:
+        config: the encoder, what it reads, and on which actors.
+        stage: the artifact that is made.
+        catalog_dir: the catalogue artifact.
+        captions_dir: the captions artifact, where ``caption`` is read.
+        interests_dir: the item_interests artifact, where ``interests`` is read.
+        judgements_dir: the judgements artifact, where interests are curated.
+
     Raises:
         UserError: unknown text column, no item has text, the encoder cannot be loaded, or a vector is NaN or infinite.
     """
@@ -181,7 +189,7 @@ class _Rows:
 
     Attributes:
         vectors: float32 (N, D), from the first part on.
-        tokens: int32 (N,).
+        tokens: int32 (N,), how many each text has.
     """
 
     def __init__(self, sizes: Sequence[int]) -> None:

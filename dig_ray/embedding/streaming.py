@@ -11,9 +11,9 @@ def check_room(setting: str, config: Any, resources: dict[str, float]) -> None:
     """Refuse actors that no machine could start: Ray would wait for ever.
 
     Args:
-        setting: the config key of the room's part, for messages.
-        config: with ``num_cpus`` and ``num_gpus``.
-        resources: of the cluster.
+        setting: the config key under which the settings stand, for the message.
+        config: settings that have ``num_cpus`` and ``num_gpus`` of one actor.
+        resources: what the cluster has in all, by ``CPU`` and ``GPU``.
 
     Raises:
         UserError: an actor asks for more than there is.

@@ -26,9 +26,15 @@ ROWS_AT_ONCE = 8_192
 def load_encoder(
     config: TextEmbeddingConfig, device: str | None = None, threads: int | None = None
 ) -> SentenceTransformer:
-    """The sentence-transformers model named by ``config``, in its dtype, on a GPU when torch sees one.
+    """The sentence-transformers model named by ``config``, in its dtype.
 
-    UserError when the directory or id cannot be loaded.
+    Args:
+        config: which model, in which dtype, and how many tokens of a text it reads.
+        device: where torch computes; by default a GPU where it sees one.
+        threads: how many torch takes in this process from now on; None leaves it alone.
+
+    Raises:
+        UserError: the directory or id cannot be loaded.
     """
     model = encoder.load_encoder(
         config.model, SETTING, config.dtype, device, config.trust_remote_code, threads
@@ -47,6 +53,8 @@ def embed_texts(
     """Encode texts: float32 (N, D), row i for ``texts[i]``; a blank text is a zero vector.
 
     Args:
+        texts: N of them.
+        config: the encoder and how it is used.
         model: an encoder from `load_encoder`; loaded when not given.
         progress: called with (texts done, texts to do), distinct non-blank ones.
 

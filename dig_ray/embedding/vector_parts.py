@@ -25,7 +25,14 @@ def part_name(fingerprint: str, texts: Sequence[str]) -> str:
 
 
 def write_part(folder: str, name: str, vectors: np.ndarray, tokens: np.ndarray | None = None) -> None:
-    """Publish float32 (n, D) vectors, and the (n,) tokens their texts have, as ``folder/name``, whole or not at all."""
+    """Publish a part as ``folder/name``, whole or not at all.
+
+    Args:
+        folder: local folder or URI.
+        name: what ``part_name`` gives.
+        vectors: float32 (n, D).
+        tokens: int (n,), how many each text has, where they were counted.
+    """
     import pyarrow as pa
 
     column = pa.FixedSizeListArray.from_arrays(

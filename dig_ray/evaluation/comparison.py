@@ -32,13 +32,13 @@ def compare(
     """Difference b - a of every metric, with a 95% interval.
 
     Args:
-        dataset: catalogue and split.
+        dataset: the catalogue, whose items the lists hold.
         cases: the cases that both lists answer.
         recs_a: int ``(C, k)`` padded -1, the reference; shorter lists than a cut-off count with what they have.
         recs_b: int ``(C, k)``, what is compared with it.
-        ks: cut-offs.
-        seed: of the draws.
-        n_bootstrap: resamples of users.
+        ks: cut-offs of the metrics.
+        seed: decides which users each resample draws.
+        n_bootstrap: how often users are drawn anew, with replacement.
         only: bool ``(C,)``, the cases that count; all when None.
 
     Returns:
@@ -73,10 +73,10 @@ def paired(
 
     Args:
         users: int ``(C,)``, whose case it is; a user's cases are drawn together.
-        names: of the M metrics.
+        names: what the M metrics are called.
         values_a, values_b: float ``(C, M)``, of the same cases in the same order.
-        seed: of the draws.
-        n_bootstrap: resamples of users.
+        seed: decides which users each resample draws.
+        n_bootstrap: how often users are drawn anew, with replacement.
     """
     mean_a, mean_b = values_a.mean(axis=0), values_b.mean(axis=0)
     difference = values_b - values_a

@@ -14,7 +14,7 @@ class EvaluationConfig(Config):
         ks: cut-offs of HR, NDCG and MRR; the longest is the length of the lists.
         beam: width of the constrained beam search; at least the longest cut-off.
         n_bootstrap: resamples of users behind each interval; 0 leaves intervals out.
-        seed: of the resampling; fixed, so that tables of different runs are paired.
+        seed: decides which users are drawn; fixed, so that tables of different runs are paired.
         batch_size: users decoded together.
         num_actors: decoding actors; None takes what the cluster has.
         num_cpus: CPUs of one actor.

@@ -52,7 +52,17 @@ class UserBatches:
 
 
 class DecodeWorker:
-    """The Ray Data actor: holds the policy and decodes whole batches."""
+    """The Ray Data actor: holds the policy and decodes whole batches.
+
+    Args:
+        stage: name that its metrics carry.
+        shared: reference to (Semantic IDs, :class:`UserBatches`, whether a backbone may bring code of its own).
+        policy_dir: the policy's folder.
+        beam: width of the search.
+        k: length of the lists.
+        threads: of torch in this process.
+        use_gpu: compute on CUDA.
+    """
 
     def __init__(
         self, stage: str, shared: Any, policy_dir: str, beam: int, k: int, threads: int, use_gpu: bool
@@ -94,7 +104,25 @@ def decode_on_ray(
     k: int,
     trust_remote_code: bool = False,
 ) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
-    """Yield (batch number, arrays) in the order they come back."""
+    """Decode batches of users on as many actors as the config asks for, or the cluster has room for.
+
+    Args:
+        config: beam, batch size, actors and what each asks for.
+        stage: name that Ray and the metrics show.
+        dataset: whose events are read.
+        cases: C cases that are decoded.
+        sids: Semantic IDs of the catalogue.
+        policy_dir: the policy's folder.
+        order: int (C,), the order in which cases are cut into batches.
+        todo: numbers of the batches that are decoded.
+        k: length of the lists.
+        trust_remote_code: whether a backbone may bring code of its own.
+
+    Yields:
+        (batch number, arrays) in the order they come back. Of a batch's B cases these are ``items_seen`` and ``items_unseen``, int32
+        (B, k) padded -1, ``scores_seen`` and ``scores_unseen``, float32 (B, k), and ``invalid``, float32 (B, 1): which share of free beams
+        is no item, NaN where that was not looked at.
+    """
     if not todo:
         return
     import ray

@@ -58,6 +58,15 @@ def decode_lists(
 ) -> None:
     """Write ``recommendations_<name>_<seen|unseen>.parquet`` for every test case and ``decoding.json``.
 
+    Args:
+        config: cut-offs, beam, and what the actors ask for.
+        stage: the artifact that is made.
+        catalog_dir: the catalogue artifact.
+        semantic_ids_dir: the semantic_ids artifact.
+        policy_dir: the policy's folder.
+        name: what the recommender is called in the tables.
+        trust_remote_code: whether a backbone may bring code of its own.
+
     Raises:
         UserError: the policy is damaged or belongs to other Semantic IDs; there is no test case.
     """
@@ -120,7 +129,14 @@ def decode_lists(
 
 
 def short_lists_line(users: int, beam: int, k: int, n_items: int) -> str:
-    """Why users have a list shorter than ``k``, and what to do about it where something can be done."""
+    """Why some users' lists are shorter than ``k``, and what to do about it where something can be done.
+
+    Args:
+        users: how many have such a list.
+        beam: width of the search.
+        k: the longest cut-off.
+        n_items: items of the catalogue.
+    """
     head = f"recommend: {users:,} users have a list of fewer than {k} items, the longest of evaluation.ks"
     if beam >= n_items:
         return (

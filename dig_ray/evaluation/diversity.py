@@ -46,7 +46,7 @@ def list_diversity(recs: np.ndarray, categories: sparse.csr_matrix) -> float | N
 
     Args:
         recs: int ``(C, k)`` item indices, padded -1.
-        categories: of :func:`categories_of`.
+        categories: sparse float32 ``(N, G)`` of ones, which :func:`categories_of` gives.
 
     Returns:
         0 to 1; None where no list has two items with categories.
@@ -70,9 +70,9 @@ def interest_coverage(
 
     Args:
         recs: int ``(C, k)`` item indices, padded -1.
-        events: item index of every event.
+        events: int ``(E,)``, the item index of every event.
         cases: whose histories are looked at.
-        categories: of :func:`categories_of`.
+        categories: sparse float32 ``(N, G)`` of ones, which :func:`categories_of` gives.
 
     Returns:
         0 to 1; None where no history has a category.

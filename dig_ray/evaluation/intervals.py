@@ -25,7 +25,15 @@ def draws(n_users: int, n_bootstrap: int, seed: int) -> Iterator[np.ndarray]:
 
 
 def per_user(users: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Sum of case values by user: ``(C,), (C, M) -> (U, M)``, users in ascending order."""
+    """Sum of case values by user.
+
+    Args:
+        users: int ``(C,)``, whose case it is.
+        values: float ``(C, M)``.
+
+    Returns:
+        float ``(U, M)``, users in ascending order.
+    """
     _, number = np.unique(users, return_inverse=True)
     if len(number) == number.max(initial=-1) + 1:  # one case each
         out = np.empty_like(values)
@@ -44,8 +52,8 @@ def bootstrap_means(
         users: int ``(C,)``, whose case it is.
         values: float ``(C, M)`` per-case metrics.
         groups: bool ``(C, G)``, which cases a group holds.
-        n_bootstrap: how many resamples.
-        seed: of the draws.
+        n_bootstrap: how often users are drawn anew.
+        seed: decides which users each resample draws.
 
     Returns:
         float64 ``(n_bootstrap, G, M)``; NaN where a resample has no case of a group.

@@ -51,7 +51,7 @@ def evaluate(
         recs: int ``(C, k)`` item indices, best first, padded -1. A list that is shorter than a cut-off is scored with what it has, as a
             catalogue may hold no more for a user; ``short_lists`` counts them (our choice).
         ks: cut-offs.
-        seed: of the bootstrap; the same seed pairs the draws of different recommenders.
+        seed: decides which users each resample draws; the same seed pairs the draws of different recommenders.
         n_bootstrap: resamples; 0 leaves the intervals out (None).
 
     Returns:
@@ -150,7 +150,7 @@ def beyond_accuracy(recs: np.ndarray, train_counts: np.ndarray, k: int = BEYOND_
 
     Args:
         recs: int ``(C, >= 1)`` padded -1; shorter lists than k count with what they have.
-        train_counts: int ``(N,)``.
+        train_counts: int ``(N,)``, training events of each item.
         k: cut-off.
     """
     shown = recs[:, :k]

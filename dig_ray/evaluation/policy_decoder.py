@@ -25,7 +25,10 @@ class Decoder:
     """A loaded policy, ready to rank histories.
 
     Attributes:
-        about: the policy's ``policy.json``.
+        policy: the language model and the tokens that it knows Semantic IDs by.
+        sids: Semantic IDs of the catalogue.
+        table: which tokens may follow which prefix of them.
+        about: what ``policy.json`` says of the policy: ``max_history``, ``normalizer`` and ``levels`` are read.
     """
 
     policy: SidPolicy
@@ -38,7 +41,17 @@ class Decoder:
     def load(
         policy_dir: Path, sids: SidCatalog, use_gpu: bool = False, trust_remote_code: bool = False
     ) -> Decoder:
-        """Read a policy; UserError when it is damaged or was trained on other Semantic IDs."""
+        """Read a policy.
+
+        Args:
+            policy_dir: its folder, which SFT or GRPO wrote.
+            sids: Semantic IDs of the catalogue.
+            use_gpu: compute on CUDA.
+            trust_remote_code: whether a backbone may bring code of its own.
+
+        Raises:
+            UserError: it is damaged, or was trained on other Semantic IDs.
+        """
         from dig_ray.recommender.backbone import load_policy
         from dig_ray.semantic_ids.prefix_table import build_prefix_table
 
@@ -78,7 +91,16 @@ class Decoder:
     def recommend(
         self, histories: list[np.ndarray], beam: int, k: int
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Best ``k`` items per history, seen ones allowed and left out: (items, scores, items, scores), each (B, k)."""
+        """The best items of the full catalogue, seen ones allowed and left out.
+
+        Args:
+            histories: B item indices each, oldest first.
+            beam: width of the search; at least ``k`` is taken.
+            k: length of the lists.
+
+        Returns:
+            (items, scores) with seen items allowed and (items, scores) without: int32 (B, k) padded -1, float32 (B, k) padded ``-inf``.
+        """
         import torch
 
         prompts, lengths = self._prompts(histories)
@@ -98,7 +120,7 @@ class Decoder:
         return out[0], out[1], out[2], out[3]
 
     def free_invalid(self, histories: list[np.ndarray], beam: int) -> np.ndarray:
-        """Bool (B, beam): which beams of unconstrained decoding are no item's codes."""
+        """Bool (B, beam): which beams of unconstrained decoding are no item's codes; arguments as of :meth:`recommend`."""
         import torch
 
         from dig_ray.recommender.decoding import unconstrained_invalid

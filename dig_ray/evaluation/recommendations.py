@@ -21,9 +21,17 @@ EXCLUDES_SEEN = {"seen": False, "unseen": True}
 def write_recommendations(
     path: str | Path, dataset: Dataset, cases: Cases, recs: np.ndarray, scores: np.ndarray | None = None
 ) -> None:
-    """Write ``recs`` (int ``(C, k)``, padded -1) as Parquet: user_id, item_ids, scores, target_id, target_rank.
+    """Write lists as Parquet: user_id, item_ids, scores, target_id, and target_rank, which counts from 0 and is -1 outside the list.
 
-    ``target_rank`` counts from 0 and is -1 where the target is not in the list.
+    Args:
+        path: the file.
+        dataset: whose ids are written.
+        cases: one for each list.
+        recs: int ``(C, k)`` item indices, best first, padded -1.
+        scores: float ``(C, k)``, of the same places; without them there is no such column.
+
+    Raises:
+        UserError: rows that do not fit the cases, items twice or outside the catalogue.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq

@@ -76,6 +76,7 @@ def fit_residual_kmeans(
         sample: rows used for fitting (all rows when N is smaller); encoding always uses every row.
         init: ``"kmeans++"`` (greedy D^2 sampling; Arthur and Vassilvitskii 2007) or ``"random"`` distinct rows.
         device: torch device the arithmetic runs on.
+        log: gets one line per level; None says nothing.
 
     Returns:
         One float32 (K_l, D) array per level.

@@ -124,7 +124,12 @@ def fit_rqvae(
 
     Args:
         x: rows as they are to be reconstructed; standardise unit-norm vectors first, or the codebooks may collapse.
+        sizes: codes per level.
+        seed: decides the first weights, the order of rows and where unused codes restart.
+        config: the network, its loss and its training.
+        device: torch device.
         work: folder (or URI) where training state is kept every ``checkpoint_seconds`` and found again after a kill.
+        log: gets a line every ten seconds; None says nothing.
         report: gets ``epoch``, ``loss``, ``error_over_variance``, ``collision_rate`` and ``share_used`` of an epoch, as training saw them.
 
     Raises:

@@ -29,7 +29,16 @@ class Scaling:
 
 
 def fit_scaling(x: np.ndarray, kind: str, whiten_dim: int | None = None) -> Scaling:
-    """Fit a `Scaling` of the given kind (see SemanticIdConfig.scale) to float32 (N, D) rows."""
+    """Fit a `Scaling` to rows.
+
+    Args:
+        x: float32 (N, D).
+        kind: ``none``, ``center``, ``standardise`` or ``whiten``; see SemanticIdConfig.
+        whiten_dim: how many dimensions whitening keeps; D when None.
+
+    Raises:
+        UserError: another kind, or more dimensions than there are.
+    """
     width = x.shape[1]
     ones = np.ones(width, dtype=np.float32)
     if kind == "none":

@@ -53,7 +53,16 @@ class SidCatalog:
     def from_codes(
         cls, item_ids: Sequence[str] | np.ndarray, codes: np.ndarray, sizes: Sequence[int]
     ) -> SidCatalog:
-        """Number the suffixes of shared buckets (in item order, from 0) and check the whole."""
+        """Number the suffixes of shared buckets (in item order, from 0) and check the whole.
+
+        Args:
+            item_ids: (N,) str.
+            codes: int (N, L).
+            sizes: L numbers, codes per level.
+
+        Raises:
+            UserError: as :meth:`checked`.
+        """
         codes = _as_codes(codes, "codes")
         return cls.checked(item_ids, codes, collision_suffix(codes), sizes, "codes")
 
@@ -66,7 +75,18 @@ class SidCatalog:
         sizes: Sequence[int],
         what: str,
     ) -> SidCatalog:
-        """Build from given parts; UserError (naming ``what``) unless shapes, ranges, uniqueness and suffix rule hold."""
+        """Build from given parts.
+
+        Args:
+            item_ids: (N,) str.
+            codes: int (N, L).
+            suffix: int (N,), -1 where there is none.
+            sizes: L numbers, codes per level.
+            what: where they are from, for the message.
+
+        Raises:
+            UserError: shapes or ranges do not fit, an id or a Semantic ID stands there twice, or a suffix is missing or not needed.
+        """
         ids = np.asarray(item_ids, dtype=object).astype(str)
         codes, suffix = _as_codes(codes, what), np.ascontiguousarray(suffix, dtype=np.int32)
         sizes = tuple(int(s) for s in sizes)
@@ -259,9 +279,16 @@ class SidCatalog:
     ) -> SidCatalog:
         """Read and check a semantic_ids Parquet (ours or brought along).
 
-        What a file may hold stands in :mod:`dig_ray.semantic_ids.sid_file`. ``sizes`` defaults to the file's metadata,
-        else to one more than the largest code of each level. Without a ``suffix`` column suffixes are numbered here. ``skip_uncoded``
-        leaves out rows without any codes (null or an empty list). UserError for a missing, truncated or inconsistent file.
+        What a file may hold stands in :mod:`dig_ray.semantic_ids.sid_file`. Without a ``suffix`` column suffixes are numbered here.
+
+        Args:
+            path: the file.
+            sizes: codes per level; by default those of the file's metadata, else one more than the largest code of each level.
+            codes_column: name of the column with the codes.
+            skip_uncoded: leave out rows without any codes (null or an empty list), instead of refusing them.
+
+        Raises:
+            UserError: the file is missing, truncated or contradicts itself.
         """
         what = str(path)
         table = read_codes_table(path, codes_column)

@@ -107,7 +107,7 @@ def make_semantic_ids(
 def with_collaborative(
     vectors: np.ndarray, config: SemanticIdConfig, catalog_dir: Path, stage: Stage
 ) -> np.ndarray:
-    """Text vectors joined with collaborative ones, made from the catalogue's training events."""
+    """Vectors float32 (N, D) joined with collaborative ones, made from the catalogue's training events: float32 (N, D + dimensions)."""
     from dig_ray.catalog.dataset import Dataset
     from dig_ray.embedding.collaborative import collaborative_vectors, join_evidence
 
@@ -126,7 +126,19 @@ def with_collaborative(
 def quantize(
     vectors: np.ndarray, config: SemanticIdConfig, stage: Stage
 ) -> tuple[np.ndarray, list[float], dict[str, np.ndarray]]:
-    """Codes int32 (N, L), squared error over variance per prefix length, and what to keep in codebooks.safetensors."""
+    """Code vectors with the quantizer of the config.
+
+    Args:
+        vectors: float32 (N, D).
+        config: the quantizer and its settings.
+        stage: whose seed, work folder and lines are used.
+
+    Returns:
+        codes int32 (N, L), squared error over variance with 1..L codes, and the arrays to keep in ``codebooks.safetensors``.
+
+    Raises:
+        UserError: vectors that cannot be quantized.
+    """
     from dig_ray.semantic_ids import residual_kmeans as rk
     from dig_ray.semantic_ids.scaling import fit_scaling
 
@@ -187,6 +199,11 @@ def sids_from_file(path: str, item_ids: Sequence[str], config: SemanticIdConfig)
     """SIDs brought along, in the order of ``item_ids``; items the catalogue does not have are left out.
 
     The file's codes are kept. Its suffixes are kept when it holds exactly our items, else they are numbered again.
+
+    Args:
+        path: the Parquet file.
+        item_ids: N ids of the catalogue.
+        config: its codebook sizes, where they are given, the column of the codes, and what becomes of items without codes.
 
     Returns:
         the SIDs, and how many items the file has no codes for (0 unless ``missing_items`` allows them).

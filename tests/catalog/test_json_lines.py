@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dig_ray.catalog.readers.tables import CELLS_ARE_JSON, cells_are_json, read_table
+from dig_ray.catalog.columns.cells import CELLS_ARE_JSON, cells_are_json
+from dig_ray.catalog.readers.tables import read_table
 from dig_ray.errors import UserError
 
 PLAIN = st.one_of(

@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dig_ray.catalog.columns.cells import cells_are_json
 from dig_ray.catalog.readers.parquet import plain_table, plain_type
-from dig_ray.catalog.readers.tables import cells_are_json, read_table
+from dig_ray.catalog.readers.tables import read_table
 from dig_ray.errors import UserError
 
 ID = uuid.UUID("12345678-1234-5678-1234-567812345678")

@@ -18,13 +18,22 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dig_ray.catalog.columns.faults import Faults
-from dig_ray.catalog.readers.json_lines import cells_are_json
 from dig_ray.catalog.text import combined
 
 T = TypeVar("T")
 
 NAN_WORDS = ("nan", "NaN", "<NA>", "NaT", "None")  # what pandas writes for a missing text
+CELLS_ARE_JSON = {b"dig_ray": b"json"}  # metadata of a field whose texts are JSON documents
 Types = pa.types
+
+
+def cells_are_json(field: pa.Field) -> bool:
+    """Whether a text column holds JSON documents, one per cell, since its values are of no one plain kind.
+
+    Every cell is null or a document as Python's ``json`` reads it: ``"5"`` is a text and ``5`` a number, ``NaN`` and ``Infinity``
+    may stand in it (NaN never alone: that is null).
+    """
+    return (field.metadata or {}).get(b"dig_ray") == b"json"
 
 
 class Refused(ValueError):

@@ -10,9 +10,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from dig_ray.catalog.columns.cells import cells_are_json
 from dig_ray.catalog.columns.faults import Faults
 from dig_ray.catalog.columns.ids import MISSING, id_column
-from dig_ray.catalog.readers.json_lines import cells_are_json
 from dig_ray.catalog.readers.literals import read_literal
 from dig_ray.catalog.readers.parquet import plain_table
 from dig_ray.catalog.text import combined

@@ -11,25 +11,16 @@ from typing import Any
 
 import pyarrow as pa
 
+from dig_ray.catalog.columns.cells import CELLS_ARE_JSON
 from dig_ray.catalog.columns.faults import Faults, shown
 from dig_ray.catalog.readers.files import as_utf8, read_bytes, read_lines, steady
 from dig_ray.errors import UserError
 
-CELLS_ARE_JSON = {b"dig_ray": b"json"}  # metadata of a field whose texts are JSON documents
 INT64 = 1 << 63
 MOST_COLUMNS = 10_000
 EXACT = 1 << 53  # below, a whole number is the same as a float
 
 PANDAS = "write one object per line, with pandas to_json(orient='records', lines=True)"
-
-
-def cells_are_json(field: pa.Field) -> bool:
-    """Whether a text column holds JSON documents, one per cell, since its values are of no one plain kind.
-
-    Every cell is null or a document as Python's ``json`` reads it: ``"5"`` is a text and ``5`` a number, ``NaN`` and ``Infinity``
-    may stand in it (NaN never alone: that is null).
-    """
-    return (field.metadata or {}).get(b"dig_ray") == b"json"
 
 
 class KeyTwice(ValueError):

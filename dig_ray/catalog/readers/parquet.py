@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from dig_ray.catalog.columns.cells import CELLS_ARE_JSON, cells_are_json
 from dig_ray.catalog.readers.files import GZIP, broken, refuse_what_is_no_text, steady
-from dig_ray.catalog.readers.json_lines import CELLS_ARE_JSON, cells_are_json
 from dig_ray.errors import UserError
 
 

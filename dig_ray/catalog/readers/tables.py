@@ -13,11 +13,9 @@ import pyarrow as pa
 
 from dig_ray.catalog.readers.delimited import read_delimited
 from dig_ray.catalog.readers.files import existing_file
-from dig_ray.catalog.readers.json_lines import CELLS_ARE_JSON, cells_are_json, read_json_table
+from dig_ray.catalog.readers.json_lines import read_json_table
 from dig_ray.catalog.readers.parquet import read_parquet
 from dig_ray.errors import UserError
-
-__all__ = ["CELLS_ARE_JSON", "cells_are_json", "read_table"]
 
 SUFFIXES = (".parquet", ".csv", ".tsv", ".jsonl", ".ndjson", ".json")
 PACKED = {
@@ -37,8 +35,8 @@ def read_table(
 
     A column of a CSV or TSV is text, so that an id such as ``007`` stays one; an empty cell is an empty text. A column of JSON lines
     is text, whole numbers, numbers, true and false, or lists of these; a column of anything else holds JSON documents, which
-    :func:`cells_are_json` tells by its field. A column of a Parquet file is what its writer made it, in plain types (see
-    :func:`dig_ray.catalog.readers.parquet.plain_type`).
+    :func:`dig_ray.catalog.columns.cells.cells_are_json` tells by its field. A column of a Parquet file is what its writer made it, in
+    plain types (see :func:`dig_ray.catalog.readers.parquet.plain_type`).
 
     Args:
         path: the ending names the format; ``.gz`` after it means gzip.
