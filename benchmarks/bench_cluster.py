@@ -30,7 +30,7 @@ from typing import Any
 
 from common import Target, conclude, family_cpu_seconds, family_memory
 
-from dig_ray.cluster import RayConfig, set_environment
+from dig_ray.on_ray.session import RayConfig, set_environment
 
 TARGETS: dict[str, Target] = {
     "driver_cpu_per_row_4n_over_n": ("<=", 1.25),
@@ -129,7 +129,7 @@ def on_cluster(nodes: int, args: argparse.Namespace, folder: Path) -> dict[str, 
     import ray
     from ray.cluster_utils import Cluster
 
-    from dig_ray.cluster import quiet_ray_data
+    from dig_ray.on_ray.session import quiet_ray_data
 
     node = {"num_cpus": 1, "object_store_memory": STORE}
     begun = time.perf_counter()

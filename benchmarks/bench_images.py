@@ -169,8 +169,8 @@ def speed(pictures: int, rounds: int, scratch: Path) -> dict[str, Any]:
 @contextmanager
 def own_ray() -> Iterator[None]:
     """A Ray as a run starts it, and its end."""
-    from dig_ray.cluster import RaySession
     from dig_ray.config import RunConfig
+    from dig_ray.on_ray.session import RaySession
 
     with RaySession(RunConfig().ray, lambda line: None) as session:
         session.start()

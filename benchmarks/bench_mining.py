@@ -135,9 +135,9 @@ def bench_endpoint(folder: Path, rounds: int, rows: int) -> dict[str, Any]:
     import ray
     from ray.data.llm import HttpRequestProcessorConfig, build_processor
 
-    from dig_ray.cluster import quiet_ray_data
     from dig_ray.mining.engines.openai import run
     from dig_ray.mining.prompts import chat_messages
+    from dig_ray.on_ray.session import quiet_ray_data
 
     port = multiprocessing.Value("i", 0)
     process = multiprocessing.Process(target=serve, args=(port, 0.1), daemon=True)
@@ -400,7 +400,7 @@ def main() -> int:
     parser.add_argument("--requests", type=int, default=3200)
     args = parser.parse_args()
     figures: dict[str, Any] = {}
-    from dig_ray.cluster import RayConfig, RaySession
+    from dig_ray.on_ray.session import RayConfig, RaySession
 
     with tempfile.TemporaryDirectory() as name, RaySession(RayConfig()) as session:
         folder = Path(name)

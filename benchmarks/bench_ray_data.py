@@ -25,7 +25,7 @@ from typing import Any
 
 from common import Target, conclude, family_cpu_seconds
 
-from dig_ray.cluster import RayConfig, set_environment
+from dig_ray.on_ray.session import RayConfig, set_environment
 
 STAGES = ("embedding", "image_embedding", "mining", "decoding")
 TARGETS: dict[str, Target] = {  # CPU milliseconds per row beyond the plain loop's
@@ -238,7 +238,7 @@ def own_ray() -> Iterator[None]:
     """A Ray as a run starts it, whose workers do no work."""
     import ray
 
-    from dig_ray.cluster import init_settings, quiet_ray_data
+    from dig_ray.on_ray.session import init_settings, quiet_ray_data
 
     ray.init(**init_settings(RayConfig()), runtime_env={"worker_process_setup_hook": free_the_work})
     quiet_ray_data()

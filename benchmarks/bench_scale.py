@@ -215,11 +215,11 @@ def decoding(folder: Path, args: argparse.Namespace) -> dict[str, Any]:
 
     from dig_ray.catalog.dataset import Dataset
     from dig_ray.evaluation.policy_decoder import Decoder
+    from dig_ray.numerics.subset import evenly_spaced
     from dig_ray.recommender.backbone import build_policy, build_tokenizer
     from dig_ray.recommender.config import RecommenderConfig
     from dig_ray.semantic_ids.prefix_table import build_prefix_table
     from dig_ray.semantic_ids.sid_catalog import SidCatalog
-    from dig_ray.subset import evenly_spaced
 
     dataset = Dataset.load(folder / "catalog")
     sids = SidCatalog.load(folder / "semantic_ids" / "semantic_ids.parquet")

@@ -25,7 +25,7 @@ from typing import Any
 from bench_mining import rate, requests_of, serve
 from common import Target, conclude
 
-from dig_ray.cluster import RayConfig, set_environment
+from dig_ray.on_ray.session import RayConfig, set_environment
 
 STAGES = ("mining", "embedding", "evaluation")
 TARGETS: dict[str, Target] = {f"{stage}_two_over_one": (">=", 1.7) for stage in STAGES}
@@ -176,7 +176,7 @@ def main() -> int:
     set_environment(RayConfig())
     import ray
 
-    from dig_ray.cluster import init_settings, quiet_ray_data
+    from dig_ray.on_ray.session import init_settings, quiet_ray_data
 
     context = multiprocessing.get_context("spawn")
     port = context.Value("i", 0)

@@ -14,21 +14,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dig_ray.artifact_metrics import running, tell
+from dig_ray.artifacts.code_version import code_hash
+from dig_ray.artifacts.manifest import Recipe, hash_input_files
+from dig_ray.artifacts.store import Artifact, Store
 from dig_ray.base import Inputs, Stage, is_free
-from dig_ray.cluster import RaySession, in_ray_job
-from dig_ray.code_version import code_hash
+from dig_ray.checks.data_fit import look
+from dig_ray.checks.preflight import gpu_problems, little_space, problems, unreadable_files
 from dig_ray.config import RunConfig
-from dig_ray.data_fit import look
 from dig_ray.errors import UserError, raise_all
-from dig_ray.heartbeat import Voice
-from dig_ray.manifest import Recipe, hash_input_files
-from dig_ray.preflight import gpu_problems, little_space, problems, unreadable_files
-from dig_ray.redaction import hide
+from dig_ray.guards.heartbeat import Voice
+from dig_ray.guards.redaction import hide
+from dig_ray.on_ray.session import RaySession, in_ray_job
+from dig_ray.on_ray.telemetry import alive
+from dig_ray.report.artifact_metrics import running, tell
 from dig_ray.stage_spec import StageSpec
 from dig_ray.stages import STAGES
-from dig_ray.store import Artifact, Store
-from dig_ray.telemetry import alive
 
 
 @dataclass(frozen=True)
@@ -211,7 +211,7 @@ def run_pipeline(
         stage name -> artifact, and which of them were made now.
 
     Raises:
-        UserError: see the stages, and :class:`~dig_ray.store.Store`.
+        UserError: see the stages, and :class:`~dig_ray.artifacts.store.Store`.
     """
     voice = Voice(log or _print)
     log = voice.say

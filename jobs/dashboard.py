@@ -31,8 +31,8 @@ def main() -> int:
     def work() -> None:
         if TOKEN.expanduser().is_file():
             os.environ.setdefault("RAY_AUTH_MODE", "token")
-        from dig_ray.cluster import RayConfig, RaySession, set_environment
-        from dig_ray.dashboard import grafana, scrape
+        from dig_ray.on_ray.dashboard import grafana, scrape
+        from dig_ray.on_ray.session import RayConfig, RaySession, set_environment
 
         config = RayConfig(address=args.address)
         set_environment(config)

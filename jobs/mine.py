@@ -21,12 +21,12 @@ def asked(config: Any, stage: str) -> bool:
 
 
 def dry_run(config: Any) -> None:
+    from dig_ray.artifacts.store import Store
     from dig_ray.catalog.dataset import Dataset
     from dig_ray.console.summary import cost_lines, run_and_tell
     from dig_ray.mining.costs import estimate
     from dig_ray.multi_interest.cluster_stage import latest_items, read_crowd
     from dig_ray.pipeline import find_published
-    from dig_ray.store import Store
 
     catalog = run_and_tell(config, only="catalog")["catalog"]
     clustered = {}

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import settings
 
 from dig_ray.catalog.dataset import Dataset
-from dig_ray.cluster import RayConfig, set_environment
+from dig_ray.on_ray.session import RayConfig, set_environment
 
 settings.register_profile("dig_ray", deadline=None)
 settings.load_profile("dig_ray")

@@ -76,9 +76,9 @@ def runs() -> Iterator[tuple[str, Any]]:
 
 def recipes() -> dict[str, Any]:
     """Run -> stage -> recipe and whether it needs Ray; stages of files that are not there are named with the reason."""
+    from dig_ray.artifacts.store import Store
     from dig_ray.pipeline import can_run, plan, select
     from dig_ray.stages import STAGES
-    from dig_ray.store import Store
 
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:

@@ -37,7 +37,8 @@ def test_import_is_quick() -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["dig_ray", "dig_ray.config", "dig_ray.store", "dig_ray.pipeline", "dig_ray.console.cli"]
+    "module",
+    ["dig_ray", "dig_ray.config", "dig_ray.artifacts.store", "dig_ray.pipeline", "dig_ray.console.cli"],
 )
 def test_light_modules_load_nothing_heavy(module: str) -> None:
     heavy = {"torch", "transformers", "ray", "pandas", "sklearn", "matplotlib", "datasets", "trl", "pyarrow"}

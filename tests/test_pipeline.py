@@ -14,15 +14,15 @@ from typing import Any
 
 import pytest
 
+from dig_ray.artifacts.store import Store
 from dig_ray.base import Stage
-from dig_ray.cluster import RayConfig, find_user_error, init_settings
 from dig_ray.config import RunConfig, known_keys
 from dig_ray.console.cli import guarded
 from dig_ray.console.summary import result_lines, run_and_tell
 from dig_ray.errors import UserError
+from dig_ray.on_ray.session import RayConfig, find_user_error, init_settings
 from dig_ray.pipeline import STAGES, StageSpec, plan, run_pipeline, select
 from dig_ray.stage_spec import always, never
-from dig_ray.store import Store
 
 ROOT = Path(__file__).parent.parent
 ran: list[str] = []
@@ -40,7 +40,7 @@ def spec(name: str, *inputs: str, text: str | None = None, **more: Any) -> Stage
             stage.stats.update(split_name="loo", split_hash="ab12")
 
     more = {"asked": always, "on_ray": never, **more}
-    return StageSpec(name, run, needs=inputs, code=("dig_ray.ranking",), **more)
+    return StageSpec(name, run, needs=inputs, code=("dig_ray.numerics.ranking",), **more)
 
 
 EMBEDDING = ("embedding", "-embedding.num_actors")
@@ -271,7 +271,7 @@ from dig_ray.stage_spec import always
 def run(config, stage, inputs):
 {body}
 
-spec = StageSpec("catalog", run, asked=always, code=("dig_ray.ranking",), on_ray=lambda config: {on_ray})
+spec = StageSpec("catalog", run, asked=always, code=("dig_ray.numerics.ranking",), on_ray=lambda config: {on_ray})
 sys.exit(guarded(lambda: run_pipeline(RunConfig(store={store!r}), stages=(spec,))))
 """
 
@@ -415,7 +415,7 @@ def test_the_results_are_printed_best_first(tmp_path: Path) -> None:
         (stage.out / "metrics.json").write_text(json.dumps(metrics))
 
     lines: list[str] = []
-    stage = StageSpec("evaluation", run, asked=always, code=("dig_ray.ranking",), on_ray=never)
+    stage = StageSpec("evaluation", run, asked=always, code=("dig_ray.numerics.ranking",), on_ray=never)
     done = run_and_tell(config(tmp_path), stages=(stage,), log=lines.append)
     text = "\n".join(" ".join(line.split()) for line in lines)
     assert "test users 2,000, items 500, split leave_last_out ab12cd34ef56" in text

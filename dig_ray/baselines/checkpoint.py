@@ -6,7 +6,7 @@ import io
 from collections.abc import Callable
 from typing import Any
 
-from dig_ray.folders import read_bytes, write_bytes
+from dig_ray.artifacts.folders import read_bytes, write_bytes
 
 
 def write(work: str, name: str, signature: str, state: dict[str, Any]) -> None:

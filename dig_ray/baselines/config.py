@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import Field
 
 from dig_ray.base import Config
-from dig_ray.schedule import ScheduleConfig
+from dig_ray.numerics.schedule import ScheduleConfig
 
 BaselineName = Literal["popularity", "repeat_last", "item_knn", "sasrec"]
 

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dig_ray import ranking
 from dig_ray.baselines.baseline import Baseline, Fitted, Material
 from dig_ray.baselines.config import ItemKnnConfig
 from dig_ray.baselines.lists import Lists, rank_all
 from dig_ray.baselines.popularity import filler, popularity_scores
 from dig_ray.evaluation.case_histories import histories, train_counts
+from dig_ray.numerics import ranking
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dig_ray import ranking
 from dig_ray.base import nobody
 from dig_ray.baselines import checkpoint
 from dig_ray.baselines.baseline import Baseline, Fitted, Material
@@ -25,6 +24,7 @@ from dig_ray.baselines.lists import Lists, rank_all
 from dig_ray.catalog.windows import windows
 from dig_ray.errors import UserError
 from dig_ray.evaluation.case_histories import without_seen
+from dig_ray.numerics import ranking
 
 if TYPE_CHECKING:
     from dig_ray.baselines.sasrec_model import SASRecModel
@@ -189,7 +189,7 @@ def validate(
         chunk: cases scored together; by default as many as fit. Ranks do not depend on it.
         places: int ``(N,)``, which of items with one score comes first; by default ``ranking.tie_places`` of seed 0.
     """
-    from dig_ray.exact_ranks import ranks_among_all, rows_at_once
+    from dig_ray.numerics.exact_ranks import ranks_among_all, rows_at_once
 
     model.eval()
 
@@ -224,7 +224,7 @@ def train(
     """
     import torch
 
-    from dig_ray.linear_cross_entropy import linear_cross_entropy
+    from dig_ray.numerics.linear_cross_entropy import linear_cross_entropy
 
     device = pick_device(config.device)
     offsets, events = dataset.train_sequences()

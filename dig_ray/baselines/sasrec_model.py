@@ -11,8 +11,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from dig_ray.fast_dropout import dropout
-from dig_ray.linear_cross_entropy import unit_rows
+from dig_ray.numerics.fast_dropout import dropout
+from dig_ray.numerics.linear_cross_entropy import unit_rows
 
 
 class Block(nn.Module):

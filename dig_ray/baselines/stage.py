@@ -13,14 +13,14 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from dig_ray import ranking
 from dig_ray.base import Inputs, Stage
 from dig_ray.baselines.baseline import Material, find_baseline
 from dig_ray.baselines.config import BaselinesConfig
 from dig_ray.baselines.lists import Lists
-from dig_ray.cluster import beside_the_driver, teller
 from dig_ray.errors import UserError
 from dig_ray.evaluation.recommendations import EXCLUDES_SEEN, write_recommendations
+from dig_ray.numerics import ranking
+from dig_ray.on_ray.session import beside_the_driver, teller
 
 WORTH_SAYING = 0.005
 """Share of test cases with a tied target from which a line says so."""

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from dig_ray.catalog.splits import split_hash
 from dig_ray.catalog.text import combined
 from dig_ray.errors import UserError
-from dig_ray.subset import evenly_spaced
+from dig_ray.numerics.subset import evenly_spaced
 
 TRAIN, VALID, TEST = 0, 1, 2
 SPLITS = ("train", "valid", "test")

@@ -14,7 +14,7 @@ from dig_ray.config.run_config import NAME_PATTERN
 from dig_ray.config.values import cut, for_eyes, short
 from dig_ray.config.yaml_text import parse_yaml, read_text
 from dig_ray.errors import UserError
-from dig_ray.redaction import HIDDEN, SECRET_NAME, hide
+from dig_ray.guards.redaction import HIDDEN, SECRET_NAME, hide
 
 COMMAND_LINE = "command line"
 """Where an override comes from, as sentences say it."""

@@ -17,7 +17,7 @@ from dig_ray.config.run_config import RunConfig
 from dig_ray.config.values import check_numbers, check_secrets
 from dig_ray.config.wrong_input import sentence
 from dig_ray.errors import UserError
-from dig_ray.redaction import hide, redact
+from dig_ray.guards.redaction import hide, redact
 
 
 def resolve(layers: Sequence[tuple[str, Mapping[str, Any]]], model: type[Config] = RunConfig) -> Any:

@@ -7,14 +7,14 @@ from pydantic import Field, field_validator, model_validator
 from dig_ray.base import Config, InputPath, free
 from dig_ray.baselines.config import BaselinesConfig
 from dig_ray.catalog.config import CatalogConfig
-from dig_ray.cluster import RayConfig
 from dig_ray.config.fit_together import first_fault
 from dig_ray.embedding.config import FusionConfig, ImageEmbeddingConfig, TextEmbeddingConfig
 from dig_ray.evaluation.config import EvaluationConfig
+from dig_ray.guards.redaction import hide
 from dig_ray.mining.config import MiningConfig
 from dig_ray.multi_interest.config import MultiInterestConfig
+from dig_ray.on_ray.session import RayConfig
 from dig_ray.recommender.config import RecommenderConfig
-from dig_ray.redaction import hide
 from dig_ray.semantic_ids.config import SemanticIdConfig
 from dig_ray.training.config import SftConfig
 from dig_ray.training.grpo_config import GrpoConfig

@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 from dig_ray.errors import UserError
-from dig_ray.redaction import HIDDEN, SECRET_NAME, hide
+from dig_ray.guards.redaction import HIDDEN, SECRET_NAME, hide
 
 
 def short(value: Any) -> str:

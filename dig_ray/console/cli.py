@@ -18,8 +18,8 @@ from types import TracebackType
 from typing import Any
 
 from dig_ray.errors import UserError
-from dig_ray.redaction import hide
-from dig_ray.signals import INTERRUPTED, asked_by, ending_well, note_exit
+from dig_ray.guards.redaction import hide
+from dig_ray.guards.signals import INTERRUPTED, asked_by, ending_well, note_exit
 
 CONFIGS = Path("jobs/configs")
 
@@ -170,7 +170,7 @@ def _guarded(work: Callable[[], None]) -> int:
     except Exception as error:
         if asked_by():  # what was cut off failed for that
             return _interrupted()
-        from dig_ray.cluster import find_user_error
+        from dig_ray.on_ray.session import find_user_error
 
         found = find_user_error(error)
         if found is None:

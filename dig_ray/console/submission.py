@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import Any
 
 from dig_ray import __version__
+from dig_ray.artifacts.folders import is_uri
+from dig_ray.artifacts.manifest import hash_json
+from dig_ray.artifacts.store_files import sha256_file
 from dig_ray.errors import UserError
-from dig_ray.folders import is_uri
-from dig_ray.manifest import hash_json
-from dig_ray.redaction import SECRET_NAME, hide
-from dig_ray.store_files import sha256_file
+from dig_ray.guards.redaction import SECRET_NAME, hide
 
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
 EXCLUDES = (".git", ".venv", "runs", "shared", "tests", "docs", "build", "dist", "**/__pycache__", ".*_cache")

@@ -7,11 +7,11 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from dig_ray.artifacts.store import Artifact
 from dig_ray.console.terminal import Terminal
 from dig_ray.pipeline import Outcome, duration, run_pipeline
 from dig_ray.stage_spec import StageSpec
 from dig_ray.stages import STAGES
-from dig_ray.store import Artifact
 
 SHOWN = ("HR@5", "HR@10", "NDCG@5", "NDCG@10")
 RULES = {"seen": "seen items allowed", "unseen": "seen items left out"}

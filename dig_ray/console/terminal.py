@@ -7,7 +7,7 @@ import shutil
 import sys
 from typing import TextIO
 
-from dig_ray.redaction import hide
+from dig_ray.guards.redaction import hide
 
 
 class Terminal:

@@ -19,10 +19,10 @@ from typing import Any
 
 import numpy as np
 
+from dig_ray.artifacts.whole_files import damage_at
 from dig_ray.embedding.config import ImageEmbeddingConfig
-from dig_ray.encoder import ask_nobody
 from dig_ray.errors import UserError
-from dig_ray.whole_files import damage_at
+from dig_ray.numerics.encoder import ask_nobody
 
 SETTING = "image_embedding"
 RANDOM = "random"

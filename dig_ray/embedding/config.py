@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field, field_validator, model_validator
 
 from dig_ray.base import Config, InputPath, free
-from dig_ray.encoder import MINILM
+from dig_ray.numerics.encoder import MINILM
 
 
 class TextEmbeddingConfig(Config):

@@ -15,15 +15,15 @@ from typing import Any, cast
 import numpy as np
 
 from dig_ray.base import Inputs, Stage
-from dig_ray.cluster import actor_pool, join_ray, processors
 from dig_ray.embedding.clip import SETTING, check_weights, decode, describe, encode, load_tower, preprocessing
 from dig_ray.embedding.config import ImageEmbeddingConfig
 from dig_ray.embedding.streaming import check_room
 from dig_ray.embedding.vector_parts import part_name, read_part, write_part
 from dig_ray.embedding.vectors import check_finite, known_vectors, write_vectors
 from dig_ray.errors import UserError
-from dig_ray.progress import Progress
-from dig_ray.telemetry import named
+from dig_ray.on_ray.progress import Progress
+from dig_ray.on_ray.session import actor_pool, join_ray, processors
+from dig_ray.on_ray.telemetry import named
 
 IN_FLIGHT = 512 << 20
 """Bytes of pictures, encoded and decoded, that Ray may hold between the steps."""

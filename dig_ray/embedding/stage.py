@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 
 from dig_ray.base import Inputs, Stage
-from dig_ray.cluster import actor_pool, join_ray
 from dig_ray.embedding.config import TextEmbeddingConfig
 from dig_ray.embedding.enriched import item_texts
 from dig_ray.embedding.streaming import check_room
@@ -31,10 +30,11 @@ from dig_ray.embedding.text_encoder import (
 )
 from dig_ray.embedding.vector_parts import part_name, read_part, write_part
 from dig_ray.embedding.vectors import check_finite, load_vectors, write_vectors
-from dig_ray.encoder import model_path
 from dig_ray.errors import UserError
-from dig_ray.progress import Progress
-from dig_ray.telemetry import named
+from dig_ray.numerics.encoder import model_path
+from dig_ray.on_ray.progress import Progress
+from dig_ray.on_ray.session import actor_pool, join_ray
+from dig_ray.on_ray.telemetry import named
 
 
 def run(config: Any, stage: Stage, inputs: Inputs) -> None:

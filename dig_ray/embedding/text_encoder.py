@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dig_ray import encoder
 from dig_ray.embedding.config import TextEmbeddingConfig
 from dig_ray.errors import UserError
+from dig_ray.numerics import encoder
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer

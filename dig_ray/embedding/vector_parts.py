@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from dig_ray import parts
+from dig_ray.artifacts import parts
 
 
 def part_name(fingerprint: str, texts: Sequence[str]) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dig_ray.artifact_tables import write_vectors
+from dig_ray.artifacts.artifact_tables import write_vectors
 from dig_ray.errors import UserError
 
 if TYPE_CHECKING:

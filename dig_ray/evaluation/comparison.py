@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dig_ray import ranking
 from dig_ray.errors import UserError
 from dig_ray.evaluation import intervals
 from dig_ray.evaluation.metrics import number
+from dig_ray.numerics import ranking
 
 if TYPE_CHECKING:
     from dig_ray.catalog.dataset import Cases, Dataset

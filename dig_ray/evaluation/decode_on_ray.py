@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dig_ray.cluster import actor_pool
 from dig_ray.evaluation.config import EvaluationConfig
 from dig_ray.evaluation.policy_decoder import Decoder
-from dig_ray.subset import evenly_spaced
-from dig_ray.telemetry import count, named, observe
+from dig_ray.numerics.subset import evenly_spaced
+from dig_ray.on_ray.session import actor_pool
+from dig_ray.on_ray.telemetry import count, named, observe
 
 if TYPE_CHECKING:
     from dig_ray.catalog.dataset import Cases, Dataset

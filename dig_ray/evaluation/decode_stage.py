@@ -13,14 +13,14 @@ from typing import Any
 
 import numpy as np
 
+from dig_ray.artifacts.parts import read_part, write_part
 from dig_ray.base import Inputs, Stage
 from dig_ray.errors import UserError
 from dig_ray.evaluation.config import EvaluationConfig
 from dig_ray.evaluation.decode_on_ray import ARRAYS, decode_on_ray
 from dig_ray.evaluation.policy_decoder import Decoder
 from dig_ray.evaluation.recommendations import write_recommendations
-from dig_ray.parts import read_part, write_part
-from dig_ray.progress import Progress
+from dig_ray.on_ray.progress import Progress
 
 
 def run_recommend(config: Any, stage: Stage, inputs: Inputs) -> None:

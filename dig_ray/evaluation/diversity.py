@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import sparse
 
-from dig_ray import ranking
 from dig_ray.evaluation.case_histories import histories
+from dig_ray.numerics import ranking
 
 if TYPE_CHECKING:
     from dig_ray.catalog.dataset import Cases, Dataset

@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dig_ray import ranking
 from dig_ray.errors import UserError
 from dig_ray.evaluation import diversity, intervals, slices
 from dig_ray.evaluation.case_histories import histories, train_counts
+from dig_ray.numerics import ranking
 
 if TYPE_CHECKING:
     from dig_ray.catalog.dataset import Cases, Dataset

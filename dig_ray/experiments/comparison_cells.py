@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dig_ray.artifacts.store import Store
 from dig_ray.config import COMMAND_LINE, load_config
 from dig_ray.errors import UserError
 from dig_ray.experiments.comparison_config import SCORED, ComparisonConfig
 from dig_ray.pipeline import plan, select
-from dig_ray.store import Store
 
 Key = tuple[str, str]
 """(stage, fingerprint)"""

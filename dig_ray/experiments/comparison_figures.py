@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dig_ray import ranking
 from dig_ray.base import Inputs
 from dig_ray.errors import UserError
 from dig_ray.evaluation.slices import NEW, REPEAT
 from dig_ray.experiments.comparison_sids import sid_figures
+from dig_ray.numerics import ranking
 from dig_ray.report.gather import RULES, read_json
 
 if TYPE_CHECKING:

@@ -11,19 +11,19 @@ import time
 from collections.abc import Callable, Mapping, Sequence, Set
 from pathlib import Path
 
+from dig_ray.artifacts.code_version import code_hash
+from dig_ray.artifacts.manifest import Recipe, hash_input_files
+from dig_ray.artifacts.store import Artifact, Store
 from dig_ray.base import Stage
-from dig_ray.cluster import RaySession, in_ray_job
-from dig_ray.code_version import code_hash
-from dig_ray.data_fit import look
+from dig_ray.checks.data_fit import look
+from dig_ray.checks.preflight import problems, said
 from dig_ray.errors import UserError, raise_all
 from dig_ray.experiments.comparison_cells import Cell, Key, Work, plan_cells, share_work
 from dig_ray.experiments.comparison_config import ComparisonConfig
 from dig_ray.experiments.shared_work import make_missing
-from dig_ray.manifest import Recipe, hash_input_files
+from dig_ray.on_ray.session import RaySession, in_ray_job
 from dig_ray.pipeline import run_pipeline
-from dig_ray.preflight import problems, said
 from dig_ray.report.page import template_files
-from dig_ray.store import Artifact, Store
 
 
 def run_comparison(comparison: ComparisonConfig, configs: Path, log: Callable[[str], None]) -> Artifact:

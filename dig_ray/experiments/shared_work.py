@@ -7,9 +7,9 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Set
 from typing import Any
 
-from dig_ray.cluster import beside_the_driver, find_user_error, processors, quiet_ray_data
 from dig_ray.experiments.comparison_cells import Key, Work
-from dig_ray.heartbeat import SILENCE_S
+from dig_ray.guards.heartbeat import SILENCE_S
+from dig_ray.on_ray.session import beside_the_driver, find_user_error, processors, quiet_ray_data
 from dig_ray.pipeline import run_pipeline
 
 

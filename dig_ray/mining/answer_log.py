@@ -21,9 +21,9 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dig_ray.artifacts.folders import list_files, read_bytes, remove_file, write_bytes
+from dig_ray.artifacts.parts import write_part
 from dig_ray.errors import UserError
-from dig_ray.folders import list_files, read_bytes, remove_file, write_bytes
-from dig_ray.parts import write_part
 
 if TYPE_CHECKING:
     import pyarrow as pa

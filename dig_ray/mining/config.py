@@ -9,7 +9,6 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from dig_ray.base import Config, InputPath
-from dig_ray.encoder import MINILM
 from dig_ray.mining.engines import (
     KeyphraseConfig,
     MinerConfig,
@@ -19,6 +18,7 @@ from dig_ray.mining.engines import (
     VllmConfig,
 )
 from dig_ray.mining.engines.settings import EngineConfig, Price, Sampling
+from dig_ray.numerics.encoder import MINILM
 
 __all__ = [
     "FIELDS",

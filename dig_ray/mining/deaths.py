@@ -10,7 +10,7 @@ import json
 import uuid
 from collections.abc import Iterable
 
-from dig_ray.folders import list_files, read_bytes, remove_file, write_bytes
+from dig_ray.artifacts.folders import list_files, read_bytes, remove_file, write_bytes
 
 
 class Marks:

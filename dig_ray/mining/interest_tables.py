@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dig_ray.artifact_tables import merged_schema
+from dig_ray.artifacts.artifact_tables import merged_schema
 from dig_ray.mining.answers import REASONING, Answer, AnswerError, read_answer
 from dig_ray.mining.evidence import Evidence
 from dig_ray.mining.merge import Interest, merge

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from dig_ray.artifact_tables import write_table
+from dig_ray.artifacts.artifact_tables import write_table
 from dig_ray.base import Inputs, Stage
 from dig_ray.catalog.dataset import Dataset
 from dig_ray.errors import UserError

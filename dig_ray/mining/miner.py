@@ -15,10 +15,9 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from dig_ray.artifacts.manifest import hash_input_files, hash_json
 from dig_ray.base import Stage
-from dig_ray.cluster import beside_the_driver
 from dig_ray.errors import UserError
-from dig_ray.manifest import hash_input_files, hash_json
 from dig_ray.mining.answer_log import AnswerKeys, AnswerLog
 from dig_ray.mining.answers import MOST, Kind
 from dig_ray.mining.deaths import Marks
@@ -30,6 +29,7 @@ from dig_ray.mining.item_pictures import Pictures
 from dig_ray.mining.prompts import Prompt
 from dig_ray.mining.spend import endpoint_name, total_paid
 from dig_ray.mining.watch import watch
+from dig_ray.on_ray.session import beside_the_driver
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -111,7 +111,7 @@ def _code_version(engine: type) -> str:
     """Changes with the code of an engine without prompt, as a prompt's hash does with its words."""
     from importlib.metadata import PackageNotFoundError, version
 
-    from dig_ray.code_version import code_hash
+    from dig_ray.artifacts.code_version import code_hash
 
     try:
         packages = [version(name) for name in ("keybert", "sentence-transformers", "scikit-learn")]
@@ -317,7 +317,7 @@ def _requests(asked: Asked, evidence: Sequence[Evidence], pictures: Pictures | N
 
 def _run_engine(job: Job, requests: pa.Table) -> str:
     """In a task of its own: one miner's engine to its end; "" or the sentence that says why it stopped."""
-    from dig_ray.cluster import find_user_error, quiet_ray_data
+    from dig_ray.on_ray.session import find_user_error, quiet_ray_data
 
     quiet_ray_data()
     try:

@@ -8,7 +8,7 @@ from collections import Counter
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from dig_ray.manifest import hash_json
+from dig_ray.artifacts.manifest import hash_json
 from dig_ray.mining.answer_log import Journal, read_rows
 
 if TYPE_CHECKING:

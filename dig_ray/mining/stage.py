@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dig_ray.artifact_tables import write_table
+from dig_ray.artifacts.artifact_tables import write_table
 from dig_ray.base import Inputs, Stage
 from dig_ray.catalog.dataset import Dataset
 from dig_ray.errors import UserError

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from dig_ray.cluster import actor_pool
 from dig_ray.errors import UserError
-from dig_ray.telemetry import named
+from dig_ray.on_ray.session import actor_pool
+from dig_ray.on_ray.telemetry import named
 
 ROWS = 1024
 
@@ -71,7 +71,7 @@ class _Encoder:
         texts = list(batch["texts"][0])
         try:
             if self.model is None:
-                from dig_ray.encoder import load_encoder
+                from dig_ray.numerics.encoder import load_encoder
 
                 self.model = load_encoder(self.encoder, self.setting, threads=self.threads)
         except UserError as error:

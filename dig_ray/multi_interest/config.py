@@ -11,8 +11,8 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from dig_ray.base import Config
+from dig_ray.numerics.schedule import ScheduleConfig
 from dig_ray.on_ray.workers import WorkersConfig
-from dig_ray.schedule import ScheduleConfig
 
 
 class VectorClustersConfig(Config):

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from dig_ray import ranking
 from dig_ray.evaluation.case_histories import histories, without_seen
-from dig_ray.exact_ranks import ranks_among_all, rows_at_once
 from dig_ray.multi_interest.model import MultiInterestModel
 from dig_ray.multi_interest.retrieval import FaissIndex, top_items, users_at_once
+from dig_ray.numerics import ranking
+from dig_ray.numerics.exact_ranks import ranks_among_all, rows_at_once
 
 if TYPE_CHECKING:
     from dig_ray.catalog.dataset import Cases

@@ -20,14 +20,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dig_ray import ranking
 from dig_ray.base import Stretch
-from dig_ray.linear_cross_entropy import linear_cross_entropy
 from dig_ray.multi_interest.config import MultiInterestConfig
 from dig_ray.multi_interest.examples import Batch, Crowd, Examples
 from dig_ray.multi_interest.infer import ranks_of_targets
 from dig_ray.multi_interest.losses import alignment, contrast, sampled_softmax
 from dig_ray.multi_interest.model import MultiInterestModel, read_out
+from dig_ray.numerics import ranking
+from dig_ray.numerics.linear_cross_entropy import linear_cross_entropy
 
 if TYPE_CHECKING:
     from dig_ray.catalog.dataset import Cases

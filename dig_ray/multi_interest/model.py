@@ -11,9 +11,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from dig_ray.fast_dropout import dropout
-from dig_ray.linear_cross_entropy import unit_rows
 from dig_ray.multi_interest.config import MultiInterestConfig
+from dig_ray.numerics.fast_dropout import dropout
+from dig_ray.numerics.linear_cross_entropy import unit_rows
 
 
 def squash(z: Tensor) -> Tensor:

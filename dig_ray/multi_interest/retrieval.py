@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from dig_ray import ranking
 from dig_ray.errors import UserError
+from dig_ray.numerics import ranking
 
 USERS_AT_ONCE = 1024
 SCORES_AT_ONCE = 1 << 27

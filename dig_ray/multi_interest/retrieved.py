@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from dig_ray import ranking
 from dig_ray.catalog.dataset import TRAIN
 from dig_ray.evaluation.case_histories import histories
 from dig_ray.multi_interest.infer import interests_of
 from dig_ray.multi_interest.model import MultiInterestModel
 from dig_ray.multi_interest.retrieval import FaissIndex, top_items, users_at_once
 from dig_ray.multi_interest.users import cluster_names
+from dig_ray.numerics import ranking
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dig_ray.artifact_tables import merged_schema, write_table
+from dig_ray.artifacts.artifact_tables import merged_schema, write_table
 from dig_ray.base import Stage
 
 if TYPE_CHECKING:

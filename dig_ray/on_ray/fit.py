@@ -14,11 +14,11 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from dig_ray.artifacts.folders import explain_behind, remove_file
 from dig_ray.base import Stretch
-from dig_ray.cluster import beside_the_driver
 from dig_ray.errors import UserError
-from dig_ray.folders import explain_behind, remove_file
 from dig_ray.on_ray.said import GOES_ON, Said
+from dig_ray.on_ray.session import beside_the_driver
 from dig_ray.on_ray.workers import WorkersConfig
 
 CALLS = 5

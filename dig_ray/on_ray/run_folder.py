@@ -12,8 +12,8 @@ from collections.abc import Callable, Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
-from dig_ray.folders import list_files, open_folder, patiently, read_bytes, remove_file, write_bytes
-from dig_ray.whole_files import READ, damage
+from dig_ray.artifacts.folders import list_files, open_folder, patiently, read_bytes, remove_file, write_bytes
+from dig_ray.artifacts.whole_files import READ, damage
 
 SNAPSHOT = "checkpoint_manager_snapshot.json"
 """Ray Train's list of checkpoints."""

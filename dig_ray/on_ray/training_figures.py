@@ -8,7 +8,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from dig_ray.telemetry import count, put
+from dig_ray.on_ray.telemetry import count, put
 
 OF_TRAINING = {
     "epoch": "dig_training_epochs",

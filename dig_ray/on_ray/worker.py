@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dig_ray.artifacts.folders import write_bytes
 from dig_ray.base import Stretch
-from dig_ray.cluster import teller
-from dig_ray.folders import write_bytes
 from dig_ray.on_ray.said import doing
+from dig_ray.on_ray.session import teller
 
 if TYPE_CHECKING:
     import torch

@@ -15,12 +15,12 @@ from typing import Any, NamedTuple
 import ray.exceptions
 from ray.train import UserCallback
 
-from dig_ray.cluster import teller
+from dig_ray.artifacts.folders import read_bytes, write_bytes
 from dig_ray.errors import UserError, causes
-from dig_ray.folders import read_bytes, write_bytes
+from dig_ray.guards.redaction import hide
 from dig_ray.on_ray.run_folder import keep_copy
 from dig_ray.on_ray.said import GOES_ON
-from dig_ray.redaction import hide
+from dig_ray.on_ray.session import teller
 
 FAILURES = "failures.json"
 """Of a run's ``failed`` folder: a list of ``Failure``."""

@@ -11,9 +11,9 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dig_ray.artifacts.whole_files import damage_at
 from dig_ray.errors import UserError
 from dig_ray.recommender.config import RecommenderConfig
-from dig_ray.whole_files import damage_at
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

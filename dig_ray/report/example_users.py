@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dig_ray.ranking import PAD, rank_of_target
-from dig_ray.subset import evenly_spaced
+from dig_ray.numerics.ranking import PAD, rank_of_target
+from dig_ray.numerics.subset import evenly_spaced
 
 if TYPE_CHECKING:
     from dig_ray.catalog.dataset import Dataset

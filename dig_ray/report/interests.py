@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dig_ray.ranking import rank_of_target
+from dig_ray.numerics.ranking import rank_of_target
 from dig_ray.report.example_users import pick
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dig_ray.base import Stage
-from dig_ray.redaction import redact
+from dig_ray.guards.redaction import redact
 from dig_ray.report import figure_text
 from dig_ray.report.gather import gather
 from dig_ray.report.page import build_page

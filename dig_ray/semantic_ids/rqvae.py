@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from dig_ray.artifacts.folders import read_bytes, write_bytes
 from dig_ray.errors import UserError
-from dig_ray.folders import read_bytes, write_bytes
 from dig_ray.semantic_ids.residual_kmeans import check_vectors, encode, fit_residual_kmeans
 
 if TYPE_CHECKING:

@@ -12,11 +12,11 @@ import numpy as np
 
 from dig_ray.base import Inputs, Stage
 from dig_ray.errors import UserError
+from dig_ray.on_ray.telemetry import put
 from dig_ray.semantic_ids.config import SemanticIdConfig
 from dig_ray.semantic_ids.quality import draw_quality, quality_report, report_lines
 from dig_ray.semantic_ids.quality_file import QUALITY
 from dig_ray.semantic_ids.sid_catalog import NO_SUFFIX, SidCatalog, collision_suffix
-from dig_ray.telemetry import put
 
 EPOCH = {
     "dig_rqvae_epochs": "epoch",

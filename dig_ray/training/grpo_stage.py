@@ -18,7 +18,7 @@ import numpy as np
 
 from dig_ray.base import Inputs, Stage
 from dig_ray.errors import UserError
-from dig_ray.subset import evenly_spaced
+from dig_ray.numerics.subset import evenly_spaced
 from dig_ray.training.grpo_config import GrpoConfig
 
 if TYPE_CHECKING:

@@ -29,6 +29,7 @@ from transformers import TrainerCallback
 from trl import GRPOConfig as TrlGrpoConfig
 from trl import GRPOTrainer
 
+from dig_ray.numerics.subset import evenly_spaced
 from dig_ray.on_ray.worker import Hopeless
 from dig_ray.recommender.decoder.prompt_pass import PromptPass, PromptRows, read_prompts
 from dig_ray.recommender.decoder.read_states import can_go_on
@@ -38,7 +39,6 @@ from dig_ray.recommender.rollout_trees import TreeBuilder, tree_states
 from dig_ray.recommender.rollouts import RolloutSampler, with_target
 from dig_ray.recommender.trie import TrieDistribution
 from dig_ray.semantic_ids.prefix_table import PrefixTable
-from dig_ray.subset import evenly_spaced
 from dig_ray.training.grpo_config import GrpoConfig
 from dig_ray.training.grpo_objective import advantages, k3, published_objective
 from dig_ray.training.reward_sum import RewardError, weighted_rewards

@@ -15,8 +15,8 @@ import numpy as np
 
 from dig_ray.base import Inputs, Stage
 from dig_ray.errors import UserError
+from dig_ray.numerics.schedule import warm_up_line
 from dig_ray.recommender.config import RecommenderConfig
-from dig_ray.schedule import warm_up_line
 from dig_ray.training.config import SftConfig
 
 if TYPE_CHECKING:

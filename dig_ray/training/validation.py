@@ -12,12 +12,12 @@ import torch
 from transformers import TrainerCallback
 
 from dig_ray.errors import UserError
+from dig_ray.numerics.ranking import ndcg, rank_of_target
+from dig_ray.numerics.subset import evenly_spaced
 from dig_ray.on_ray.said import SECONDS, doing
 from dig_ray.on_ray.worker import LossIsNaN
-from dig_ray.ranking import ndcg, rank_of_target
 from dig_ray.recommender.decoding import BeamSearcher, pad_prompts
 from dig_ray.recommender.policy import SidPolicy
-from dig_ray.subset import evenly_spaced
 
 if TYPE_CHECKING:
     from dig_ray.catalog.dataset import Dataset

@@ -5,9 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from dig_ray import ranking
 from dig_ray.baselines import item_knn, lists, popularity, repeat_last
 from dig_ray.baselines.config import ItemKnnConfig, PopularityConfig
+from dig_ray.numerics import ranking
 
 
 def test_popularity_order_ties_and_history(make_dataset):

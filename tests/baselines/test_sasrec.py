@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from dig_ray import ranking
 from dig_ray.baselines import sasrec
 from dig_ray.baselines.config import SASRecConfig
 from dig_ray.errors import UserError
+from dig_ray.numerics import ranking
 
 torch = pytest.importorskip("torch")
 

@@ -11,7 +11,7 @@ from dig_ray.catalog.config import CatalogConfig, DemoConfig
 from dig_ray.catalog.demo.demo_words import CATEGORIES, INTENTS
 from dig_ray.catalog.demo.world import demo_world, product_list
 from dig_ray.catalog.text import item_text
-from dig_ray.ranking import hit_rate, rank_of_target, top_k
+from dig_ray.numerics.ranking import hit_rate, rank_of_target, top_k
 
 SMALL = DemoConfig(n_items=60, n_users=50, n_intents=8)
 

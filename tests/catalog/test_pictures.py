@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from dig_ray.artifacts.store import Store
 from dig_ray.base import Stage
 from dig_ray.catalog.build import build
 from dig_ray.catalog.config import CatalogConfig
@@ -26,7 +27,6 @@ from dig_ray.config import RunConfig
 from dig_ray.console.summary import run_and_tell
 from dig_ray.errors import UserError
 from dig_ray.pipeline import plan, run_pipeline, select
-from dig_ray.store import Store
 
 
 def png(shade: int, side: int = 8) -> bytes:

@@ -108,7 +108,7 @@ def test_lost_calls_between_processes_change_nothing(calm, tmp_path, until, most
 
 CRAMPED = """
 import sys
-from dig_ray.cluster import RayConfig, set_environment
+from dig_ray.on_ray.session import RayConfig, set_environment
 
 set_environment(RayConfig())
 import ray

@@ -15,7 +15,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 SCRIPT = """
 import json, sys, urllib.request
-from dig_ray.cluster import RayConfig, RaySession
+from dig_ray.on_ray.session import RayConfig, RaySession
 
 def work(config):
     import ray.train, torch

@@ -87,7 +87,7 @@ def test_an_empty_directory_is_no_model(tmp_path):
 
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json"])
 def test_a_model_that_was_cut_off_is_one_sentence(name, tmp_path):
-    from dig_ray.encoder import model_path
+    from dig_ray.numerics.encoder import model_path
 
     shutil.copytree(model_path("minilm", "x"), tmp_path / "model")
     path = tmp_path / "model" / name
@@ -99,7 +99,7 @@ def test_a_model_that_was_cut_off_is_one_sentence(name, tmp_path):
 def test_weights_that_are_a_pickle_are_not_read(tmp_path):
     from safetensors.torch import load_file
 
-    from dig_ray.encoder import model_path
+    from dig_ray.numerics.encoder import model_path
 
     shutil.copytree(model_path("minilm", "x"), tmp_path / "model")
     torch.save(load_file(tmp_path / "model" / "model.safetensors"), tmp_path / "model" / "pytorch_model.bin")

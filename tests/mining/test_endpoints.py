@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dig_ray.errors import UserError
+from dig_ray.guards.retry_after import retry_after_seconds
 from dig_ray.mining.config import MiningConfig, OpenAIConfig
 from dig_ray.mining.engines.chat_client import ChatClient, SpendLimit
 from dig_ray.mining.engines.completion import read_completion
@@ -21,7 +22,6 @@ from dig_ray.mining.engines.endings import Endings
 from dig_ray.mining.engines.endpoint_failures import NoAnswer, server_words
 from dig_ray.mining.spend import Purse, total_paid
 from dig_ray.mining.stage import run_items
-from dig_ray.retry_after import retry_after_seconds
 
 GOOD = json.dumps({"descriptors": [{"descriptor": "camping in rain", "confidence": 0.9}]})
 

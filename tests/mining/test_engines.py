@@ -8,8 +8,8 @@ from typing import get_args
 
 import pytest
 
+from dig_ray.artifacts.code_version import modules_behind
 from dig_ray.base import is_free
-from dig_ray.code_version import modules_behind
 from dig_ray.mining.answer_log import AnswerKeys
 from dig_ray.mining.config import (
     KeyphraseConfig,

@@ -49,7 +49,7 @@ def test_phrases_are_of_the_text_and_the_same_every_time(world, in_store, tmp_pa
 def test_a_phrase_is_encoded_once_whoever_says_it() -> None:
     from keybert import KeyBERT
 
-    from dig_ray.encoder import MINILM, load_encoder
+    from dig_ray.numerics.encoder import MINILM, load_encoder
 
     model, encoded = KeyBERT(model=load_encoder(MINILM, "encoder", threads=1)), []
     embed = model.model.embed

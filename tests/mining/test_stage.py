@@ -292,8 +292,8 @@ def test_users_are_shown_their_training_items_only(serve, world, in_store) -> No
 
 
 def test_two_recordings_make_an_ensemble_under_the_stores_own_locks(world, tmp_path) -> None:
+    from dig_ray.artifacts.store import Store
     from dig_ray.base import Stage
-    from dig_ray.store import Store
 
     catalog = world(2)
     miners = []

@@ -12,8 +12,8 @@ from importlib.util import find_spec
 import pyarrow.parquet as pq
 import pytest
 
+from dig_ray.artifacts.manifest import hash_json
 from dig_ray.errors import UserError
-from dig_ray.manifest import hash_json
 from dig_ray.mining.config import MiningConfig, VllmConfig
 from dig_ray.mining.engines.vllm import MEMORY_AND_SPEED, why
 from dig_ray.mining.engines.vllm_start import GIB, free_memory, heard, memory_on_cpu, root_cause

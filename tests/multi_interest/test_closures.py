@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from dig_ray import code_version
-from dig_ray.code_version import modules_behind
+from dig_ray.artifacts import code_version
+from dig_ray.artifacts.code_version import modules_behind
 from dig_ray.stages import STAGES
 
 ENTRIES = {spec.name: spec.run.partition(":")[0] for spec in STAGES if isinstance(spec.run, str)}

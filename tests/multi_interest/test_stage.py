@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from dig_ray.artifacts.store import Store
 from dig_ray.catalog.dataset import Dataset
 from dig_ray.config import load_config
 from dig_ray.errors import UserError
@@ -25,7 +26,6 @@ from dig_ray.on_ray.run_folder import SNAPSHOT
 from dig_ray.pipeline import plan, run_pipeline, select
 from dig_ray.report.interests import gather_interests, interests_of_users
 from dig_ray.report.page import render_page
-from dig_ray.store import Store
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "jobs" / "configs"

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from dig_ray.artifacts.folders import list_files, read_bytes, write_bytes
+from dig_ray.artifacts.store import Store
 from dig_ray.base import Stage
 from dig_ray.errors import UserError
-from dig_ray.folders import list_files, read_bytes, write_bytes
-from dig_ray.store import Store
 from tests.object_storage.test_store import FILES, RECIPE, build, never, quiet, worker
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from dig_ray.store import Store
+from dig_ray.artifacts.store import Store
 from tests.object_storage.conftest import S3, SECRET
 from tests.object_storage.faulty_proxy import FaultyProxy
 

@@ -14,14 +14,14 @@ from pathlib import Path
 
 import pytest
 
-from dig_ray import folders, remote
+from dig_ray.artifacts import folders, remote
+from dig_ray.artifacts.manifest import Recipe
+from dig_ray.artifacts.parts import read_part, write_part
+from dig_ray.artifacts.remote import RemoteLock
+from dig_ray.artifacts.store import Store
 from dig_ray.base import Stage
 from dig_ray.errors import UserError
-from dig_ray.manifest import Recipe
 from dig_ray.mining.answer_log import AnswerLog, write_rows
-from dig_ray.parts import read_part, write_part
-from dig_ray.remote import RemoteLock
-from dig_ray.store import Store
 from tests.object_storage.conftest import S3, SECRET
 from tests.object_storage.faulty_proxy import FaultyProxy
 
@@ -35,9 +35,9 @@ import os, signal, sys, time
 sys.path.insert(0, {str(ROOT)!r})
 from pathlib import Path
 from dig_ray.errors import UserError
-from dig_ray.manifest import Recipe
-from dig_ray.remote import Remote, RemoteLock
-from dig_ray.store import Store
+from dig_ray.artifacts.manifest import Recipe
+from dig_ray.artifacts.remote import Remote, RemoteLock
+from dig_ray.artifacts.store import Store
 RECIPE = Recipe("embedding", {{"model": "m"}}, {{"catalog": "0" * 16}}, code="c", seed=1)
 root, cache = sys.argv[1:3]
 def run(stage):

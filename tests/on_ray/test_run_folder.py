@@ -10,8 +10,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from dig_ray.artifacts.whole_files import damage_at
 from dig_ray.on_ray.run_folder import COPY, SNAPSHOT, mend
-from dig_ray.whole_files import damage_at
 
 
 def checkpoint(folder: Path, step: int) -> None:

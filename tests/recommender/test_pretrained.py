@@ -212,7 +212,7 @@ LOADERS = {
         "recommender.trust_remote_code=true",
     ),
     "encoder": (
-        "from dig_ray.encoder import load_encoder\nload_encoder(folder, 'embedding.model')",
+        "from dig_ray.numerics.encoder import load_encoder\nload_encoder(folder, 'embedding.model')",
         "embedding.trust_remote_code=true",
     ),
 }

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from dig_ray.artifact_tables import merged_schema
+from dig_ray.artifacts.artifact_tables import merged_schema
 from dig_ray.mining.interest_tables import interests_schema
 from dig_ray.report.mining import gather_mining
 from dig_ray.report.page import build_page

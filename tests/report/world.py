@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from dig_ray.artifacts.manifest import Recipe, make_manifest
 from dig_ray.base import Stage
 from dig_ray.catalog.dataset import Dataset
 from dig_ray.config import RunConfig
 from dig_ray.evaluation.config import EvaluationConfig
 from dig_ray.evaluation.recommendations import write_recommendations
 from dig_ray.evaluation.stage import score_lists as evaluate
-from dig_ray.manifest import Recipe, make_manifest
 from dig_ray.semantic_ids.quality import draw_quality, quality_report
 from dig_ray.semantic_ids.sid_catalog import SidCatalog
 

@@ -41,7 +41,7 @@ def rewards(curves) -> list[float]:
 def test_what_is_published_is_the_best_validation(undisturbed, world, settings, curves) -> None:
     import torch
 
-    from dig_ray.ranking import ndcg, rank_of_target
+    from dig_ray.numerics.ranking import ndcg, rank_of_target
     from dig_ray.recommender.backbone import load_policy
     from dig_ray.recommender.decoding import BeamSearcher, pad_prompts
     from dig_ray.semantic_ids.prefix_table import build_prefix_table

@@ -56,7 +56,7 @@ def test_what_is_published_is_the_best_validation(one_worker, world, settings):
     """Decoding the validation users with the published policy gives the recorded figure."""
     import torch
 
-    from dig_ray.ranking import ndcg, rank_of_target
+    from dig_ray.numerics.ranking import ndcg, rank_of_target
     from dig_ray.recommender.backbone import load_policy
     from dig_ray.recommender.decoding import BeamSearcher, pad_prompts
     from dig_ray.training.sft_stage import build_job

@@ -23,7 +23,7 @@ from yarl import URL
 from dig_ray import __version__
 from dig_ray.catalog.config import ImagesConfig
 from dig_ray.catalog.pictures import images as reasons
-from dig_ray.retry_after import retry_after_seconds
+from dig_ray.guards.retry_after import retry_after_seconds
 
 TRIES = 3
 FIRST_WAIT = 0.5  # seconds, doubled with every try, with full jitter

@@ -14,6 +14,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dig_ray.artifacts.parts import read_part, write_part
 from dig_ray.base import Stage
 from dig_ray.catalog.config import ImagesConfig
 from dig_ray.catalog.pictures import images as reasons
@@ -25,10 +26,9 @@ from dig_ray.catalog.pictures.images import (
     open_picture,
     read_bytes,
 )
-from dig_ray.cluster import join_ray, processors
 from dig_ray.errors import UserError
-from dig_ray.parts import read_part, write_part
-from dig_ray.progress import Progress
+from dig_ray.on_ray.progress import Progress
+from dig_ray.on_ray.session import join_ray, processors
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dig_ray.artifacts.parts import read_part
 from dig_ray.base import Inputs, Stage
 from dig_ray.catalog.config import CatalogConfig
 from dig_ray.catalog.pictures import images as reasons
 from dig_ray.catalog.pictures.picture_parts import COLUMNS, ROWS, open_all, picture_schema
 from dig_ray.errors import UserError
-from dig_ray.parts import read_part
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -15,7 +15,7 @@ from pathlib import Path
 from dig_ray.catalog.config import CatalogConfig
 from dig_ray.catalog.readers.files import GZIP
 from dig_ray.errors import UserError
-from dig_ray.redaction import hide
+from dig_ray.guards.redaction import hide
 
 BASES = {
     "amazon14": "https://snap.stanford.edu/data/amazon/productGraph/categoryFiles",

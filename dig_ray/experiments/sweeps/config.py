@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 from dig_ray.base import Config, InputPath
 from dig_ray.config import NAME_PATTERN
 from dig_ray.experiments.sweeps.targets import TARGETS, Direction
-from dig_ray.redaction import hide
+from dig_ray.guards.redaction import hide
 
 if TYPE_CHECKING:
     TargetName = str

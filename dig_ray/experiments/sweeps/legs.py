@@ -13,14 +13,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from dig_ray.artifacts.folders import list_files, open_folder, patiently, read_bytes, remove_file, write_bytes
+from dig_ray.artifacts.manifest import hash_json
+from dig_ray.artifacts.store import Store
 from dig_ray.base import Stage, Stretch
 from dig_ray.experiments.sweeps.space import Point, plain
 from dig_ray.experiments.sweeps.target_readers import trained_figures
 from dig_ray.experiments.sweeps.trials import Leg, Trials
-from dig_ray.folders import list_files, open_folder, patiently, read_bytes, remove_file, write_bytes
-from dig_ray.manifest import hash_json
 from dig_ray.pipeline import plan, run_pipeline, select
-from dig_ray.store import Store
 from dig_ray.training.validation_log import validations
 
 Changes = dict[int, dict[str, Any]]

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from dig_ray.artifacts.folders import read_bytes, write_bytes
 from dig_ray.base import Stage
 from dig_ray.errors import UserError
 from dig_ray.experiments.sweeps.choosing import in_order
@@ -32,7 +33,6 @@ from dig_ray.experiments.sweeps.rows import rows_of
 from dig_ray.experiments.sweeps.space import TRIES, Draws, Point, Range, canonical, settings_of
 from dig_ray.experiments.sweeps.targets import TARGETS
 from dig_ray.experiments.sweeps.trials import Leg, Trials, name_of
-from dig_ray.folders import read_bytes, write_bytes
 
 NEVER = 1_000_000
 """Patience of members: who falls behind is replaced."""

@@ -6,12 +6,12 @@ import json
 import math
 from typing import Any
 
+from dig_ray.artifacts.store import NO_SPACE
 from dig_ray.errors import UserError
 from dig_ray.experiments.sweeps.run_trial import why_failed
 from dig_ray.experiments.sweeps.space import settings_of
 from dig_ray.experiments.sweeps.target_readers import START
 from dig_ray.experiments.sweeps.trials import Trials, name_of
-from dig_ray.store import NO_SPACE
 
 BESIDE = (START, "loss")
 """What a table shows beside the objectives."""

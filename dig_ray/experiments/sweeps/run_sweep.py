@@ -14,11 +14,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from dig_ray.artifacts.code_version import code_hash
+from dig_ray.artifacts.manifest import Recipe, hash_input_files
+from dig_ray.artifacts.store import Artifact, Store
 from dig_ray.base import Stage
-from dig_ray.cluster import RaySession, set_environment
-from dig_ray.code_version import code_hash
+from dig_ray.checks.data_fit import look
 from dig_ray.config import to_yaml
-from dig_ray.data_fit import look
 from dig_ray.errors import UserError
 from dig_ray.experiments.sweeps.choosing import in_order, judged_rows, pareto, standings
 from dig_ray.experiments.sweeps.config import SweepConfig
@@ -27,12 +28,11 @@ from dig_ray.experiments.sweeps.rows import rows_of
 from dig_ray.experiments.sweeps.space import Draws, Point, canonical, parse_range
 from dig_ray.experiments.sweeps.storage import kept_files, written_to
 from dig_ray.experiments.sweeps.trials import Trials
-from dig_ray.heartbeat import Voice
-from dig_ray.manifest import Recipe, hash_input_files
+from dig_ray.guards.heartbeat import Voice
+from dig_ray.on_ray.session import RaySession, set_environment
 from dig_ray.pipeline import check_before, plan, run_pipeline, select
 from dig_ray.report.page import template_files
 from dig_ray.report.sweep_page import write_sweep
-from dig_ray.store import Artifact, Store
 
 NOT_RESULTS = ("name", "max_concurrent", "retries", "mlflow")
 """Settings that decide how a sweep runs and not what it finds."""

@@ -6,16 +6,16 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from dig_ray.cluster import find_user_error, quiet_ray_data
+from dig_ray.artifacts.folders import read_bytes, write_bytes
+from dig_ray.artifacts.store import NO_SPACE
 from dig_ray.errors import UserError
 from dig_ray.experiments.sweeps.legs import run_leg
 from dig_ray.experiments.sweeps.space import Point
 from dig_ray.experiments.sweeps.targets import Target
 from dig_ray.experiments.sweeps.trials import Trials, name_of
-from dig_ray.folders import read_bytes, write_bytes
 from dig_ray.on_ray.said import GOES_ON
+from dig_ray.on_ray.session import find_user_error, quiet_ray_data
 from dig_ray.pipeline import run_pipeline
-from dig_ray.store import NO_SPACE
 
 Figures = Mapping[str, float]
 

@@ -10,9 +10,9 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from dig_ray.artifacts.folders import explain_behind, is_uri, list_files, open_folder
+from dig_ray.artifacts.store import is_out_of_space
 from dig_ray.errors import UserError, causes
-from dig_ray.folders import explain_behind, is_uri, list_files, open_folder
-from dig_ray.store import is_out_of_space
 
 REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS}
 FULL = 64 * 1024

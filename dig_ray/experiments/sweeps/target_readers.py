@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from dig_ray.store import Artifact
+from dig_ray.artifacts.store import Artifact
 
 START = "start_ndcg@10"
 """Validation NDCG@10 of what a training started from, where it was validated before its first step."""

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
+from dig_ray.artifacts.store import Artifact
 from dig_ray.errors import UserError
 from dig_ray.experiments.sweeps import target_readers as read
 from dig_ray.experiments.sweeps import trial_room as room
-from dig_ray.store import Artifact
 
 Direction = Literal["max", "min"]
 VALIDATION: dict[str, Direction] = {"eval_ndcg@10": "max", "eval_hr@10": "max"}

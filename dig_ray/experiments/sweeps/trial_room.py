@@ -9,7 +9,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from dig_ray.cluster import processors
+from dig_ray.on_ray.session import processors
 
 
 def for_quantizers(config: Any) -> int:

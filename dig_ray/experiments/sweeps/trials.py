@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dig_ray.artifacts.manifest import hash_json
+from dig_ray.artifacts.store import Store
+from dig_ray.checks.data_fit import look
 from dig_ray.config import (
     COMMAND_LINE,
     RunConfig,
@@ -17,14 +20,11 @@ from dig_ray.config import (
     read_layers,
     resolve,
 )
-from dig_ray.data_fit import look
 from dig_ray.errors import UserError, raise_all
 from dig_ray.experiments.sweeps.config import SweepConfig
 from dig_ray.experiments.sweeps.space import Point, plain, setting, settings_of
 from dig_ray.experiments.sweeps.targets import TARGETS, Target
-from dig_ray.manifest import hash_json
 from dig_ray.pipeline import plan, select
-from dig_ray.store import Store
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from dig_ray.experiments.sweeps.config import AshaConfig, SweepConfig
 from dig_ray.experiments.sweeps.run_trial import run_trial
 from dig_ray.experiments.sweeps.space import TRIES, Draws, Point
 from dig_ray.experiments.sweeps.trials import Trials, name_of
-from dig_ray.telemetry import put
+from dig_ray.on_ray.telemetry import put
 
 LINE_SECONDS = 8.0
 NOW_SECONDS = 1.0

@@ -20,6 +20,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from dig_ray.errors import UserError
+from dig_ray.guards.redaction import hide
 from dig_ray.mining.answers import MOST
 from dig_ray.mining.engines.completion import Completion
 from dig_ray.mining.engines.completion import read_completion as _completion  # noqa: F401 - its name here of old
@@ -31,7 +32,6 @@ from dig_ray.mining.engines.response_format import AnswerShape
 from dig_ray.mining.engines.wire import Wire
 from dig_ray.mining.keys import read_key
 from dig_ray.mining.spend import Purse
-from dig_ray.redaction import hide
 
 if TYPE_CHECKING:
     import aiohttp

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urljoin
 
-from dig_ray.redaction import HIDDEN, hide
-from dig_ray.retry_after import retry_after_seconds
+from dig_ray.guards.redaction import HIDDEN, hide
+from dig_ray.guards.retry_after import retry_after_seconds
 
 AGAIN = {408, 409, 425, 429, 500, 502, 503, 504, 529}
 HOPELESS = {

@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from dig_ray.base import free
-from dig_ray.cluster import actor_pool
-from dig_ray.encoder import MINILM
 from dig_ray.errors import UserError
 from dig_ray.mining.answer_log import AnswerLog
 from dig_ray.mining.answers import LONGEST_TEXT, Kind, fold
 from dig_ray.mining.engines.contract import Job, Result, judge_answer
 from dig_ray.mining.engines.meter import Meter
 from dig_ray.mining.engines.settings import NAME, EngineConfig
-from dig_ray.telemetry import named
+from dig_ray.numerics.encoder import MINILM
+from dig_ray.on_ray.session import actor_pool
+from dig_ray.on_ray.telemetry import named
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -114,7 +114,7 @@ def run(job: Job, requests: pa.Table) -> None:
     """
     import ray
 
-    from dig_ray.encoder import model_path
+    from dig_ray.numerics.encoder import model_path
 
     model_path(job.miner.encoder, "encoder")  # a missing package is said before an actor starts
     actors = min(job.miner.actors, -(-requests.num_rows // ROWS))
@@ -181,7 +181,7 @@ class Extractor:
 
     def _load(self) -> Any:
         if self.model is None:
-            from dig_ray.encoder import load_encoder
+            from dig_ray.numerics.encoder import load_encoder
 
             encoder = load_encoder(self.job.miner.encoder, "encoder", threads=self.threads)
             from keybert import KeyBERT

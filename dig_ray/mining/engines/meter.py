@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from dig_ray.mining.engines.contract import Result, reason_word
-from dig_ray.telemetry import count, word
+from dig_ray.on_ray.telemetry import count, word
 
 REPORT_SECONDS = 0.5
 

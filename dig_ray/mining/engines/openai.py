@@ -20,7 +20,7 @@ from dig_ray.mining.engines.meter import Meter
 from dig_ray.mining.engines.settings import EngineConfig, Price
 from dig_ray.mining.keys import read_key
 from dig_ray.mining.spend import Purse, endpoint_name
-from dig_ray.telemetry import named
+from dig_ray.on_ray.telemetry import named
 
 if TYPE_CHECKING:
     import pyarrow as pa

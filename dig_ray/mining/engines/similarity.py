@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from dig_ray.encoder import MINILM
 from dig_ray.mining.answer_log import write_rows
 from dig_ray.mining.engines.contract import Job, Result
 from dig_ray.mining.engines.keyphrase import check_encoder, plain_text
 from dig_ray.mining.engines.meter import Meter
 from dig_ray.mining.engines.settings import NAME, EngineConfig
+from dig_ray.numerics.encoder import MINILM
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from dig_ray.artifacts.whole_files import damage_at
 from dig_ray.base import free
 from dig_ray.errors import UserError
+from dig_ray.guards.redaction import hide
 from dig_ray.mining.engines.contract import Job
 from dig_ray.mining.engines.settings import EngineConfig
 from dig_ray.mining.prompts import chat_messages
-from dig_ray.redaction import hide
-from dig_ray.whole_files import damage_at
 
 if TYPE_CHECKING:
     import pyarrow as pa

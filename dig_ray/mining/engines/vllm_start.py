@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dig_ray.redaction import hide
+from dig_ray.guards.redaction import hide
 
 if TYPE_CHECKING:
     from dig_ray.mining.engines.vllm import VllmConfig

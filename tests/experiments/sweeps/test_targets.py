@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from dig_ray.artifacts.store import Artifact
 from dig_ray.experiments.sweeps.config import FinalistsConfig, SweepConfig
 from dig_ray.experiments.sweeps.targets import TARGETS
 from dig_ray.stages import STAGES
-from dig_ray.store import Artifact
 
 LOG = [
     {"step": 0, "epoch": 0.0, "eval_ndcg@10": 0.5, "eval_hr@10": 0.9},

@@ -1,0 +1,1 @@
+"""What can be known before hours of work: what a run needs of the machine, and whether settings go with the catalogue."""
