@@ -12,7 +12,7 @@ import pytest
 from dig_ray.console.scale import ScaleConfig, costs, parse, table
 from dig_ray.errors import UserError
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 def test_mining_by_hand() -> None:
