@@ -16,6 +16,7 @@ from typing import Any
 
 from dig_ray.artifacts.code_version import code_hash
 from dig_ray.artifacts.manifest import Recipe, hash_input_files
+from dig_ray.artifacts.outdated import outdated, outdated_line
 from dig_ray.artifacts.store import Artifact, Store
 from dig_ray.base import Inputs, Stage, is_free
 from dig_ray.checks.data_fit import look
@@ -126,9 +127,9 @@ def plan(config: Any, stages: Sequence[StageSpec], store: Store) -> list[Step]:
     for spec in stages:
         recipe = Recipe(
             stage=spec.name,
-            config=counted_settings(config, (*spec.settings_of(config), *(f"-{key}" for key in spec.ignore))),
+            config=counted_settings(config, spec.settings_of(config)),
             inputs={name: steps[name].recipe.fingerprint for name in spec.reads(config, list(steps))},
-            code=code_hash(spec.modules),
+            code=code_hash(spec.modules_of(config)),
             seed=config.seed if spec.seeded(config) else 0,
             files=hash_input_files(spec.files(config), store.local / ".verified" / "inputs.json"),
         )
@@ -232,6 +233,10 @@ def run_pipeline(
             for step in steps
             if step.spec.name in force or not store.has(step.spec.name, step.recipe.fingerprint)
         ]
+        if todo and not brief:
+            old = outdated_line(*outdated([step.recipe for step in steps], todo, store.local))
+            if old is not None:
+                log(old)
         if ours and todo:
             check_before(config, todo, store, _nobody if brief else log)
     done = Outcome()

@@ -13,7 +13,7 @@ from dig_ray.base import Inputs, Stage
 Names = tuple[str, ...]
 Run = Callable[[Any, Stage, Inputs], None]
 ALL = ("*",)
-"""As ``settings``, the whole config; as ``takes``, every stage that runs before."""
+"""As ``settings``, all of the config that counts; as ``takes``, every stage that runs before."""
 
 
 def when(**names: Any) -> Names:
@@ -47,7 +47,7 @@ class StageSpec:
         seeded: whether the run's seed changes its result.
         on_ray: whether it needs Ray.
         files: files from outside the store that it reads, by purpose; their content counts, not where they lie.
-        code: further modules where its code starts, such as those that it imports by name.
+        code: further modules where its code starts, such as those that it imports by name because a config chooses them.
         uses_interactions: whether it has nothing to do on a catalogue that nobody has used yet.
     """
 
@@ -61,9 +61,8 @@ class StageSpec:
     seeded: Callable[[Any], bool] = always
     on_ray: Callable[[Any], bool] = always
     files: Callable[[Any], Mapping[str, str | Path]] = lambda config: {}
-    code: Names = ()
+    code: Names | Callable[[Any], Names] = ()
     uses_interactions: bool = False
-    ignore: Names = ()
 
     def settings_of(self, config: Any) -> Names:
         """The keys that count under a config."""
@@ -78,10 +77,10 @@ class StageSpec:
         wanted = {*self.needs_of(config), *self.takes}
         return [name for name in running if name in wanted or self.takes == ALL]
 
-    @property
-    def modules(self) -> Names:
-        """Where its code starts."""
-        return ((self.run.partition(":")[0], *self.code) if isinstance(self.run, str) else self.code) or ()
+    def modules_of(self, config: Any) -> Names:
+        """Where its code starts under a config."""
+        chosen = self.code(config) if callable(self.code) else self.code
+        return (self.run.partition(":")[0], *chosen) if isinstance(self.run, str) else chosen
 
     def start(self, config: Any, stage: Stage, inputs: Inputs) -> None:
         """Import its room and run it."""

@@ -43,6 +43,7 @@ MORE = (
     ("demo", "multi_interest={}", "semantic_ids.vectors=multi_interest"),
     ("demo", "multi_interest={crowd: {choose: random}, search: faiss}"),
     ("demo", "multi_interest={negatives: null, routing: attention}"),
+    ("demo", "multi_interest={negatives: 64}"),
     ("demo", "semantic_ids.method=rqvae"),
     ("demo", "semantic_ids.method=residual_kmeans"),
     ("demo", "fusion={target: cooccurrence}", "image_embedding.model=pixels"),

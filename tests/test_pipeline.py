@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from dig_ray.artifacts import code_version
 from dig_ray.artifacts.store import Store
 from dig_ray.base import Stage
 from dig_ray.config import RunConfig, known_keys
@@ -79,6 +82,70 @@ def test_runs_in_order_and_then_not_again(tmp_path: Path) -> None:
     assert any(str(done["baselines"].path) in line for line in lines)  # the table at the end
     again = run_pipeline(config(tmp_path), stages=LINE, log=quiet)
     assert len(ran) == 4 and {k: v.path for k, v in again.items()} == {k: v.path for k, v in done.items()}
+
+
+def test_what_other_code_made_is_named_in_one_line_and_what_other_settings_made_is_not(
+    tmp_path: Path,
+) -> None:
+    line: list[str] = []
+
+    def notes(stages: Sequence[StageSpec] = LINE, **more: Any) -> list[str]:
+        line.clear()
+        run_pipeline(config(tmp_path, **more), stages=stages, log=line.append)
+        return [text for text in line if text.startswith("note: ")]
+
+    assert not notes() and not notes(embedding={"fields": ["title"]})
+    unfinished = tmp_path / ".work" / f"semantic_ids-{'0' * 16}"
+    unfinished.mkdir(parents=True)
+    (unfinished / "epoch_3").touch()
+    assert not notes(seed=7)  # work of other settings that somebody may still go on with
+    newer = tuple(
+        replace(one, code=("dig_ray.numerics.subset",)) if one.name == "embedding" else one for one in LINE
+    )
+    assert not notes(newer, embedding={"fields": ["title", "brand"]}, semantic_ids={"levels": 2})
+    (told,) = notes(newer)
+    assert "another version of the code, so made anew: embedding, semantic_ids (" in told
+    assert not notes(newer)
+    shutil.rmtree(tmp_path / "semantic_ids")  # a store whose run never came that far
+    newest = tuple(replace(one, code=("dig_ray.errors",)) if one.name == "embedding" else one for one in LINE)
+    (told,) = notes(newest)
+    assert (
+        "made anew: embedding; the unfinished work of semantic_ids started from those and starts over ("
+        in told
+    )
+
+
+def test_an_edit_of_what_runs_a_stage_is_an_edit_of_its_fingerprint(tmp_path: Path, monkeypatch) -> None:
+    """Whoever picks a stage's settings and inputs stands in its room: none of it lies outside the code that is hashed."""
+    copied = tmp_path / "dig_ray"
+    shutil.copytree(ROOT / "dig_ray", copied, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(code_version, "_ROOT", copied)
+    run = config(
+        tmp_path / "store", fusion={}, multi_interest={}, grpo={}, mining={"judge": {"engine": "similarity"}}
+    )
+
+    def recipes() -> dict[str, Any]:
+        code_version._read.cache_clear()
+        return {step.spec.name: step.recipe for step in plan(run, STAGES, Store(tmp_path / "store"))}
+
+    try:
+        before = recipes()
+        for stage in STAGES:
+            assert isinstance(stage.run, str)
+            module, _, function = stage.run.partition(":")
+            path = copied.joinpath(*module.split(".")[1:]).with_suffix(".py")
+            text = path.read_text()
+            start = text.index(f"def {function}(")
+            body = text.index("\n    ", text.index(":\n", text.index(")", start))) + 1
+            path.write_text(text[:body] + "    print('mended')\n" + text[body:])
+            after = recipes()
+            path.write_text(text)
+            wrong = {name for name in before if before[name].code != after[name].code}
+            assert stage.name in wrong
+            fed = {name for name in before if stage.name in before[name].inputs}
+            assert fed <= {name for name in before if before[name].fingerprint != after[name].fingerprint}
+    finally:
+        code_version._read.cache_clear()
 
 
 def test_only_what_depends_on_a_change_runs_again(tmp_path: Path) -> None:
@@ -216,10 +283,6 @@ def test_the_real_stages_can_be_planned(tmp_path: Path) -> None:
     keys = known_keys(RunConfig)
     run = config(tmp_path, fusion={}, multi_interest={}, grpo={})
     for number, stage in enumerate(STAGES):
-        for ignored in stage.ignore:
-            above = ignored.rpartition(".")[0]  # below a free-form mapping any key goes
-            exists = ignored in keys or "dict[" in str(keys.get(above))
-            assert exists, f"{stage.name} ignores {ignored}, which does not exist"
         assert set(stage.needs_of(run)) <= set(names[:number]), stage.name
         named = {key.lstrip("-") for key in stage.settings_of(run)} - {"*"}
         assert named <= set(keys), f"{stage.name} reads {named - set(keys)}, which do not exist"

@@ -43,8 +43,8 @@ _CARRIERS = frozenset(
     }
 )
 
-_RIVALS = frozenset({f"{_PACKAGE}.mining.engines"})
-"""Packages whose ``__init__`` gathers rivals, of which a config chooses: it is followed only where a stage names it as its code."""
+_RIVALS = frozenset({f"{_PACKAGE}.{name}" for name in ("catalog.readers", "mining.engines")})
+"""Packages whose ``__init__`` gathers rivals, of which a config chooses: a stage names the chosen ones as its code, and no other counts."""
 
 
 def _file(module: str) -> Path | None:
@@ -97,10 +97,9 @@ def modules_behind(entries: Iterable[str]) -> list[str]:
     for entry in todo:
         if _file(entry) is None:
             raise ValueError(f"{entry} is no module of {_PACKAGE}")
-    passed_by = _CARRIERS | _RIVALS.difference(todo)
     while todo:
         module = todo.pop()
-        if module in found or module in passed_by:
+        if module in found or module in _CARRIERS or module in _RIVALS:
             continue
         found.add(module)
         parts = module.split(".")

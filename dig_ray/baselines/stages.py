@@ -12,7 +12,7 @@ STAGES = (
         settings=("baselines",),
         needs=("catalog",),
         asked=lambda config: bool(config.baselines.run),
-        code=tuple(MODULES.values()),
+        code=lambda config: tuple(MODULES[name] for name in config.baselines.run),
         uses_interactions=True,
     ),
 )

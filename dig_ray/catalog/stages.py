@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from dig_ray.catalog.config import input_files, picture_files
-from dig_ray.catalog.readers import MODULES
+from dig_ray.catalog.readers import READERS
 from dig_ray.stage_spec import StageSpec, always, never, when
 
 
@@ -32,7 +32,7 @@ STAGES = (
         seeded=lambda config: config.catalog.source == "demo" and config.catalog.demo.seed is None,
         on_ray=drops_items,
         files=_files,
-        code=MODULES,
+        code=lambda config: (READERS[config.catalog.source].module,),
     ),
     StageSpec(
         name="pictures",

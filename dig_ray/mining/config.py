@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from dig_ray.base import Config, InputPath
+from dig_ray.base import Config, InputPath, free
 from dig_ray.mining.engines import (
     KeyphraseConfig,
     MinerConfig,
@@ -118,9 +118,9 @@ class MiningConfig(Config):
     cluster_items: int = Field(50, ge=1, le=200)
     image_side: int = Field(512, ge=16, le=4096)
     most: int = Field(8, ge=1, le=20)
-    max_failed: float = Field(0.1, ge=0, le=1)
+    max_failed: float = free(0.1, ge=0, le=1)
     copies: Literal["count", "drop", "refuse"] = "count"
-    self_judging: bool = False
+    self_judging: bool = free(False)
     merge: MergeConfig = MergeConfig()
     rldi: RldiConfig = RldiConfig()
 

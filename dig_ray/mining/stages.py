@@ -8,8 +8,10 @@ from typing import Any
 from dig_ray.mining.config import input_files
 from dig_ray.stage_spec import Names, StageSpec, always, never, when
 
-ENGINES = ("dig_ray.mining.engines",)
-"""Where the code of all engines starts: the package that gathers them, which only a stage that names it has in its code."""
+
+def engines(field: str) -> Callable[[Any], Names]:
+    """Where the code of the engines starts that the miners of one field of ``mining`` ask: another engine's edit asks nobody again."""
+    return lambda config: tuple(dict.fromkeys(type(one).__module__ for one in config.mining.miners(field)))
 
 
 def mined(
@@ -39,7 +41,7 @@ def mined(
         possible=lambda config: bool(config.mining.miners(field)),
         seeded=seeded,
         files=lambda config: input_files(config.mining, field),
-        code=ENGINES,
+        code=engines(field),
     )
 
 

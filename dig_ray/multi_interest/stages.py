@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dig_ray.mining.config import input_files
-from dig_ray.mining.stages import ENGINES
+from dig_ray.mining.stages import engines
 from dig_ray.stage_spec import Names, StageSpec, never, when
 
 WHO = tuple(
@@ -51,7 +51,7 @@ def clustered(name: str, needs: Names = (), settings: Names = ()) -> StageSpec:
         seeded=never,
         on_ray=by_llm,
         files=_cluster_files,
-        code=ENGINES,
+        code=engines("clusters"),
         uses_interactions=True,
     )
 

@@ -13,23 +13,19 @@ from dig_ray.report import figure_text
 from dig_ray.report.gather import gather
 from dig_ray.report.page import build_page
 
-ELSEWHERE = ("store", "ray")  # where a run is kept and carried out says nothing on its result
-
 
 def run(run_config: Any, stage: Stage, inputs: Mapping[str, Path]) -> None:
     """Write ``report.html`` into ``stage.out``.
 
     Args:
-        run_config: the run's whole config.
+        run_config: the run's config. The page shows what counts of it, as two runs that differ in nothing else share their page.
         inputs: stage name -> its artifact's directory; ``catalog`` and ``semantic_ids`` at least.
 
     Raises:
         UserError: an artifact is missing or damaged.
     """
     started = time.monotonic()
-    config = redact(run_config.model_dump(mode="json"))
-    for key in ELSEWHERE:
-        config.pop(key, None)
+    config = redact(run_config.counted())
     data = gather(config["name"], run_config.seed, config, inputs)
     page = build_page(data).encode("utf-8")
     (stage.out / "report.html").write_bytes(page)

@@ -45,5 +45,3 @@ READERS = {
     "recbole": Reader("dig_ray.catalog.readers.recbole:read", split=True),
 }
 """Source -> its reader, in the order in which they are named to a user."""
-MODULES = tuple(dict.fromkeys(reader.module for reader in READERS.values()))
-"""The modules that are imported by a source's name."""
