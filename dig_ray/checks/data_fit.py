@@ -216,8 +216,10 @@ def _schedules(config: Any, stats: Mapping[str, Any], todo: Collection[str], fit
     """Models that are trained from nothing by epochs: a step reads so many targets."""
     targets = stats["train_events"] - sum(stats["train_lengths"][1:])
     found = []
-    if "baselines" in todo and "sasrec" in config.baselines.run:
-        found.append(("baselines.sasrec", config.baselines.sasrec, config.baselines.sasrec.batch_tokens))
+    for name in config.baselines.run if "baselines" in todo else ():
+        settings = getattr(config.baselines, name, None)
+        if hasattr(settings, "warmup_steps"):  # of those that are trained
+            found.append((f"baselines.{name}", settings, settings.batch_tokens))
     if "multi_interest" in todo and config.multi_interest is not None:
         found.append(("multi_interest", config.multi_interest, config.multi_interest.batch_targets))
     for key, settings, batch in found:
