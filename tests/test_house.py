@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections import defaultdict
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "dig_ray"
@@ -87,3 +90,19 @@ def test_every_folder_and_loose_file_is_in_the_readme() -> None:
     assert not missing
     for path in sorted((ROOT / "docs").glob("*.md")):
         assert f"docs/{path.name}" in text, f"README.md does not name docs/{path.name}"
+
+
+@pytest.mark.parametrize(
+    "page", ["README.md", *sorted(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md") if p.stem != "LOG")]
+)
+def test_a_file_that_a_page_names_is_there(page: str) -> None:
+    """``LOG.md`` is dated, and speaks of files that there were."""
+    named = re.findall(
+        r"(?<![\w/.-])(?:[a-z_0-9]+/)+[a-z_0-9]+\.py\b", (ROOT / page).read_text(encoding="utf-8")
+    )
+    lost = [
+        name
+        for name in named
+        if not any((base / name).is_file() for base in (ROOT, PACKAGE, ROOT / "tests", *PACKAGE.iterdir()))
+    ]
+    assert not lost
