@@ -9,7 +9,6 @@ import pytest
 from dig_ray.base import Stage
 from dig_ray.baselines.config import BaselinesConfig, SASRecConfig
 from dig_ray.baselines.stage import fit_lists
-from dig_ray.errors import UserError
 from dig_ray.evaluation.metrics import evaluate
 from dig_ray.evaluation.recommendations import read_recommendations
 
@@ -72,11 +71,11 @@ def test_on_ray_it_is_the_same(chains, tmp_path):
         remote, lines = run_once(tmp_path / "ray", chains)
         (tmp_path / "damaged" / "work").mkdir(parents=True)
         (tmp_path / "damaged" / "work" / "sasrec.pt").write_bytes(b"PK cut off")
-        with pytest.raises(UserError, match="truncated or damaged"):
-            run_once(tmp_path / "damaged", chains)
+        _, said = run_once(tmp_path / "damaged", chains, CONFIG.model_copy(update={"run": ("sasrec",)}))
     finally:
         ray.shutdown()
     assert any("epoch 2/2" in line for line in lines)
+    assert any("sasrec.pt" in line and "begin" in line for line in said)
     for file in sorted(inline.out.iterdir()):
         left, right = (pq.read_table(stage.out / file.name) for stage in (inline, remote))
         assert left["item_ids"].to_pylist() == right["item_ids"].to_pylist()
