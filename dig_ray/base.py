@@ -65,7 +65,7 @@ def free(default: Any = ..., **constraints: Any) -> Any:
 
     Args:
         default: value where a config says nothing.
-        constraints: as of pydantic's ``Field``.
+        constraints: what pydantic's ``Field`` takes, such as ``ge``.
     """
     return Field(default, json_schema_extra={"free": True}, **constraints)
 
@@ -120,7 +120,7 @@ class Stage:
         kept: directory (local path or URI) beside all artifacts, for what outlives them and is paid for once; "" where there is none.
         hold: takes a lock of the store by name, in a ``with`` block; waits while another run has it.
         report: takes figures of a training run while it runs, such as those of an epoch; a sweep listens.
-        stretch: of a training run, where not the whole is wanted; nothing is published then.
+        stretch: the stretch of a training run, where not the whole is wanted; nothing is published then.
     """
 
     name: str

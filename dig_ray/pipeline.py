@@ -141,7 +141,7 @@ def counted_settings(config: Any, keys: Sequence[str]) -> dict[str, Any]:
     """The settings under some dotted keys, as nested mappings, without what is marked as free.
 
     Args:
-        config: of the run.
+        config: the run's config.
         keys: ``room``, ``room.field`` and so on; ``-room.field`` leaves one out again; ``*`` is every room, and the run's name.
     """
     found: dict[str, Any] = {}
@@ -205,7 +205,7 @@ def run_pipeline(
         stages: the declarations.
         log: prints one line; by default to standard output, at once.
         brief: only speak of stages that run now.
-        wait: for an artifact that another run is making, instead of refusing.
+        wait: whether to wait for an artifact that another run is making, instead of refusing.
         report: gets a training run's figures while it runs.
 
     Returns:

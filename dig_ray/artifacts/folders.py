@@ -160,7 +160,7 @@ def patiently(action: Callable[[], T], where: str, seconds: float | None = None)
     Args:
         action: what may be done twice.
         where: the folder, for people.
-        seconds: of patience; ``PATIENCE_S`` by default.
+        seconds: how long to be patient; ``PATIENCE_S`` by default.
 
     Raises:
         UserError: it stumbles for too long, refuses, or has no such bucket.
@@ -188,7 +188,7 @@ def write_bytes(folder: str, name: str, content: Any) -> None:
 
     Args:
         folder: local directory or URI; made where it is missing.
-        name: of the file.
+        name: the file's name.
         content: bytes or a buffer of bytes.
     """
     system, base = open_folder(folder)

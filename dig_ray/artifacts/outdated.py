@@ -18,7 +18,7 @@ def outdated(recipes: Sequence[Recipe], missing: Sequence[str], root: Path) -> t
     """Which stages are made anew although the same settings were run before, and whose unfinished work is not gone on from.
 
     Args:
-        recipes: of a run, in its order.
+        recipes: the recipes of a run, in its order.
         missing: names of the stages that are not published.
         root: the store's local directory.
 

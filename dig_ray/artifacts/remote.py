@@ -156,7 +156,7 @@ class RemoteLock:
 
     Args:
         remote: the store.
-        name: of the lock, a name in ``.locks``.
+        name: the lock's name in ``.locks``.
         what: it is for, for people.
     """
 

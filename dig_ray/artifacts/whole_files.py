@@ -22,7 +22,7 @@ def damage(file: BinaryIO, name: str, size: int) -> str | None:
     Args:
         file: opened for reading, seekable.
         name: whose suffix says what it is.
-        size: in bytes.
+        size: how many bytes it has.
     """
     if not size:
         return "is empty"

@@ -88,7 +88,7 @@ def recommend_all(
         name: which of ``config.run``.
         config: settings of all baselines.
         dataset: the catalogue and its split.
-        seed: of training, and of the order of items with one score.
+        seed: the seed of training, and of the order of items with one score.
         work: folder or URI for checkpoints; None keeps none.
         log: prints one line.
         report: gets the figures of an epoch.

@@ -12,7 +12,7 @@ def best_figures(stats: Mapping[str, Any]) -> dict[str, float]:
     """Validation figures of the one baseline that was run, with seen items allowed.
 
     Args:
-        stats: of the stage's artifact.
+        stats: the figures in the manifest of the stage's artifact.
 
     Raises:
         ValueError: it tells of none, or of several.
@@ -26,7 +26,7 @@ def epoch_curve(stats: Mapping[str, Any]) -> list[dict[str, float]]:
     """Epoch and validation figures of every epoch of the one baseline that was run; [] where it is not trained in epochs.
 
     Args:
-        stats: of the stage's artifact.
+        stats: the figures in the manifest of the stage's artifact.
 
     Raises:
         ValueError: it tells of no baseline, or of several.

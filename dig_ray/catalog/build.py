@@ -27,8 +27,8 @@ class Raw:
         items: house columns (see :mod:`dig_ray.catalog.columns.fields`), or None where only ids are known.
         interactions: house columns, rows in file order; None for a catalogue that nobody has used yet.
         notes: counts of what was mended while reading.
-        items_file: for messages.
-        interactions_file: for messages.
+        items_file: where items came from, for messages.
+        interactions_file: where interactions came from, for messages.
         truth: tables that only the demo world has, by file name.
     """
 

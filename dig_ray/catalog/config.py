@@ -91,8 +91,8 @@ class InteractionsConfig(Config):
         time_unit: unit of a numeric timestamp; ``auto`` tells seconds, milliseconds, microseconds and nanoseconds apart by their size,
             and all values must agree. ``each`` reads every value by its own size (logs merged from several sources), ``order`` takes
             the numbers for the order of events only, one clock for all users.
-        decimal_mark: as for items, of ratings.
-        quoting: as for items.
+        decimal_mark: which of point and comma begins the decimals of ratings, as for items.
+        quoting: how quotes in the file are read, as for items.
         padding: an id that only fills histories up to a length (``columns.history``); it is dropped from them, and counted.
     """
 

@@ -47,7 +47,7 @@ def leave_last_out(offsets: np.ndarray, min_events: int = 3) -> np.ndarray:
 
     Args:
         offsets: int64 ``(U + 1,)``.
-        min_events: at least 3.
+        min_events: how many events a user needs, at least 3.
 
     Returns:
         int8 ``(E,)``: 0 train, 1 valid, 2 test.

@@ -38,8 +38,8 @@ def look(config: Any, stats: Mapping[str, Any], todo: Collection[str]) -> Fit:
     """Everything about these settings that does not go with a catalogue.
 
     Args:
-        config: of the run.
-        stats: of the catalogue's manifest.
+        config: the run's config.
+        stats: the figures in the catalogue's manifest.
         todo: names of the stages that are not published yet.
     """
     fit = Fit()

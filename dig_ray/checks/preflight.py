@@ -59,7 +59,7 @@ def problems(config: Any, todo: Collection[str], local: bool = True) -> list[str
     """One sentence for everything that would stop one of these stages at its start.
 
     Args:
-        config: of the run.
+        config: the run's config.
         todo: names of the stages that are not published yet.
         local: whether workers run on this machine, with its packages, environment and files.
     """
@@ -182,9 +182,9 @@ def gpu_problems(config: Any, todo: Collection[str], gpus: float) -> list[str]:
     """Stages that would wait for GPUs that a Ray of the run's own does not have.
 
     Args:
-        config: of the run.
+        config: the run's config.
         todo: names of the stages that are not published yet.
-        gpus: of that Ray.
+        gpus: how many GPUs that Ray has.
     """
     found = []
     for name in TRAINERS:

@@ -54,7 +54,7 @@ def read_layers(path: Path, _above: tuple[Path, ...] = ()) -> list[tuple[str, di
     """A config file and what it extends, base first, as (file name, mapping).
 
     Args:
-        path: of the file; what it extends is looked for beside it.
+        path: the path of the file; what it extends is looked for beside it.
         _above: the files that extend this one.
 
     Raises:
@@ -95,8 +95,8 @@ def parse_overrides(overrides: Sequence[str], keys: Mapping[str, Any]) -> list[t
     """``["a.b=3"]`` as layers ``[("command line", {"a": {"b": 3}})]``; values are YAML.
 
     Args:
-        overrides: as a user types them.
-        keys: of :func:`dig_ray.config.known_keys`; others are refused.
+        overrides: changes as a user types them.
+        keys: what :func:`dig_ray.config.known_keys` found; others are refused.
 
     Raises:
         UserError: no ``=``, an unknown key, or a value that is not YAML.

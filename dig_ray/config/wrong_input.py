@@ -17,10 +17,10 @@ def sentence(
     """The first problem of an error as one sentence: where it comes from, which key, which value, and what to do.
 
     Args:
-        error: of a config class that refused ``data``.
+        error: the error of a config class that refused ``data``.
         data: the whole tree as plain data.
         origin: dotted key -> file or command line that set it; "" is the last layer of all.
-        keys: of :func:`dig_ray.config.known_keys`.
+        keys: what :func:`dig_ray.config.known_keys` found.
     """
     problems = error.errors(include_url=False)
     # a misspelt key is often also a missing one; the misspelling is what helps

@@ -47,7 +47,7 @@ def closing_lines(name: str, done: Outcome, seconds: float) -> list[str]:
     """A run's last lines: its artifacts, its results, its page, and one line that counts its stages.
 
     Args:
-        name: of the run.
+        name: the run's name.
         done: what it has at its end.
         seconds: that it took.
     """

@@ -111,7 +111,7 @@ class FusionConfig(Config):
         missing: what stands in for the image feature of an item without a picture: ``text`` the mean of all others, so that its
             text alone sets it apart; ``zero`` a vector of zeros, so that such items also resemble each other.
         image_weight: share of the picture beside the text, whose weight is 1.
-        steps: of training towards ``cooccurrence``, at most; it stops earlier when held-out pairs get no better.
+        steps: the steps of training towards ``cooccurrence``, at most; it stops earlier when held-out pairs get no better.
         batch_size: pairs in a step; each pair's other items are its negatives.
         learning_rate: Adam's, relative to how large a matrix's entries are.
         temperature: by what cosines are divided in the contrast.

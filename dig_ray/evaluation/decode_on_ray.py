@@ -60,7 +60,7 @@ class DecodeWorker:
         policy_dir: the policy's folder.
         beam: width of the search.
         k: length of the lists.
-        threads: of torch in this process.
+        threads: the threads of torch in this process.
         use_gpu: compute on CUDA.
     """
 

@@ -20,7 +20,7 @@ class ComparisonConfig(Config):
     """What is compared.
 
     Attributes:
-        name: of the comparison.
+        name: the comparison's name.
         base: the run that all variants change: a config's name or file.
         settings: ``key=value`` laid over the base, for all variants.
         variants: name -> ``key=value`` settings of its own; the first is what the others are measured against.

@@ -57,7 +57,7 @@ class Scored:
     """One variant's lists under one rule.
 
     Attributes:
-        names: of the M metrics.
+        names: the names of the M metrics.
         values: float (C, M), each case's.
         by_seed: the mean of every metric, for each seed a dict.
         beyond: what is beside accuracy, mean over the seeds; None where no seed has it.
@@ -78,9 +78,9 @@ def compare_variants(
     ``minus_first_new`` the differences on the other cases alone.
 
     Args:
-        name: of the comparison.
+        name: the comparison's name.
         variants: what is compared.
-        artifacts: of every variant with every seed.
+        artifacts: the artifacts of every variant with every seed.
         ks: cut-offs of the lists.
         n_bootstrap: resamples of users.
 

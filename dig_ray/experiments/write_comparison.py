@@ -17,9 +17,9 @@ def write_comparison(
     """Write ``comparison.json`` and ``comparison.html``.
 
     Args:
-        name: of the comparison.
+        name: the comparison's name.
         variants: what is compared, the reference first.
-        artifacts: of every variant with every seed.
+        artifacts: the artifacts of every variant with every seed.
         ks: cut-offs of the lists.
         n_bootstrap: resamples of users.
         stage: the artifact that is made.

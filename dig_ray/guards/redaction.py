@@ -41,7 +41,7 @@ def hide(text: str, *keys: str | None, secrets: Iterable[str] | None = None) -> 
     Args:
         text: the whole of it, not cut yet.
         keys: secrets that the caller knows, of any length.
-        secrets: of the environment, where they were looked up before.
+        secrets: the environment's secrets, where they were looked up before.
     """
     known = sorted({key.strip() for key in keys if key and key.strip()}, key=len, reverse=True)
     for secret in (*known, *(environment_secrets() if secrets is None else secrets)):

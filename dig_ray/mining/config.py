@@ -62,7 +62,7 @@ class RldiConfig(Config):
         held_out: part of the judged items that the classifier does not see, for its AUC and calibration.
         threshold: probability from which an interest is positive.
         hidden: units of the one hidden layer; 0 is logistic regression.
-        encoder: of interests and evidence; ``minilm``, or a sentence-transformers id or directory.
+        encoder: the encoder of interests and evidence; ``minilm``, or a sentence-transformers id or directory.
     """
 
     share: float = Field(1.0, gt=0, le=1)

@@ -37,7 +37,7 @@ class Claim:
     Attributes:
         item: its id.
         text: the interest's text.
-        confidence: of its miners, in [0, 1].
+        confidence: the confidence of its miners, in [0, 1].
         support: how many miners gave it.
         record: the item's evidence, JSON.
     """

@@ -20,7 +20,7 @@ def encode_on_ray(
     """Every distinct text with its float32 unit vector.
 
     Args:
-        texts: in any order; equal ones are encoded once.
+        texts: texts in any order; equal ones are encoded once.
         encoder: ``minilm``, or a sentence-transformers id or directory.
         setting: the config key that named it, for messages.
         say: prints one line.

@@ -24,9 +24,9 @@ def run_user_clusters(config: Any, stage: Stage, inputs: Inputs) -> None:
     """Write ``clusters.parquet``: every user's latest training items in clusters, those of the last ``hold_out`` events left out.
 
     Args:
-        config: of the run; ``mining`` and ``multi_interest`` are read.
+        config: the config of the run; ``mining`` and ``multi_interest`` are read.
         stage: where to write.
-        inputs: with ``catalog``; ``item_interests`` where an LLM is to see them, ``embedding`` where there is no LLM.
+        inputs: directories by stage: ``catalog``; ``item_interests`` where an LLM is to see them, ``embedding`` where there is no LLM.
 
     Raises:
         UserError: there is nobody to cluster, or too many answers were refused; see also ``miner.ask``.
@@ -40,8 +40,8 @@ def run_crowd_clusters(config: Any, stage: Stage, inputs: Inputs) -> None:
     """Write ``clusters.parquet``: every synthesized user's items in clusters, its crowd interests.
 
     Args:
-        config, stage: as in :func:`run_user_clusters`.
-        inputs: as there, and ``crowd``.
+        config, stage: the same as of :func:`run_user_clusters`.
+        inputs: the same directories, and ``crowd``.
 
     Raises:
         UserError: too many answers were refused; see also ``miner.ask``.

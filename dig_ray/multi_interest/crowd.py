@@ -24,9 +24,9 @@ def run(config: Any, stage: Stage, inputs: Inputs) -> None:
     Columns crowd_id, user_ids list (the user whose clique it is first), item_ids list, gain (users that no earlier one covers).
 
     Args:
-        config: of the run; ``multi_interest.crowd`` is read.
+        config: the config of the run; ``multi_interest.crowd`` is read.
         stage: where to write; its seed decides where cliques are chosen by chance.
-        inputs: with ``catalog``.
+        inputs: directories by stage; ``catalog`` is read.
 
     Raises:
         UserError: there is no user with a training event, or too many users for the graph.

@@ -90,7 +90,7 @@ class Examples:
 
         Args:
             chosen: int ``(S,)``, numbers of windows.
-            all_targets, all_windows: as in :class:`Batch`.
+            all_targets, all_windows: the same as in :class:`Batch`.
         """
         lengths = self.ends[chosen] - self.starts[chosen] - 1
         place = np.arange(int(lengths.max(initial=1)))

@@ -23,7 +23,7 @@ def interests_of(
     """Interests after histories ``events[start:end]``, of which the latest ``max_length`` events are read.
 
     Args:
-        model: in evaluation mode, else its dropout shows.
+        model: the model in evaluation mode, else its dropout shows.
         events: int ``(E,)``, item index of every event.
         start, end: int ``(B,)``, where each history begins and ends in ``events``; it may be empty.
 

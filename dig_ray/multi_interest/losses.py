@@ -72,7 +72,7 @@ def alignment(events: Tensor, labels: Tensor, interests: Tensor, count: int, tem
         labels: int64 ``(S, L)``, an event's cluster, -1 for none and for padding.
         interests: float ``(S, K, D)``, the vectors of each user.
         count: clusters of a user at most, C.
-        temperature: as in :func:`assign`.
+        temperature: what similarities are divided by, as in :func:`assign`.
     """
     with torch.no_grad():
         means, size = cluster_means(events, labels, count)

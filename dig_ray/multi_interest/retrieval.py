@@ -101,7 +101,7 @@ def merge(
         items: int ``(B, J)``, the items of all lists of a row, -1 where there is none.
         scores: float32 ``(B, J)``, the score of each.
         k: items that are kept of each row.
-        without: as in :func:`top_items`.
+        without: items that are left out, as in :func:`top_items`.
     """
     rows = np.repeat(np.arange(len(items)), items.shape[1])
     flat, value = items.ravel().astype(np.int64), scores.ravel()

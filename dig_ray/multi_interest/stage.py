@@ -29,9 +29,9 @@ def run(config: Any, stage: Stage, inputs: Inputs) -> None:
     """The multi_interest stage of a run: ``train_model`` on its catalogue and, where they are read, both kinds of clusters.
 
     Args:
-        config: of the run; ``multi_interest`` is read.
+        config: the config of the run; ``multi_interest`` is read.
         stage: where to write.
-        inputs: with ``catalog``; ``user_clusters`` and ``crowd_clusters`` where the model learns from them.
+        inputs: directories by stage: ``catalog``; ``user_clusters`` and ``crowd_clusters`` where the model learns from them.
 
     Raises:
         UserError: as ``train_model``.

@@ -29,7 +29,7 @@ def clustered(name: str, needs: Names = (), settings: Names = ()) -> StageSpec:
     """A stage that allocates subjects' items to clusters.
 
     Args:
-        name: of the stage; ``run_NAME`` of ``cluster_stage`` runs it.
+        name: the stage's name; ``run_NAME`` of ``cluster_stage`` runs it.
         needs: stages whose artifacts it reads beside the catalogue and what clusters are made from.
         settings: dotted keys that change its result beside those of every such stage.
     """

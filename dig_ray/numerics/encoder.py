@@ -27,10 +27,10 @@ def load_encoder(
     Args:
         name: ``"minilm"``, an id, or a directory.
         setting: the config key that named it, for messages.
-        dtype: of weights and vectors.
+        dtype: the dtype of weights and vectors.
         device: where to put it; chosen by sentence-transformers when None.
         trust_remote_code: run code that comes with the model.
-        threads: of torch in this process from now on. Ray pins OMP_NUM_THREADS to an actor's logical CPUs, half of what an encoder alone
+        threads: torch's threads in this process from now on. Ray pins OMP_NUM_THREADS to an actor's logical CPUs, half of what an encoder alone
             on two cores could use.
 
     Raises:

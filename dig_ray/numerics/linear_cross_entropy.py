@@ -104,7 +104,7 @@ def linear_cross_entropy(
         keys: float ``(N, D)``.
         targets: int64 ``(B,)``.
         block: rows scored at once; by default about 4 million scores (16 MB) on a CPU, 64 million elsewhere.
-        precision: of the matrix products and of the logits; ``bfloat16`` leaves the target's own score as exact as the input, the loss
+        precision: matrix products' and logits' precision; ``bfloat16`` leaves the target's own score as exact as the input, the loss
             is within about .01, and a processor that has it (AMX, AVX512-BF16, most GPUs) takes half the time or less.
     """
     if block is None:

@@ -14,13 +14,13 @@ class ScheduleConfig(Config):
     """Adam's settings, with a warm-up and a cosine.
 
     Attributes:
-        learning_rate: at its highest.
+        learning_rate: the rate at its highest.
         final_learning_rate: part of it that is left at ``max_epochs``.
-        warmup_steps: to the highest.
+        warmup_steps: steps until the rate is at its highest.
         weight_decay: AdamW's.
-        max_epochs: at most.
+        max_epochs: epochs at most.
         patience: epochs without a better validation NDCG@10 that end training.
-        precision: of the softmax over the catalogue while training; ``bfloat16`` is about twice as fast where the processor has it.
+        precision: the precision of the catalogue's softmax in training; ``bfloat16`` is about twice as fast where the processor has it.
         valid_users: validate after each epoch on so many users at most, evenly spaced; on all when unset.
         valid_seen: whether validation lets items of the history stand before the target, or leaves them out.
     """
@@ -48,9 +48,9 @@ def warm_up_line(key: str, warmup: int, steps: int, about: bool = False) -> str 
     """The warning that a warm-up is longer than training; None where it is not.
 
     Args:
-        key: of the settings, such as ``sft``.
+        key: the key of the settings, such as ``sft``.
         warmup: steps to the highest learning rate.
-        steps: of the whole training.
+        steps: how many the whole training has.
         about: the steps are an estimate.
     """
     if warmup <= 1 or warmup < steps:

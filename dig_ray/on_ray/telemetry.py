@@ -30,7 +30,7 @@ class Metric:
 
     Attributes:
         kind: ``counter``, ``gauge`` or ``histogram``.
-        meaning: in a few words, for the dashboard.
+        meaning: what it says, in a few words, for the dashboard.
         tags: names of its tags; every call gives all of them.
     """
 

@@ -37,7 +37,7 @@ class Failure(NamedTuple):
     """Why workers failed.
 
     Attributes:
-        reason: in words.
+        reason: why, in words.
         comes_back: whether the program is at fault, and not a machine.
         at_once: whether a single time is enough to know.
         place: where the workers had begun.

@@ -112,8 +112,8 @@ def build_policy(
     Args:
         config: backbone, sizes, LoRA and types.
         sids: the catalogue's Semantic IDs, whose tokens the policy speaks.
-        tokenizer: of ``build_tokenizer`` under the same config and Semantic IDs.
-        seed: of all random weights and of LoRA's.
+        tokenizer: what ``build_tokenizer`` made under the same config and Semantic IDs.
+        seed: the seed of all random weights and of LoRA's.
         codebooks: per level, (K_l, D) vectors behind the SID tokens; the from-scratch decoder's tokens start from them.
 
     Raises:

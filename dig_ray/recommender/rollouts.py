@@ -195,7 +195,7 @@ class _Walk:
         policy: the model.
         tree: its state after the prompts.
         ends: (B, 1, d), of the prompts.
-        beams: of a prompt, K.
+        beams: the beams of a prompt, K.
         temperature: logits are divided by it.
     """
 

@@ -144,7 +144,7 @@ def parallel(
     """Parallel coordinates: an axis for every parameter and one for the figure, a line for every trial that has it.
 
     Args:
-        report: of the sweep.
+        report: the sweep's report.
         trials: best first by the figure.
         figure: on the last axis.
         way: ``max`` or ``min``, whichever is better.
@@ -343,7 +343,7 @@ def table(rows: Sequence[Row], figure: str, report: Mapping[str, Any]) -> dict[s
     Args:
         rows: best first by the figure.
         figure: the first column.
-        report: of the sweep.
+        report: the sweep's report.
     """
     names = list(dict.fromkeys([figure, *(n for row in rows for n in row["figures"])]))
     groups: dict[str, list[dict[str, Any]]] = {"complete": [], "stopped early": [], "failed": []}

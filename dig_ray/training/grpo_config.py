@@ -22,7 +22,7 @@ class GrpoConfig(TrainingConfig):
         method: how they are made: ``sample`` draws without duplicates, ``independent`` with, ``beam`` takes the likeliest, ``mixed`` takes
             half from the beams and draws the others.
         add_target: the target takes the place of the last rollout where it was not drawn.
-        temperature: of rollouts, and of the probabilities in ratio, KL and entropy.
+        temperature: the temperature of rollouts, and of the probabilities in ratio, KL and entropy.
         prompts: histories before every event of the training split, before each user's last one, or before those that SFT held out
             (``sft.hold_out``): what a policy has fitted already has little left to teach it.
         max_prompts: rollouts are made of at most so many prompts, evenly spaced; of all when unset.

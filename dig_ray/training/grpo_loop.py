@@ -27,7 +27,7 @@ class GrpoJob:
 
     Attributes:
         grpo: settings.
-        seed: of rollouts and of the order of prompts.
+        seed: the seed of rollouts and of the order of prompts.
         policy: the SFT policy's files by name; they travel along, so that workers need no path of the driver's.
         table: the catalogue's prefixes.
         sids: its Semantic IDs, a ``SidCatalog``.
@@ -94,7 +94,7 @@ def make_trainer(job: GrpoJob, output: str, callbacks: Sequence[Any] = ()) -> An
     Args:
         job: all it needs.
         output: folder that the policy's files and the checkpoints are written to.
-        callbacks: of transformers, called after the one that stops a run that gets no better.
+        callbacks: transformers' callbacks, called after the one that stops a run that gets no better.
 
     Raises:
         UserError: the policy cannot be read, or a custom reward cannot be imported.

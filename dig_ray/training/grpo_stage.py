@@ -136,7 +136,7 @@ def build_job(
         grpo: settings of training and of rewards.
         dataset, sids: catalogue and Semantic IDs of the same items, in the same order.
         policy_dir: directory of the SFT policy that is trained on.
-        seed: of rollouts and of the order of prompts.
+        seed: the seed of rollouts and of the order of prompts.
         evidence: what the rewards read, by the names of ``reward_evidence``.
         trust_remote_code: run Python code that comes with the base of an adapter.
 

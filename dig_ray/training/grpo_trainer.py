@@ -86,9 +86,9 @@ class SidGrpoTrainer(GRPOTrainer):
         args: the same under TRL's names, with ``beta`` 0 and TRL's nearest loss; ``config`` has the real ones.
         valid: histories and targets of the validation users.
         searcher: makes the beam search that decodes them, anew at each validation.
-        seed: of the noise by which rollouts are drawn.
+        seed: the seed of the noise by which rollouts are drawn.
         tokenizer: the policy's, which is saved beside its weights.
-        callbacks: of transformers, called before our own.
+        callbacks: transformers' callbacks, called before our own.
     """
 
     args: Any

@@ -16,7 +16,7 @@ def trainer_arguments(config: Any, seed: int, output: str, every: int) -> dict[s
 
     Args:
         config: an ``SftConfig`` or a ``GrpoConfig``.
-        seed: of data and model.
+        seed: the seed of data and model.
         output: a folder of the worker's.
         every: steps between validations, with a checkpoint at each.
     """
@@ -63,8 +63,8 @@ def train_in_parts(
 
     Args:
         config: what changes, and when.
-        steps: of an epoch; 1 where changes count in steps.
-        stretch: of the run that is wanted.
+        steps: the steps of an epoch; 1 where changes count in steps.
+        stretch: the stretch of the run that is wanted.
         output: a folder of this worker's.
         make: settings and a folder -> trainer of transformers, prepared for Ray, and what else takes up what a checkpoint holds.
     """

@@ -78,7 +78,7 @@ def batch_of_tokens(
 
     Args:
         sids: the catalogue's Semantic IDs.
-        tokens: of each of B prompts, G sequences of SID tokens, numbered from 0.
+        tokens: the tokens of each of B prompts, G sequences of SID tokens, numbered from 0.
         targets: the item that came next, of each prompt.
     """
     groups = max(map(len, tokens))

@@ -27,7 +27,7 @@ class SftJob:
 
     Attributes:
         sft, recommender: settings of training and of the policy.
-        seed: of random weights, dropout and the order of rows.
+        seed: the seed of random weights, dropout and the order of rows.
         table: the catalogue's prefixes.
         arrays: packed documents, int64 (R, row_length) each, under the names of ``packing.packed_arrays``.
         valid_prompts: C validation histories, int64 vocabulary ids each.
@@ -89,7 +89,7 @@ def make_trainer(job: SftJob, output: str, callbacks: list[Any] | None = None) -
     Args:
         job: all it needs.
         output: folder that the checkpoints are written to.
-        callbacks: of transformers, called after the one that stops a run that gets no better.
+        callbacks: transformers' callbacks, called after the one that stops a run that gets no better.
 
     Raises:
         UserError: the backbone cannot be loaded.

@@ -137,7 +137,7 @@ def build_job(
     Args:
         sft, recommender: settings of training and of the policy.
         dataset, sids: catalogue and Semantic IDs of the same items, in the same order.
-        seed: of random weights, dropout and the order of rows.
+        seed: the seed of random weights, dropout and the order of rows.
         codebooks: per level, the (K_l, D) vectors that SID tokens start from; None starts them at random.
         item_interests, user_interests: one text for each item and each user, "" where none was mined; None when no task reads them.
 

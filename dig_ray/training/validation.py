@@ -72,7 +72,7 @@ def validation_prompts(
         dataset, stream: events, and the SIDs of the same items.
         bos: vocabulary id that begins a history.
         max_history: a history holds at most so many items, the latest ones.
-        users: at most so many users; all when None.
+        users: how many users at most; all when None.
         name: name of the stage, which the message begins with.
 
     Raises:
@@ -121,7 +121,7 @@ def validate(
     """Decode the validation users: ``eval_ndcg@10``, ``eval_hr@10`` and the seconds it took. Draws no random number.
 
     Args:
-        trainer: of transformers; the figures go into its log and to its callbacks.
+        trainer: transformers' trainer; the figures go into its log and to its callbacks.
         policy: the policy that is validated; it is in eval mode meanwhile.
         valid: histories and targets of the validation users; every rank decodes its share.
         searcher: makes the beam search.

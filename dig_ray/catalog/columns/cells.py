@@ -45,7 +45,7 @@ class Column:
     """One column as the reader gave it.
 
     Attributes:
-        name: of the column.
+        name: the column's name.
         cells: the values, without dictionaries and views.
         json: whether each cell is one JSON document (a column of mixed or nested values of a JSON lines file).
         rows: int64 ``(R,)``, where each cell stands in the file, from 0; None where none was left out.

@@ -26,7 +26,7 @@ class Faults:
     """Collects the faults of a file and raises them together.
 
     Attributes:
-        path: of the file, which begins the sentence.
+        path: the path of the file, which begins the sentence.
         unit: what a row is called: ``data row`` (counted from 1, without the header) or ``line`` (from 1, of the file).
     """
 
@@ -50,7 +50,7 @@ class Faults:
             where: ``column user_id``; empty where the row itself is at fault (``line 3 is no JSON``).
             what: ``is empty``, or with a place for the value, ``holds {value}, which is no number`` (row and count come before
                 ``, which``).
-            row: from 1, of the first such row.
+            row: the number of the first such row, counted from 1.
             value: shown shortened, that of the first such row.
             rows: how many rows have this fault.
             cure: what helps, said once at the end; ``correct the file`` where nobody gives one.

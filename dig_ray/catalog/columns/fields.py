@@ -56,7 +56,7 @@ def items_table(
     """The items in house columns; see the module.
 
     Args:
-        table: as the reader gave it.
+        table: the table as the reader gave it.
         config: its path (for messages), mapping and extra-column policy.
         max_chars: longer texts are cut.
         notes: raised by what had to be mended, cut or dropped.
@@ -124,7 +124,7 @@ def interactions_table(
     """The interactions in house columns, rows in file order; see the module.
 
     Args:
-        table: as the reader gave it.
+        table: the table as the reader gave it.
         config: its path (for messages), mapping and time unit.
         given_split: whether the split column is needed.
         notes: raised by what was dropped.
@@ -205,8 +205,8 @@ class _Source:
 
     Attributes:
         table: the rows that are kept.
-        faults: of the file.
-        prefix: of a mapping's key in messages.
+        faults: what was found wrong with the file so far.
+        prefix: what stands before a mapping's key in messages.
         ids: the ids of the kept rows by house name; set by :meth:`keep_ids`.
     """
 

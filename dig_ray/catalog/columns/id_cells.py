@@ -44,10 +44,10 @@ def every_id(table: pa.Table, name: str, path: str, rows: np.ndarray | None = No
     """The ids of a column of a file, each row of which must have one.
 
     Args:
-        table: as it was read.
-        name: of the column.
-        path: for messages.
-        rows: as in :class:`Column`.
+        table: the table as it was read.
+        name: the column's name.
+        path: the file's path, for messages.
+        rows: the rows' numbers, as in :class:`Column`.
 
     Raises:
         UserError: something is no id; all of it is told.

@@ -58,7 +58,7 @@ def numbers(column: Column, mark: Mark, faults: Faults) -> Numbers | None:
     """A column as numbers, by the rule of the module; None where its type holds none (noted as a fault).
 
     Args:
-        column: of the table.
+        column: a column of the table.
         mark: which character stands before the decimals of a text.
         faults: get the type.
     """
@@ -220,8 +220,8 @@ def prices(column: Column, mark: Mark, faults: Faults, notes: Counter[str]) -> t
     """Prices, float64 with nulls, and the rule for a log.
 
     Args:
-        column: of the table.
-        mark: as for :func:`numbers`.
+        column: a column of the table.
+        mark: the decimal mark, as for :func:`numbers`.
         faults: get infinite prices, those above 2^53, and a column none of whose values can be read.
         notes: ``prices_unreadable`` (ranges, words), ``prices_ambiguous`` (a value such as 1.800 where no other tells), and
             ``prices_negative``; all of these are null.

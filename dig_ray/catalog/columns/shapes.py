@@ -56,7 +56,7 @@ def texts(column: Column, faults: Faults, notes: Counter[str], separator: str = 
     """A column as text without nulls; see the module.
 
     Args:
-        column: of the table.
+        column: a column of the table.
         faults: get cells that hold objects, lists of lists, yes or no, infinity.
         notes: ``texts_that_read_nan``, ``texts_from_numbers``, ``texts_from_lists``, and what ``as_strings`` mends.
         separator: between the entries of a list.
@@ -155,7 +155,7 @@ def categories(column: Column, separator: str | None, faults: Faults, notes: Cou
     """Each row's categories; see the module.
 
     Args:
-        column: of the table.
+        column: a column of the table.
         separator: splits a text such as ``Tools,Saws``; None keeps it whole.
         faults: get deeper lists, objects without a name, and texts that begin like a list and are none.
         notes: ``categories_read_by_name`` (objects), ``texts_that_read_nan``, ``texts_from_numbers``.
@@ -227,7 +227,7 @@ def interests(column: Column, faults: Faults, notes: Counter[str]) -> list[list[
     """Each row's interests as texts, in their order; confidences and other fields stay out. See the module.
 
     Args:
-        column: of the table.
+        column: a column of the table.
         faults: get objects without a text field, lists of lists that are no pairs, numbers.
         notes: ``texts_that_read_nan``.
     """
@@ -294,7 +294,7 @@ def images(column: Column, faults: Faults, notes: Counter[str]) -> tuple[pa.Arra
     """Paths or addresses, null where there is none, and the bytes of pictures where the column has them; see the module.
 
     Args:
-        column: of the table.
+        column: a column of the table.
         faults: get numbers, yes or no, and objects without ``bytes`` or ``path``.
         notes: ``images_more_than_one`` where a list holds more than the one that is taken.
     """
@@ -345,9 +345,9 @@ def image_bytes(column: Column, faults: Faults, notes: Counter[str]) -> pa.Array
     """Bytes of pictures, null where there are none: binary, lists of 0 to 255, or an object with ``bytes``.
 
     Args:
-        column: of the table.
+        column: a column of the table.
         faults: get all else, texts too.
-        notes: as for :func:`images`.
+        notes: counts of what was mended, as for :func:`images`.
     """
     kind, cure = column.kind, "give the bytes of pictures, or name the column as image if it holds paths"
     if Types.is_null(kind):

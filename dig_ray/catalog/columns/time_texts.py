@@ -28,7 +28,7 @@ def written_times(column: Column, faults: Faults) -> pa.Array | None:
     """A column of texts, or of JSON cells, as int64, float64 or timestamps: all are numbers, or all are dates.
 
     Args:
-        column: of the table.
+        column: a column of the table.
         faults: get every kind of value that is neither, or is not what most values are, with its first row.
 
     Returns:

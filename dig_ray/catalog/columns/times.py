@@ -64,7 +64,7 @@ def times(column: Column, unit: str, faults: Faults) -> Times | None:
     """A column of times by the rules of the module; None where it holds faults, which are noted.
 
     Args:
-        column: of the table.
+        column: a column of the table.
         unit: ``auto``, a key of ``UNITS``, ``each``, or ``order``.
         faults: get every kind of value that is no time, with its first row.
     """

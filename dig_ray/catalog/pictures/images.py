@@ -47,7 +47,7 @@ class Picture:
     Attributes:
         image: its bytes.
         media: ``image/jpeg``, ``image/png`` or ``image/webp``.
-        width, height: of the source, upright.
+        width, height: pixels of the source, upright.
         notes: what it was made from: ``animated`` (its first frame), ``cmyk``, ``transparent`` (put on white), ``stretched`` (deep grey
             of no known range, from its lowest value to its highest).
     """

@@ -143,8 +143,8 @@ def write_pictures(
     """Write parts one after the other as row groups of one file, and count.
 
     Args:
-        tables: of ``picture_schema``.
-        path: of the file.
+        tables: tables of ``picture_schema``.
+        path: the file's path, for messages.
         keep: takes the rows that are wanted.
     """
     import pyarrow.parquet as pq

@@ -27,7 +27,7 @@ def eight_bits(opened: Any, raw: bytes) -> tuple[Image.Image, bool, tuple[str, .
     """A loaded picture without deep grey.
 
     Args:
-        opened: as Pillow loaded it.
+        opened: the picture as Pillow loaded it.
         raw: the file it was loaded from.
 
     Returns:

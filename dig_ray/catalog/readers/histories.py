@@ -28,8 +28,8 @@ def read_histories(
 
     Args:
         table: the file.
-        name: of the column.
-        path: for messages.
+        name: the column's name.
+        path: the file's path, for messages.
         padding: entries equal to it are dropped; a history may then be empty.
         notes: ``history_padding_dropped`` is raised by these, and ``history_gaps_dropped`` by entries that are missing (null, NaN, blank).
 
@@ -76,8 +76,8 @@ def refuse_padding(lengths: np.ndarray, flat: pa.Array, known: pa.Array, name: s
         lengths: int ``(R,)``.
         flat: the ids of all rows.
         known: ids of the items.
-        name: of the column.
-        path: for messages.
+        name: the column's name.
+        path: the file's path, for messages.
 
     Raises:
         UserError: one of :data:`PADDINGS` is no item and stands at the beginning or end of histories only, and that more than once in

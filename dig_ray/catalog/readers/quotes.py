@@ -126,8 +126,8 @@ def is_quoted(
         data: the file.
         delimiter: one byte.
         quoting: ``quoted``, or ``auto``: see :class:`dig_ray.catalog.config.ItemsConfig`.
-        quotes: of it.
-        path: for messages.
+        quotes: where its quotes stand.
+        path: the file's path, for messages.
         setting: the key of the config that says ``quoting`` of this file, if there is one.
 
     Raises:

@@ -55,7 +55,7 @@ def _read_atomic(path: str, ids: set[str], notes: Counter[str]) -> tuple[pa.Tabl
     """The table and the type of each column; names without types. Columns of floats that hold ids are numbers, all others texts.
 
     Args:
-        path: of the file.
+        path: the file's path, for messages.
         ids: names of the columns that hold ids.
         notes: see :func:`dig_ray.catalog.readers.delimited.read_delimited`.
     """

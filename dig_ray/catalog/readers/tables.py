@@ -42,7 +42,7 @@ def read_table(
         path: the ending names the format; ``.gz`` after it means gzip.
         notes: raised by what had to be mended: ``lines_not_utf8`` by lines with bytes that had to be replaced; see also
             :func:`dig_ray.catalog.readers.delimited.read_delimited` and :func:`dig_ray.catalog.readers.json_lines.records_to_table`.
-        quoting: of a CSV or TSV, see :class:`dig_ray.catalog.config.ItemsConfig`.
+        quoting: how quotes in a CSV or TSV are read, see :class:`dig_ray.catalog.config.ItemsConfig`.
         setting: the key of the config that says ``quoting`` of this file, if there is one, for messages.
 
     Raises:

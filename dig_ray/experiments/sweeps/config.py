@@ -24,7 +24,7 @@ class AshaConfig(Config):
 
     Attributes:
         grace: epochs (steps of RL) before a trial can be stopped.
-        reduction: of how many one goes on.
+        reduction: of so many trials one goes on.
         most: epochs at which a trial is complete; the config's own by default.
     """
 
@@ -54,7 +54,7 @@ class FinalistsConfig(Config):
     """The best trials, and the base run, are taken further.
 
     Attributes:
-        count: of trials, beside the base run.
+        count: how many trials there are, beside the base run.
         target: the stage they are taken to.
         settings: ``key=value`` for them alone, such as fewer epochs.
     """
@@ -68,7 +68,7 @@ class SweepConfig(Config):
     """A search over any keys of a run's config.
 
     Attributes:
-        name: of the sweep.
+        name: the sweep's name.
         base: the run that is varied: a config's name or file.
         settings: ``key=value`` laid over the base, for all trials.
         space: config key -> distribution, see ``sweeps.space``.
@@ -81,9 +81,9 @@ class SweepConfig(Config):
         seeds: every trial runs with each, one after the other, and reports the mean.
         finalists: taken further; None for none.
         include_base: the base run's own values are the first trial.
-        seed: of the search.
+        seed: the seed of the search.
         max_concurrent: trials at once; from the cluster's processors and GPUs by default.
-        retries: of a trial that crashed; an error that a person can mend is not tried again.
+        retries: the retries of a trial that crashed; an error that a person can mend is not tried again.
         mlflow: tracking URI or folder for MLflow beside TensorBoard's logs.
     """
 

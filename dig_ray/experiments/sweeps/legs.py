@@ -99,7 +99,7 @@ def keep_only(folder: str, target: str, names: Mapping[str, Any] | set[str]) -> 
     Args:
         folder: local folder or URI of the population's checkpoints.
         target: the stage that is trained.
-        names: of the legs that are kept.
+        names: the names of the legs that are kept.
     """
     runs = {f"{target}-{name[:16]}" for name in names}
     system, _ = open_folder(folder)

@@ -43,7 +43,7 @@ class Population:
     """Members after their last leg, and how they came there.
 
     Attributes:
-        rows: of ``rows_of``, a row a member; ``last`` has the values that held at the end, and ``schedule`` what held from when on.
+        rows: what ``rows_of`` gives, a row a member; ``last`` has the values that held at the end, and ``schedule`` what held from when on.
         generations: ``until`` and ``members``, each with ``name``, ``figure``, ``error`` and ``copied``, the one it took up.
     """
 

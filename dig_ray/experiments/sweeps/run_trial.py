@@ -26,7 +26,7 @@ def run_trial(point: dict[str, Any], trials: Trials, threads: int, notes: str) -
     Args:
         point: what is tried.
         trials: what runs it.
-        threads: of torch in this process, where quantizers run.
+        threads: the threads of torch in this process, where quantizers run.
         notes: folder or URI for what the trial says, and for why it failed.
 
     Raises:
@@ -75,7 +75,7 @@ def run_point(
     Args:
         trials: what runs it.
         point: what is tried.
-        seed: of the run.
+        seed: the run's seed.
         log: prints one line.
         report: gets figures while a stage runs in this process.
 

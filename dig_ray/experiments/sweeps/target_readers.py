@@ -52,7 +52,7 @@ def validation_curve(artifact: Artifact, time: str = "epoch") -> list[dict[str, 
     """Validations of a policy or a model in their order; RL's begin with that of its start.
 
     Args:
-        artifact: of a stage that trains.
+        artifact: the artifact of a stage that trains.
         time: what its log counts by, ``epoch`` or ``step``.
     """
     from dig_ray.training.validation_log import read_validations

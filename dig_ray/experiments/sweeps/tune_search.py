@@ -30,7 +30,7 @@ class PossibleOptuna(OptunaSearch):
 
     Args:
         draws: says what is possible, and counts.
-        settings: of ``OptunaSearch``.
+        settings: the keyword arguments of ``OptunaSearch``.
     """
 
     def __init__(self, draws: Draws, **settings: Any) -> None:
@@ -140,7 +140,7 @@ def search(
     """Run trials to their ends, or go on with those of an earlier try in the same storage.
 
     Args:
-        name: of the experiment in ``storage``.
+        name: the name of the experiment in ``storage``.
         sweep: its settings.
         trials: what runs a point.
         storage: local folder or URI that survives a kill.

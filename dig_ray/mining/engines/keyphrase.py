@@ -39,7 +39,7 @@ class KeyphraseConfig(EngineConfig):
 
     Attributes:
         encoder: ``minilm``, or a sentence-transformers id or directory.
-        phrases: at most, per subject.
+        phrases: how many are found per subject, at most.
         longest: words of a phrase at most, stop words not counted.
         candidates: phrases of a text that are looked at, from its beginning on.
         diversity: 0 takes the nearest phrases, 1 the most different ones (maximal marginal relevance).

@@ -27,7 +27,7 @@ class Panel:
     Attributes:
         title: above it.
         queries: (PromQL, legend) of each line.
-        unit: in Grafana's words.
+        unit: the unit in Grafana's words.
         stat: whether the latest value is shown as a number.
         meaning: what hovering says.
     """

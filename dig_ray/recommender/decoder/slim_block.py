@@ -89,7 +89,7 @@ def slim_block(
     All are differentiable in ``x``, ``past`` and the weights.
 
     Args:
-        layer: of a stack for which ``has_slim_blocks`` holds.
+        layer: a layer of a stack for which ``has_slim_blocks`` holds.
         x: (R * T, d), the states that enter the block.
         turn: cos and sin of the rotary angles, (R, T, D / 2) each.
         mask: added to the scores of attention, (R, 1, T or Q, columns of ``past`` + T).

@@ -26,7 +26,7 @@ class TreeCache:
         prompts: int64 (B, P), vocabulary ids, padded on the right.
         lengths: int64 (B,), real tokens of each prompt, at least 1.
         room: tokens of a row that will be fed after the prompt, at most.
-        weights: of an earlier search with this policy, to be used again where they still hold.
+        weights: the weights of an earlier search with this policy, to be used again where they still hold.
     """
 
     def __init__(
