@@ -217,13 +217,13 @@ def _schedules(config: Any, stats: Mapping[str, Any], todo: Collection[str], fit
     targets = stats["train_events"] - sum(stats["train_lengths"][1:])
     found = []
     for name in config.baselines.run if "baselines" in todo else ():
-        settings = getattr(config.baselines, name, None)
+        settings: Any = getattr(config.baselines, name, None)
         if hasattr(settings, "warmup_steps"):  # of those that are trained
             found.append((f"baselines.{name}", settings, settings.batch_tokens))
     if "multi_interest" in todo and config.multi_interest is not None:
         found.append(("multi_interest", config.multi_interest, config.multi_interest.batch_targets))
-    for key, settings, batch in found:
-        _warm_up(key, settings, max(1, math.ceil(targets / batch)) * settings.max_epochs, fit)
+    for key, schedule, batch in found:
+        _warm_up(key, schedule, max(1, math.ceil(targets / batch)) * schedule.max_epochs, fit)
 
 
 def _warm_up(key: str, settings: Any, steps: int, fit: Fit, about: bool = False) -> None:

@@ -30,8 +30,8 @@ def load_encoder(
         dtype: the dtype of weights and vectors.
         device: where to put it; chosen by sentence-transformers when None.
         trust_remote_code: run code that comes with the model.
-        threads: torch's threads in this process from now on. Ray pins OMP_NUM_THREADS to an actor's logical CPUs, half of what an encoder alone
-            on two cores could use.
+        threads: torch's threads in this process from now on; Ray pins OMP_NUM_THREADS to an actor's logical CPUs, half of what an encoder
+            alone on two cores could use.
 
     Raises:
         UserError: the directory or id cannot be loaded.
