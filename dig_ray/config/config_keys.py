@@ -20,18 +20,18 @@ def known_keys(model: type[BaseModel], prefix: str = "") -> dict[str, Any]:
     keys: dict[str, Any] = {}
     for name, info in model.model_fields.items():
         keys[prefix + name] = info.annotation
-        for inner in _models(info.annotation):
+        for inner in config_classes(info.annotation):
             keys.update(known_keys(inner, f"{prefix}{name}."))
     return keys
 
 
-def _models(annotation: Any) -> Iterator[type[BaseModel]]:
+def config_classes(annotation: Any) -> Iterator[type[BaseModel]]:
     """The config classes an annotation may hold: ``X``, ``X | None``, ``X | Y``, ``Annotated[X, ...]``, ``tuple[X, ...]``."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield annotation
     elif get_origin(annotation) in (Annotated, Union, tuple, list) or _is_pipe(annotation):
         for part in get_args(annotation):
-            yield from _models(part)
+            yield from config_classes(part)
 
 
 def _is_pipe(annotation: Any) -> bool:

@@ -11,6 +11,7 @@ import pytest
 
 from dig_ray.base import Config, free, is_free
 from dig_ray.config import RunConfig, known_keys
+from dig_ray.config.config_keys import config_classes
 from dig_ray.pipeline import counted_settings, select
 from dig_ray.stages import STAGES
 
@@ -32,13 +33,6 @@ def free_keys(model: type[Config]) -> Iterator[str]:
                 yield key
                 break
             classes = [kind for field in fields for kind in config_classes(field.annotation)]
-
-
-def config_classes(annotation: Any) -> list[type[Config]]:
-    """The config classes that an annotation may hold."""
-    if isinstance(annotation, type) and issubclass(annotation, Config):
-        return [annotation]
-    return [kind for part in getattr(annotation, "__args__", ()) for kind in config_classes(part)]
 
 
 def counted_keys(leaves: list[str]) -> set[str]:
